@@ -1,0 +1,208 @@
+"""Every setting, once: name, default, unit, meaning and range. No torch, no Hydra.
+
+YAML files in ``configs/`` hold only what differs from here. Each class checks itself when it is made, so a
+wrong value never reaches a worker.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from sam_engine.errors import ConfigError
+
+MODEL_NAMES = ("tiny", "vit_b", "vit_l", "vit_h")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+EXECUTORS = ("ray", "inline")
+
+
+def _check(key: str, value: object, ok: bool, expected: str) -> None:
+    """Raise `ConfigError` naming the key unless ``ok``."""
+    if not ok:
+        raise ConfigError(f"{key} must be {expected}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which network, with which weights, where and how it runs."""
+
+    name: str = "tiny"
+    """Architecture: tiny, vit_b, vit_l or vit_h."""
+    checkpoint: str | None = None
+    """Weights: a known name, a path or a URL. None: bundled for tiny, the official release for vit_*;
+    ``random`` for untrained weights, which is stamped into the output."""
+    sha256: str | None = None
+    """If set, the checkpoint file must have this digest."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps. auto takes CUDA where there is some, else the CPU."""
+    precision: str = "fp32"
+    """fp32, tf32, fp16 or bf16. Anything but fp32 changes masks slightly."""
+
+    def __post_init__(self) -> None:
+        """Check names; whether the device exists is known only where the model runs."""
+        _check("model.name", self.name, self.name in MODEL_NAMES, f"one of {', '.join(MODEL_NAMES)}")
+        _check(
+            "model.precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"
+        )
+        kind, _, index = self.device.partition(":")
+        known = kind in ("auto", "cpu", "cuda", "mps") and (not index or (kind == "cuda" and index.isdigit()))
+        _check("model.device", self.device, known and not self.device.endswith(":"), "auto, cpu, cuda, cuda:N or mps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmgConfig:
+    """The automatic mask generator. Names and defaults are those of ``segment_anything`` 1.0, except where noted."""
+
+    points_per_side: int | None = 32
+    """Points along one side of the grid; ``points_per_side**2`` prompts on the whole image."""
+    points_per_batch: int = 64
+    """Prompts decoded at once. Higher is faster until memory runs out; does not change which masks are found."""
+    pred_iou_thresh: float = 0.88
+    """Masks whose predicted IoU is not above this are dropped. 0 or less keeps all."""
+    stability_score_thresh: float = 0.95
+    """Masks whose stability score is below this are dropped. 0 or less keeps all."""
+    stability_score_offset: float = 1.0
+    """Distance of the two cuts of the stability score from the mask threshold, in logits."""
+    box_nms_thresh: float = 0.7
+    """Box IoU above which the mask of lower predicted IoU is dropped, within one crop."""
+    crop_n_layers: int = 0
+    """Layers of crops besides the whole image; layer k cuts ``4**k`` crops."""
+    crop_nms_thresh: float = 0.7
+    """Box IoU above which the mask from the larger crop is dropped, between crops."""
+    crop_overlap_ratio: float = 512 / 1500
+    """Overlap of neighbouring crops of layer 1, as a fraction of the image's shorter side."""
+    crop_n_points_downscale_factor: int = 1
+    """Points per side in layer k are ``points_per_side / factor**k``."""
+    min_mask_region_area: int = 0
+    """Fill holes and remove islands smaller than this many pixels. 0: leave masks alone."""
+    max_mask_area_fraction: float = 1.0
+    """Drop masks that cover at least this fraction of the image; 1.0 keeps all. SA-1B: 0.95. Not in segment_anything."""
+    drop_small_masks: bool = False
+    """Drop masks whose largest component is below ``min_mask_region_area``, as SA-1B did. segment_anything keeps them."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        at_least = (
+            ("points_per_side", 1),
+            ("points_per_batch", 1),
+            ("stability_score_offset", 0),
+            ("crop_n_layers", 0),
+            ("crop_n_points_downscale_factor", 1),
+            ("min_mask_region_area", 0),
+        )
+        for name, low in at_least:
+            value = getattr(self, name)
+            if value is not None:
+                _check(f"amg.{name}", value, value >= low, f"at least {low}")
+        for name in ("pred_iou_thresh", "stability_score_thresh"):
+            value = getattr(self, name)
+            _check(f"amg.{name}", value, math.isfinite(value), "a finite number")
+        for name in ("box_nms_thresh", "crop_nms_thresh", "crop_overlap_ratio", "max_mask_area_fraction"):
+            value = getattr(self, name)
+            _check(f"amg.{name}", value, 0 <= value <= 1, "in [0, 1]")
+        _check("amg.crop_n_layers", self.crop_n_layers, self.crop_n_layers <= 4, "at most 4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig:
+    """How files become pixels, and which are refused."""
+
+    strict: bool = True
+    """Refuse images whose decoder reports damage. False keeps what could be decoded."""
+    isolate: bool = False
+    """Decode in child processes with resource limits, so that no file can take a worker down."""
+    max_pixels: int = 100_000_000
+    """Larger images are refused by their header (status too_large)."""
+    max_side: int = 32_768
+    """Longer sides are refused likewise, in pixels."""
+    max_file_bytes: int = 256 * 2**20
+    """Larger files are refused unread, in bytes."""
+    exif: bool = True
+    """Turn images upright by their EXIF orientation. False: take pixels as stored."""
+    background: int = 255
+    """Grey level that transparent pixels are composited on, in [0, 255]."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("max_pixels", "max_side", "max_file_bytes"):
+            value = getattr(self, name)
+            _check(f"decode.{name}", value, value >= 1, "at least 1")
+        _check("decode.background", self.background, 0 <= self.background <= 255, "in [0, 255]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorConfig:
+    """Where shards are made."""
+
+    name: str = "ray"
+    """ray: a pool of worker processes. inline: this process, no Ray."""
+    num_workers: int | None = None
+    """Worker processes. None: one per GPU, or on a CPU as many as fit its cores."""
+    threads_per_worker: int = 1
+    """CPU threads of the model in each worker. Part of the fingerprint, because it changes float sums."""
+    decode_threads: int = 2
+    """Threads in each worker that read and decode images ahead of the model."""
+    address: str = "local"
+    """local: start Ray on this machine. Otherwise the address of a running cluster, host:port or auto."""
+    shard_timeout_s: float = 3600.0
+    """A worker silent on one shard for this long is replaced, in seconds."""
+    max_shard_attempts: int = 3
+    """A shard that killed its worker or raised this often is given up and named."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _check("executor.name", self.name, self.name in EXECUTORS, f"one of {', '.join(EXECUTORS)}")
+        for name in ("num_workers", "threads_per_worker", "decode_threads", "max_shard_attempts"):
+            value = getattr(self, name)
+            if value is not None:
+                _check(f"executor.{name}", value, value >= 1, "at least 1")
+        _check("executor.shard_timeout_s", self.shard_timeout_s, self.shard_timeout_s > 0, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What is written to stderr."""
+
+    format: str = "text"
+    """text, or json: one object per line."""
+
+    def __post_init__(self) -> None:
+        """Check the choice."""
+        _check("log.format", self.format, self.format in ("text", "json"), "text or json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAnnotateConfig:
+    """Everything one run of ``pipelines.auto_annotate`` needs."""
+
+    input: str | None = None
+    """Folder, glob, list file, Parquet, tar or video with the images. None: sample photos."""
+    output: str | None = None
+    """Dataset directory. None: ``outputs/<input name>-<model>``."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    amg: AmgConfig = field(default_factory=AmgConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    shard_size: int = 500
+    """Images per shard: what is lost at most when a worker dies."""
+    limit: int | None = None
+    """Annotate only the first so many images of the sorted listing."""
+    sample: float | None = None
+    """Annotate only this fraction of the images, drawn with ``seed``."""
+    seed: int = 0
+    """Of the sampling; nothing else is random."""
+    max_failed_fraction: float = 0.05
+    """Exit with 3 if more than this fraction of the images failed."""
+    previews: int = 8
+    """Overlay pictures to draw, at most."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _check("shard_size", self.shard_size, self.shard_size >= 1, "at least 1")
+        if self.limit is not None:
+            _check("limit", self.limit, self.limit >= 1, "at least 1")
+        if self.sample is not None:
+            _check("sample", self.sample, 0 < self.sample <= 1, "in (0, 1]")
+        _check(
+            "max_failed_fraction", self.max_failed_fraction, 0 <= self.max_failed_fraction <= 1, "in [0, 1]"
+        )
+        _check("previews", self.previews, self.previews >= 0, "at least 0")

@@ -1,0 +1,1 @@
+"""Datasets on disk: manifest, shards, readers and exporters."""

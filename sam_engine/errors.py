@@ -1,0 +1,84 @@
+"""What can go wrong, as a tree of exceptions.
+
+::
+
+    SamEngineError
+    ├── ConfigError (ValueError)      a setting is wrong; nothing was started             exit 2
+    │   ├── InputError                the input cannot be listed, or is empty             exit 2
+    │   ├── CheckpointError           a checkpoint is missing, damaged or of another kind exit 2
+    │   └── FingerprintError          the output holds a dataset of another configuration exit 2
+    ├── ImageError (ValueError)       one image cannot be used; becomes that image's row
+    ├── RleError (ValueError)         a run-length encoding is malformed
+    ├── ModelLoadError                workers cannot load the model                       exit 1
+    ├── ShardError                    a shard is unreadable or contradicts its dataset    exit 1
+    ├── StorageError                  the output cannot be written                        exit 4
+    └── LockedError                   another run is writing the same output              exit 5
+"""
+
+from typing import ClassVar
+
+from sam_engine.structures import ImageStatus
+
+
+class SamEngineError(Exception):
+    """Base of all errors that the engine raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(SamEngineError, ValueError):
+    """A setting is wrong; the message names the key, what was got and what would do."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class InputError(ConfigError):
+    """The input does not exist, cannot be listed, or holds no images."""
+
+
+class CheckpointError(ConfigError):
+    """A checkpoint is missing, damaged, or made for another model."""
+
+
+class FingerprintError(ConfigError):
+    """The output directory belongs to a run with another configuration."""
+
+
+class ImageError(SamEngineError, ValueError):
+    """One image cannot be used.
+
+    Attributes:
+        status: What to write into the image's row.
+    """
+
+    def __init__(self, status: ImageStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    def __reduce__(self) -> tuple[type, tuple[ImageStatus, str]]:
+        """Rebuild from both arguments, so that the error survives a process boundary."""
+        return type(self), (self.status, str(self))
+
+
+class RleError(SamEngineError, ValueError):
+    """A run-length encoding is malformed."""
+
+
+class ModelLoadError(SamEngineError):
+    """Workers cannot load the model."""
+
+
+class ShardError(SamEngineError):
+    """A shard on disk is unreadable or contradicts its dataset."""
+
+
+class StorageError(SamEngineError):
+    """The output cannot be written: full, read-only, or out of quota."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class LockedError(SamEngineError):
+    """Another run holds the output."""
+
+    exit_code: ClassVar[int] = 5

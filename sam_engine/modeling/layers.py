@@ -1,0 +1,59 @@
+"""Small layers that several networks share."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LayerNorm2d(nn.Module):
+    """Normalise each pixel over its channels: ``LayerNorm`` for (B, C, h, w) maps."""
+
+    def __init__(self, num_channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, h, w) to the same shape; biased variance, as in `torch.nn.LayerNorm`."""
+        mean = x.mean(1, keepdim=True)
+        centred = x - mean
+        variance = centred.square().mean(1, keepdim=True)
+        normed = centred / torch.sqrt(variance + self.eps)
+        return self.weight[:, None, None] * normed + self.bias[:, None, None]
+
+
+class MLPBlock(nn.Module):
+    """The two-layer perceptron of a transformer block."""
+
+    def __init__(
+        self, embedding_dim: int, mlp_dim: int, activation: Callable[[Tensor], Tensor] = F.gelu
+    ) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(embedding_dim, mlp_dim)
+        self.lin2 = nn.Linear(mlp_dim, embedding_dim)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., C) to (..., C)."""
+        y: Tensor = self.lin2(self.activation(self.lin1(x)))
+        return y
+
+
+class MLP(nn.Module):
+    """A perceptron with ReLU between its layers: the heads of the mask decoder."""
+
+    def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) -> None:
+        super().__init__()
+        dims = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., input_dim) to (..., output_dim)."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = F.relu(layer(x))
+        y: Tensor = last(x)
+        return y

@@ -1,0 +1,107 @@
+"""From an image embedding and prompt tokens to masks and their predicted IoU."""
+
+import torch
+from torch import Tensor, nn
+
+from sam_engine.modeling.image_encoder import SkipFeatures
+from sam_engine.modeling.layers import MLP, LayerNorm2d
+from sam_engine.modeling.transformer import TwoWayTransformer
+
+
+class MaskDecoder(nn.Module):
+    """Predict ``num_multimask_outputs`` alternative masks for an ambiguous prompt, or one for a clear prompt."""
+
+    def __init__(
+        self,
+        *,
+        transformer_dim: int,
+        transformer: TwoWayTransformer,
+        num_multimask_outputs: int = 3,
+        iou_head_depth: int = 3,
+        iou_head_hidden_dim: int = 256,
+    ) -> None:
+        super().__init__()
+        self.transformer_dim = transformer_dim
+        self.transformer = transformer
+        self.num_multimask_outputs = num_multimask_outputs
+        self.num_mask_tokens = num_multimask_outputs + 1
+        self.iou_token = nn.Embedding(1, transformer_dim)
+        self.mask_tokens = nn.Embedding(self.num_mask_tokens, transformer_dim)
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(transformer_dim, transformer_dim // 4, 2, stride=2),
+            LayerNorm2d(transformer_dim // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(transformer_dim // 4, transformer_dim // 8, 2, stride=2),
+            nn.GELU(),
+        )
+        self.output_hypernetworks_mlps = nn.ModuleList(
+            MLP(transformer_dim, transformer_dim, transformer_dim // 8, 3) for _ in range(self.num_mask_tokens)
+        )
+        self.iou_prediction_head = MLP(
+            transformer_dim, iou_head_hidden_dim, self.num_mask_tokens, iou_head_depth
+        )
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+        multimask_output: bool,
+        skip_features: SkipFeatures | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Predict masks for P prompts.
+
+        Args:
+            image_embeddings: (1, C, h, w) for all prompts, or (P, C, h, w) with one image for each prompt.
+            image_pe: (1, C, h, w).
+            sparse_prompt_embeddings: (P, tokens, C).
+            dense_prompt_embeddings: (P, C, h, w).
+            multimask_output: Return the alternatives (mask tokens 1 and up) instead of the single mask (token 0).
+            skip_features: Maps at strides 4 and 8, batched like ``image_embeddings``; only for models that
+                were trained with them.
+
+        Returns:
+            Mask logits (P, M, 4h, 4w) and predicted IoU (P, M), where M is ``num_multimask_outputs`` or 1.
+        """
+        masks, iou_pred = self.predict_masks(
+            image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, skip_features
+        )
+        chosen = slice(1, None) if multimask_output else slice(0, 1)
+        return masks[:, chosen], iou_pred[:, chosen]
+
+    def predict_masks(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+        skip_features: SkipFeatures | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits and IoU of all mask tokens: (P, 1 + M, 4h, 4w) and (P, 1 + M)."""
+        batch = len(sparse_prompt_embeddings)
+        own_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        tokens = torch.cat([own_tokens.expand(batch, -1, -1), sparse_prompt_embeddings], dim=1)
+        image = image_embeddings + dense_prompt_embeddings  # (P, C, h, w): one image is broadcast
+        image_pe = image_pe.expand_as(image)
+        height, width = image.shape[-2:]
+
+        tokens, image = self.transformer(image, image_pe, tokens)
+        image = image.transpose(1, 2).unflatten(2, (height, width))
+        upscaled = self._upscale(image, skip_features)  # (P, C / 8, 4h, 4w)
+        weights = torch.stack(
+            [mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
+        )
+        masks = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
+        return masks, self.iou_prediction_head(tokens[:, 0])
+
+    def _upscale(self, image: Tensor, skip_features: SkipFeatures | None) -> Tensor:
+        """Map (P, C, h, w) to (P, C / 8, 4h, 4w), adding skip features before each activation as SAM 2 does."""
+        if skip_features is None:
+            y: Tensor = self.output_upscaling(image)
+            return y
+        stride_4, stride_8 = skip_features
+        first, norm, activation_1, second, activation_2 = self.output_upscaling
+        y = activation_1(norm(first(image) + stride_8))
+        y = activation_2(second(y) + stride_4)
+        return y

@@ -1,0 +1,132 @@
+"""From points, boxes and masks to the tokens and maps that the mask decoder reads."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sam_engine.modeling.layers import LayerNorm2d
+
+
+class PositionEmbeddingRandom(nn.Module):
+    """Fourier features of positions under a fixed random projection.
+
+    Source: Tancik et al. 2020, "Fourier Features Let Networks Learn High Frequency Functions". The
+    projection is part of every checkpoint.
+    """
+
+    positional_encoding_gaussian_matrix: Tensor
+
+    def __init__(self, num_pos_feats: int) -> None:
+        super().__init__()
+        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, num_pos_feats))
+
+    def encode(self, coords: Tensor) -> Tensor:
+        """Map (x, y) in [0, 1], (..., 2), to (..., 2 * num_pos_feats)."""
+        matrix = self.positional_encoding_gaussian_matrix
+        angles = 2 * math.pi * ((2 * coords.to(matrix.dtype) - 1) @ matrix)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+    def forward(self, size: tuple[int, int]) -> Tensor:
+        """Return the encoding of the pixel centres of an (h, w) map, (C, h, w)."""
+        height, width = size
+        matrix = self.positional_encoding_gaussian_matrix
+        y = (torch.arange(height, device=matrix.device, dtype=matrix.dtype) + 0.5) / height
+        x = (torch.arange(width, device=matrix.device, dtype=matrix.dtype) + 0.5) / width
+        grid = torch.stack([x[None, :].expand(height, width), y[:, None].expand(height, width)], dim=-1)
+        return self.encode(grid).permute(2, 0, 1)
+
+
+class PromptEncoder(nn.Module):
+    """Encode prompts given in pixels of the model's input."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        image_embedding_size: tuple[int, int],
+        input_image_size: tuple[int, int],
+        mask_in_chans: int,
+    ) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.input_image_size = input_image_size
+        self.image_embedding_size = image_embedding_size
+        self.mask_input_size = (4 * image_embedding_size[0], 4 * image_embedding_size[1])
+        self.pe_layer = PositionEmbeddingRandom(embed_dim // 2)
+        # In order: background point, foreground point, top left and bottom right corner of a box.
+        self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(4))
+        self.not_a_point_embed = nn.Embedding(1, embed_dim)
+        self.mask_downscaling = nn.Sequential(
+            nn.Conv2d(1, mask_in_chans // 4, 2, stride=2),
+            LayerNorm2d(mask_in_chans // 4),
+            nn.GELU(),
+            nn.Conv2d(mask_in_chans // 4, mask_in_chans, 2, stride=2),
+            LayerNorm2d(mask_in_chans),
+            nn.GELU(),
+            nn.Conv2d(mask_in_chans, embed_dim, 1),
+        )
+        self.no_mask_embed = nn.Embedding(1, embed_dim)
+
+    def get_dense_pe(self) -> Tensor:
+        """Return the positional encoding of the image embedding, (1, C, h, w)."""
+        y: Tensor = self.pe_layer(self.image_embedding_size)
+        return y[None]
+
+    def forward(
+        self,
+        points: tuple[Tensor, Tensor] | None,
+        boxes: Tensor | None,
+        masks: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Encode P prompts; each may combine points, a box and a mask.
+
+        Args:
+            points: Coordinates (P, N, 2) as (x, y) in pixels of the model's input, and labels (P, N):
+                1 foreground, 0 background, -1 not a point.
+            boxes: (P, 4) XYXY in the same frame.
+            masks: (P, 1, 4h, 4w) logits, such as a previous low-resolution output.
+
+        Returns:
+            Sparse embeddings (P, tokens, C), where tokens is 0 without points and boxes, and dense
+            embeddings (P, C, h, w).
+        """
+        matrix = self.no_mask_embed.weight
+        tokens = []
+        if points is not None:
+            tokens.append(self._embed_points(*points, pad=boxes is None))
+        if boxes is not None:
+            tokens.append(self._embed_boxes(boxes))
+        batch = len(tokens[0]) if tokens else 1 if masks is None else len(masks)
+        sparse = torch.cat(tokens, dim=1) if tokens else matrix.new_empty(batch, 0, self.embed_dim)
+        if masks is not None:
+            dense: Tensor = self.mask_downscaling(masks)
+        else:
+            dense = matrix.reshape(1, -1, 1, 1).expand(batch, -1, *self.image_embedding_size)
+        return sparse, dense
+
+    def _embed_points(self, coords: Tensor, labels: Tensor, *, pad: bool) -> Tensor:
+        """Return (P, N, C); with ``pad``, a token that is not a point stands where a box would."""
+        coords = coords + 0.5  # to pixel centres
+        if pad:
+            coords = F.pad(coords, (0, 0, 0, 1))
+            labels = F.pad(labels, (0, 1), value=-1)
+        embedding = self._encode_pixels(coords)
+        is_point = (labels != -1)[..., None]
+        embedding = torch.where(is_point, embedding, self.not_a_point_embed.weight)
+        for value in (0, 1):
+            chosen = (labels == value)[..., None]
+            embedding = embedding + chosen * self.point_embeddings[value].weight
+        return embedding
+
+    def _embed_boxes(self, boxes_xyxy: Tensor) -> Tensor:
+        """Return (P, 2, C), one token for each of the two corners."""
+        corners = self._encode_pixels(boxes_xyxy.reshape(-1, 2, 2) + 0.5)
+        kinds = torch.cat([self.point_embeddings[2].weight, self.point_embeddings[3].weight])
+        return corners + kinds
+
+    def _encode_pixels(self, coords: Tensor) -> Tensor:
+        """Encode (x, y) in pixels of the model's input."""
+        height, width = self.input_image_size
+        # Divided before the cast: the generator's coordinates are float64, as in the original.
+        return self.pe_layer.encode(coords / coords.new_tensor([width, height]))

@@ -1,0 +1,240 @@
+"""The whole model: images to embeddings, embeddings and prompts to masks."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sam_engine.modeling.image_encoder import ImageEncoderViT, SkipFeatures
+from sam_engine.modeling.mask_decoder import MaskDecoder
+from sam_engine.modeling.prompt_encoder import PromptEncoder
+from sam_engine.modeling.tiny_encoder import TinyEncoder
+from sam_engine.ops.resize import ResizeLongestSide
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageEmbedding:
+    """One encoded image: all that the decoder needs, for any number of prompts."""
+
+    features: Tensor
+    """(1, C, h, w)."""
+    input_size: tuple[int, int]
+    """(H, W) of the image within the model's square input; the rest is padding."""
+    original_size: tuple[int, int]
+    """(H, W) of the image that was given."""
+    skip_features: SkipFeatures | None = None
+
+
+class Segmenter(Protocol):
+    """What predictor and generator need of a model. `Sam` is one; tests use a fake."""
+
+    mask_threshold: float
+    """Logits above this are foreground."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input, in pixels; the longer side of an image is resized to it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where embeddings live and prompts are expected."""
+
+    def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
+        """Encode upright (H, W, 3) uint8 RGB images of any sizes, together."""
+
+    def decode(
+        self,
+        embedding: ImageEmbedding,
+        *,
+        point_coords: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        mask_input: Tensor | None = None,
+        multimask_output: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """Predict masks for P prompts on one image.
+
+        Args:
+            embedding: From `encode`.
+            point_coords: (P, N, 2) as (x, y) in pixels of the model's input frame.
+            point_labels: (P, N): 1 foreground, 0 background, -1 not a point.
+            boxes: (P, 4) XYXY in the same frame.
+            mask_input: (P, 1, 4h, 4w) logits of a previous round.
+            multimask_output: Return three alternatives for each prompt instead of one mask.
+
+        Returns:
+            Logits (P, M, 4h, 4w) over the padded square input, and predicted IoU (P, M), both float32.
+        """
+
+
+class Sam(nn.Module):
+    """Segment Anything. `encode` and `decode` are the engine; `forward` is the original's batch interface."""
+
+    mask_threshold: float = 0.0
+    image_format: str = "RGB"
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        image_encoder: ImageEncoderViT | TinyEncoder,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
+        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
+        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+    ) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self.precision = "fp32"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return self.pixel_mean.device
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input, in pixels."""
+        return self.image_encoder.img_size
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
+        """Encode upright (H, W, 3) uint8 RGB images of any sizes, together."""
+        transform = ResizeLongestSide(self.image_size)
+        resized = [transform.apply_image(image) for image in images]
+        inputs = torch.stack(
+            [self.preprocess(torch.tensor(image, device=self.device).permute(2, 0, 1)) for image in resized]
+        )
+        with self.encoder_precision():
+            features, skips = self.image_encoder.forward_features(inputs)
+        features = features.to(self.pixel_mean.dtype)
+        return [
+            ImageEmbedding(
+                features=features[i : i + 1],
+                skip_features=None if skips is None else (skips[0][i : i + 1], skips[1][i : i + 1]),
+                input_size=(resized[i].shape[0], resized[i].shape[1]),
+                original_size=(image.shape[0], image.shape[1]),
+            )
+            for i, image in enumerate(images)
+        ]
+
+    def encoder_precision(self) -> AbstractContextManager[Any]:
+        """Return the context that the image encoder runs in; prompts and masks are always float32.
+
+        Predicted IoU decides filters and the order of NMS, and bfloat16 has 31 values above 0.88.
+        """
+        if self.precision in ("fp32", "tf32"):
+            return nullcontext()
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype)
+
+    def decode(
+        self,
+        embedding: ImageEmbedding,
+        *,
+        point_coords: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        mask_input: Tensor | None = None,
+        multimask_output: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """Predict masks for P prompts on one image; see `Segmenter.decode`."""
+        points = None
+        if point_coords is not None:
+            if point_labels is None:
+                raise ValueError("point_coords need point_labels")
+            points = (point_coords, point_labels)
+        sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=mask_input)
+        low_res_logits, iou_predictions = self.mask_decoder(
+            image_embeddings=embedding.features,
+            image_pe=self.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask_output,
+            skip_features=embedding.skip_features,
+        )
+        return low_res_logits, iou_predictions
+
+    @torch.no_grad()
+    def forward(self, batched_input: list[dict[str, Any]], multimask_output: bool) -> list[dict[str, Tensor]]:
+        """Predict masks for several images, each with its own prompts, already in the model's input frame.
+
+        Args:
+            batched_input: For each image a dict with ``image`` (3, H, W) as resized for the model,
+                ``original_size`` (H, W), and optionally ``point_coords`` (P, N, 2) with ``point_labels``
+                (P, N), ``boxes`` (P, 4), ``mask_inputs`` (P, 1, 4h, 4w).
+            multimask_output: Return three alternatives for each prompt instead of one mask.
+
+        Returns:
+            For each image a dict with ``masks`` (P, M, H, W) bool, ``iou_predictions`` (P, M) and
+            ``low_res_logits`` (P, M, 4h, 4w).
+        """
+        inputs = torch.stack([self.preprocess(record["image"]) for record in batched_input])
+        with self.encoder_precision():
+            features, skips = self.image_encoder.forward_features(inputs)
+        outputs = []
+        for i, record in enumerate(batched_input):
+            embedding = ImageEmbedding(
+                features=features[i : i + 1].to(self.pixel_mean.dtype),
+                skip_features=None if skips is None else (skips[0][i : i + 1], skips[1][i : i + 1]),
+                input_size=tuple(record["image"].shape[-2:]),
+                original_size=tuple(record["original_size"]),
+            )
+            low_res_logits, iou_predictions = self.decode(
+                embedding,
+                point_coords=record.get("point_coords"),
+                point_labels=record.get("point_labels"),
+                boxes=record.get("boxes"),
+                mask_input=record.get("mask_inputs"),
+                multimask_output=multimask_output,
+            )
+            logits = self.postprocess_masks(low_res_logits, embedding.input_size, embedding.original_size)
+            outputs.append(
+                {
+                    "masks": logits > self.mask_threshold,
+                    "iou_predictions": iou_predictions,
+                    "low_res_logits": low_res_logits,
+                }
+            )
+        return outputs
+
+    def postprocess_masks(
+        self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]
+    ) -> Tensor:
+        """Bring logits (P, M, 4h, 4w) to the original image, (P, M, H, W): upscale, crop the padding, resize."""
+        return upscale_logits(masks, self.image_size, input_size, original_size)
+
+    def preprocess(self, x: Tensor) -> Tensor:
+        """Normalise a (..., 3, H, W) image in [0, 255] and pad it at the bottom and right to the square input."""
+        x = (x - self.pixel_mean) / self.pixel_std
+        height, width = x.shape[-2:]
+        return F.pad(x, (0, self.image_size - width, 0, self.image_size - height))
+
+
+def upscale_logits(
+    logits: Tensor, image_size: int, input_size: tuple[int, ...], original_size: tuple[int, ...]
+) -> Tensor:
+    """Bring low-resolution logits to the original image, in the original's two bilinear steps.
+
+    Args:
+        logits: (P, M, 4h, 4w) over the padded square input.
+        image_size: Side of that square, in pixels.
+        input_size: (H, W) of the image within it.
+        original_size: (H, W) wanted.
+
+    Returns:
+        (P, M, H, W) logits.
+    """
+    square = F.interpolate(logits, (image_size, image_size), mode="bilinear", align_corners=False)
+    image = square[..., : input_size[0], : input_size[1]]
+    return F.interpolate(image, tuple(original_size), mode="bilinear", align_corners=False)

@@ -1,0 +1,107 @@
+"""The image encoder of ``tiny``: a MobileNetV2 trunk and a two-level neck, for CPUs.
+
+Source of the trunk: Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks". Batch
+normalisation is folded into the convolutions, and stride-2 convolutions pad at the bottom and right only,
+which is how the ImageNet weights that it starts from were trained.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sam_engine.modeling.image_encoder import SkipFeatures
+from sam_engine.modeling.layers import LayerNorm2d
+
+# Expansion, output channels, repeats, stride of the first; MobileNetV2 table 2.
+STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+TAPS = {4: 3, 8: 6, 16: 13, 32: 17}
+"""Stride of the input -> index of the last trunk layer at that stride."""
+
+
+class TinyEncoder(nn.Module):
+    """A convolutional encoder whose output is a (B, out_chans, S/16, S/16) map, with skips at strides 4 and 8."""
+
+    def __init__(self, *, img_size: int = 512, out_chans: int = 128, width: float = 1.0) -> None:
+        super().__init__()
+        self.img_size = img_size
+        self.trunk, channels = _build_trunk(width)
+        self.lateral_16 = nn.Conv2d(channels[TAPS[16]], out_chans, 1)
+        self.lateral_32 = nn.Conv2d(channels[TAPS[32]], out_chans, 1)
+        self.neck = nn.Sequential(
+            LayerNorm2d(out_chans),
+            nn.Conv2d(out_chans, out_chans, 3, padding=1, bias=False),
+            LayerNorm2d(out_chans),
+        )
+        self.skip_4 = nn.Conv2d(channels[TAPS[4]], out_chans // 8, 1)
+        self.skip_8 = nn.Conv2d(channels[TAPS[8]], out_chans // 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map normalised images (B, 3, S, S) to embeddings (B, out_chans, S/16, S/16)."""
+        return self.forward_features(x)[0]
+
+    def forward_features(self, x: Tensor) -> tuple[Tensor, SkipFeatures]:
+        """Return embeddings (B, C, S/16, S/16) and the skips (B, C/8, S/4, S/4), (B, C/4, S/8, S/8)."""
+        taps: dict[int, Tensor] = {}
+        for index, layer in enumerate(self.trunk):
+            x = layer(x)
+            taps[index] = x
+        deep = F.interpolate(self.lateral_32(taps[TAPS[32]]), scale_factor=2.0, mode="nearest")
+        features: Tensor = self.neck(self.lateral_16(taps[TAPS[16]]) + deep)
+        return features, (self.skip_4(taps[TAPS[4]]), self.skip_8(taps[TAPS[8]]))
+
+
+def _build_trunk(width: float) -> tuple[nn.ModuleList, list[int]]:
+    """Return the layers, in the order of their torchvision names ``features.N``, and the channels of each."""
+
+    def scaled(channels: int) -> int:
+        return max(8, int(channels * width + 4) // 8 * 8)
+
+    channels = [scaled(32)]
+    layers: list[nn.Module] = [ConvReLU6(3, channels[0], 3, stride=2)]
+    for expansion, out_channels, repeats, first_stride in STAGES:
+        for i in range(repeats):
+            stride = first_stride if i == 0 else 1
+            layers.append(InvertedResidual(channels[-1], scaled(out_channels), stride, expansion))
+            channels.append(scaled(out_channels))
+    return nn.ModuleList(layers), channels
+
+
+class InvertedResidual(nn.Module):
+    """Widen, filter each channel, narrow; added to its input where shapes allow."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = in_channels * expansion
+        self.is_residual = stride == 1 and in_channels == out_channels
+        widen = [ConvReLU6(in_channels, hidden, 1)] if expansion > 1 else []
+        self.conv = nn.Sequential(
+            *widen,
+            ConvReLU6(hidden, hidden, 3, stride=stride, groups=hidden),
+            nn.Conv2d(hidden, out_channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, h, w) to (B, C', h / stride, w / stride)."""
+        y: Tensor = self.conv(x)
+        return x + y if self.is_residual else y
+
+
+class ConvReLU6(nn.Module):
+    """A convolution, padded so that the output is the input divided by the stride, and ReLU6."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, groups=groups)
+        self.padding = _same_padding(kernel_size, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, h, w) to (B, C', h / stride, w / stride); h and w are multiples of the stride."""
+        return F.relu6(self.conv(F.pad(x, self.padding)))
+
+
+def _same_padding(kernel_size: int, stride: int) -> tuple[int, int, int, int]:
+    """Return (left, right, top, bottom) for TensorFlow's SAME rule on sizes divisible by the stride."""
+    total = kernel_size - stride
+    before, after = total // 2, total - total // 2
+    return before, after, before, after

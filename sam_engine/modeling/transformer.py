@@ -1,0 +1,111 @@
+"""The two-way transformer: tokens attend to the image and the image to the tokens."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sam_engine.modeling.layers import MLPBlock
+
+
+class TwoWayTransformer(nn.Module):
+    """A stack of `TwoWayAttentionBlock` and one last attention of the tokens to the image."""
+
+    def __init__(
+        self,
+        depth: int,
+        embedding_dim: int,
+        num_heads: int,
+        mlp_dim: int,
+        attention_downsample_rate: int = 2,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            TwoWayAttentionBlock(
+                embedding_dim, num_heads, mlp_dim, attention_downsample_rate, is_first=i == 0
+            )
+            for i in range(depth)
+        )
+        self.final_attn_token_to_image = Attention(embedding_dim, num_heads, attention_downsample_rate)
+        self.norm_final_attn = nn.LayerNorm(embedding_dim)
+
+    def forward(self, image_embedding: Tensor, image_pe: Tensor, point_embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Let tokens and image read each other.
+
+        Args:
+            image_embedding: (B, C, h, w).
+            image_pe: Positional encoding of the same shape.
+            point_embedding: Tokens, (B, N, C); they serve as their own positional encoding.
+
+        Returns:
+            Tokens (B, N, C) and image (B, h * w, C).
+        """
+        keys = image_embedding.flatten(2).transpose(1, 2)
+        key_pe = image_pe.flatten(2).transpose(1, 2)
+        queries = point_embedding
+        for layer in self.layers:
+            queries, keys = layer(queries, keys, point_embedding, key_pe)
+        attended = self.final_attn_token_to_image(q=queries + point_embedding, k=keys + key_pe, v=keys)
+        queries = self.norm_final_attn(queries + attended)
+        return queries, keys
+
+
+class TwoWayAttentionBlock(nn.Module):
+    """Self-attention of tokens, tokens to image, perceptron on tokens, image to tokens."""
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        num_heads: int,
+        mlp_dim: int,
+        attention_downsample_rate: int,
+        *,
+        is_first: bool,
+    ) -> None:
+        super().__init__()
+        self.self_attn = Attention(embedding_dim, num_heads)
+        self.norm1 = nn.LayerNorm(embedding_dim)
+        self.cross_attn_token_to_image = Attention(embedding_dim, num_heads, attention_downsample_rate)
+        self.norm2 = nn.LayerNorm(embedding_dim)
+        self.mlp = MLPBlock(embedding_dim, mlp_dim, F.relu)
+        self.norm3 = nn.LayerNorm(embedding_dim)
+        self.norm4 = nn.LayerNorm(embedding_dim)
+        self.cross_attn_image_to_token = Attention(embedding_dim, num_heads, attention_downsample_rate)
+        self.is_first = is_first
+
+    def forward(self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor) -> tuple[Tensor, Tensor]:
+        """Map tokens (B, N, C) and image (B, h * w, C) to the same shapes."""
+        if self.is_first:  # no positions and no residual: the tokens are still their own positions here
+            queries = self.self_attn(q=queries, k=queries, v=queries)
+        else:
+            q = queries + query_pe
+            queries = queries + self.self_attn(q=q, k=q, v=queries)
+        queries = self.norm1(queries)
+        attended = self.cross_attn_token_to_image(q=queries + query_pe, k=keys + key_pe, v=keys)
+        queries = self.norm2(queries + attended)
+        queries = self.norm3(queries + self.mlp(queries))
+        attended = self.cross_attn_image_to_token(q=keys + key_pe, k=queries + query_pe, v=queries)
+        keys = self.norm4(keys + attended)
+        return queries, keys
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose heads may work in fewer channels than their input has."""
+
+    def __init__(self, embedding_dim: int, num_heads: int, downsample_rate: int = 1) -> None:
+        super().__init__()
+        internal_dim = embedding_dim // downsample_rate
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(embedding_dim, internal_dim)
+        self.k_proj = nn.Linear(embedding_dim, internal_dim)
+        self.v_proj = nn.Linear(embedding_dim, internal_dim)
+        self.out_proj = nn.Linear(internal_dim, embedding_dim)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Map queries (B, N, C), keys and values (B, K, C) to (B, N, C)."""
+        heads = [
+            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
+        ]
+        y: Tensor = torch.nn.functional.scaled_dot_product_attention(*heads)
+        z: Tensor = self.out_proj(y.transpose(1, 2).flatten(2))
+        return z

@@ -1,0 +1,1 @@
+"""Pure functions on points, boxes, masks and run lengths."""

@@ -1,0 +1,65 @@
+"""Resizing of images and prompts to the model's input frame: the longer side becomes ``target_length``."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class ResizeLongestSide:
+    """Resize images, points and boxes alike. Sizes are (H, W), points (x, y), boxes XYXY, all in pixels."""
+
+    def __init__(self, target_length: int) -> None:
+        self.target_length = target_length
+
+    @staticmethod
+    def get_preprocess_shape(oldh: int, oldw: int, long_side_length: int) -> tuple[int, int]:
+        """Return the (H, W) that an image is resized to; no side falls below 1 pixel."""
+        scale = long_side_length / max(oldh, oldw)
+        return max(1, int(oldh * scale + 0.5)), max(1, int(oldw * scale + 0.5))
+
+    def target_size(self, original_size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (H, W) that an image of ``original_size`` is resized to."""
+        return self.get_preprocess_shape(*original_size, self.target_length)
+
+    def apply_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize an (H, W, 3) uint8 image with Pillow's antialiased bilinear filter, as the original does."""
+        size = self.target_size((image.shape[0], image.shape[1]))
+        if size == image.shape[:2]:
+            return image
+        resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
+        return np.asarray(resized)
+
+    def apply_coords(self, coords: NDArray[np.floating], original_size: tuple[int, ...]) -> NDArray[np.float64]:
+        """Map points (..., 2) from the original image to the input frame, in float64."""
+        old_h, old_w = original_size
+        new_h, new_w = self.target_size((old_h, old_w))
+        scaled = np.array(coords, dtype=np.float64)
+        scaled[..., 0] *= new_w / old_w
+        scaled[..., 1] *= new_h / old_h
+        return scaled
+
+    def apply_boxes(self, boxes: NDArray[np.floating], original_size: tuple[int, ...]) -> NDArray[np.float64]:
+        """Map XYXY boxes (..., 4) from the original image to the input frame; returns (N, 4)."""
+        corners = np.asarray(boxes).reshape(-1, 2, 2)
+        return self.apply_coords(corners, original_size).reshape(-1, 4)
+
+    def apply_image_torch(self, image: Tensor) -> Tensor:
+        """Resize a (B, 3, H, W) float image; close to `apply_image`, not equal to it."""
+        size = self.target_size((image.shape[-2], image.shape[-1]))
+        return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+
+    def apply_coords_torch(self, coords: Tensor, original_size: tuple[int, ...]) -> Tensor:
+        """Map points (..., 2) as `apply_coords` does, in float32 or wider."""
+        old_h, old_w = original_size
+        new_h, new_w = self.target_size((old_h, old_w))
+        scaled = coords.to(torch.promote_types(coords.dtype, torch.float32), copy=True)
+        scaled[..., 0] *= new_w / old_w
+        scaled[..., 1] *= new_h / old_h
+        return scaled
+
+    def apply_boxes_torch(self, boxes: Tensor, original_size: tuple[int, ...]) -> Tensor:
+        """Map XYXY boxes (..., 4) as `apply_boxes` does; returns (N, 4)."""
+        return self.apply_coords_torch(boxes.reshape(-1, 2, 2), original_size).reshape(-1, 4)

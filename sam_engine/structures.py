@@ -1,0 +1,131 @@
+"""The nouns of a dataset: annotation, image record, shard, report. No torch, no pyarrow.
+
+Boxes are XYWH in pixels of the upright image, in SA-1B's convention: the width is ``x_max - x_min`` of
+inclusive pixel indices, one less than the number of pixels covered. Points are (x, y). Sizes are (H, W).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+ANNOTATIONS_PER_IMAGE = 65536
+"""Annotation ids are ``image_id * ANNOTATIONS_PER_IMAGE + index``."""
+
+Xywh = tuple[float, float, float, float]
+
+
+class ImageStatus(StrEnum):
+    """What became of an input image. Every image gets exactly one."""
+
+    OK = "ok"
+    OK_EMPTY = "ok_empty"
+    """Annotated; the model found no mask that passed the filters."""
+    CORRUPT = "corrupt"
+    TRUNCATED = "truncated"
+    TOO_LARGE = "too_large"
+    """Refused by its header, before any pixel was decoded."""
+    UNSUPPORTED = "unsupported"
+    """Not an image, or of a kind that is not read."""
+    UNREADABLE = "unreadable"
+    """The bytes could not be had: permissions, I/O error, not a regular file."""
+    VANISHED = "vanished"
+    CHANGED = "changed"
+    """Size or modification time differ from the manifest."""
+    DECODER_CRASH = "decoder_crash"
+    TIMEOUT = "timeout"
+    OOM = "oom"
+    MODEL_NONFINITE = "model_nonfinite"
+    WORKER_CRASH = "worker_crash"
+
+    @property
+    def is_failure(self) -> bool:
+        """True unless the image was annotated."""
+        return self not in (ImageStatus.OK, ImageStatus.OK_EMPTY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Annotation:
+    """One mask, with SA-1B's fields. Its id follows from its image and its place in the list."""
+
+    size: tuple[int, int]
+    """(H, W) of the upright image."""
+    counts: str
+    """Compressed COCO run-length encoding, column-major."""
+    bbox: Xywh
+    area: int
+    """Pixels."""
+    predicted_iou: float
+    """The model's own estimate. Unbounded: values above 1 happen."""
+    stability_score: float
+    crop_box: Xywh
+    """The crop that the mask was found in."""
+    point_coords: tuple[tuple[float, float], ...]
+    """The prompts, in pixels of the upright image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRecord:
+    """One input image and everything known about it: one row of the dataset."""
+
+    image_id: int
+    path: bytes
+    """POSIX path relative to the input, as the file system spells it."""
+    status: ImageStatus
+    width: int | None = None
+    """Of the upright image: what masks refer to."""
+    height: int | None = None
+    exif_orientation: int = 1
+    sha256: str | None = None
+    """Of the file's bytes; None if they were never read."""
+    error: str | None = None
+    """One line."""
+    annotations: tuple[Annotation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestEntry:
+    """One input file, as it was when the manifest was frozen."""
+
+    image_id: int
+    """Row number in the manifest."""
+    path: bytes
+    """POSIX path relative to the input, as the file system spells it."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """A contiguous run of the manifest: the unit of work, of commit, of retry and of resume."""
+
+    index: int
+    start: int
+    """First image id."""
+    stop: int
+    """One past the last image id."""
+
+    @property
+    def num_images(self) -> int:
+        """Images in this shard, which is also its number of rows."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardReport:
+    """What became of one shard. Small, because it is all that travels back from a worker."""
+
+    shard: Shard
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    """Number of images by `ImageStatus` value; sums to ``shard.num_images`` once published."""
+    num_masks: int = 0
+    num_bytes: int = 0
+    """Size of the published object."""
+    sha256: str = ""
+    """Of the published object."""
+    seconds: float = 0.0
+    """Wall time of the worker."""
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Wall time by stage, for reports."""
+    error: str | None = None
+    """Set if the shard was given up; nothing was published then."""

@@ -1,0 +1,1 @@
+"""Programs for datasets and models: ``python -m tools.VERB``."""
