@@ -1,0 +1,48 @@
+# Every target does its own set-up: a fresh clone needs only make, git and Python >= 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The tests of file modes and the demo behave the same whoever runs them; only pip's noise is turned down.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+demo: $(VENV)/.demo ## Annotate sample photos with the bundled model and say where the masks are
+	$(BIN)/python -m pipelines.auto_annotate
+
+test: $(VENV)/.test ## Run the test suite (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.test ## Run the tests that take minutes
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+test-gpu: $(VENV)/.test ## Run the tests that need CUDA; fails instead of skipping without it
+	SAM_ENGINE_REQUIRE_CUDA=1 $(BIN)/python -m pytest -m gpu
+
+check: $(VENV)/.dev ## Format, lint, types and layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## Rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove the environment and caches, but no dataset
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+# One stamp per extra: make reinstalls when the pins or the project's metadata change.
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing the $* environment into $(VENV) (once; takes a few minutes)"
+	$(PIP) --editable '.[$*]'
+	@touch $@
+
+.PHONY: help demo test test-slow test-gpu check format clean
