@@ -1,0 +1,315 @@
+"""Where a dataset lives: named objects that appear whole or not at all.
+
+Names are POSIX paths relative to the store (``annotations/shard-000000.parquet``). The one promise that the
+rest of the engine builds on is `Store.put_exclusive`: of any number of writers of a name exactly one wins,
+and what it wrote is durable and complete before anybody can see it.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from sam_engine.errors import ConfigError, LockedError, StorageError
+
+log = logging.getLogger(__name__)
+
+TEMPORARY = "_meta/tmp"
+LOCK = "_meta/lock"
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class Store(Protocol):
+    """Named objects. All methods but `lock` are safe to call from any number of processes."""
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the sorted names that start with ``prefix``."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """Return a whole object.
+
+        Raises:
+            FileNotFoundError: There is none of that name.
+            StorageError: It cannot be read.
+        """
+        ...
+
+    def open(self, name: str) -> BinaryIO:
+        """Return a seekable binary file, for reading parts of an object. Raises as `read` does."""
+        ...
+
+    def put_exclusive(self, name: str, data: bytes) -> bool:
+        """Create an object unless one of that name exists; return whether this call created it.
+
+        After either answer an object of that name is complete and durable.
+
+        Raises:
+            StorageError: Nothing could be written, or it is not certain that it lasts. Calling again is safe.
+        """
+        ...
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Create or overwrite an object in one step. For reports, never for commits."""
+        ...
+
+    def delete_own_temporaries(self) -> None:
+        """Delete what dead writers left behind. Writers that are alive are not disturbed."""
+        ...
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the store against other runs. It saves work; safety comes from `put_exclusive`.
+
+        Raises:
+            LockedError: Another process holds it.
+        """
+        ...
+
+    def describe(self) -> str:
+        """Return where the store is, for messages."""
+        ...
+
+
+def open_store(output: str) -> "LocalStore":
+    """Return the store that ``output`` names. Nothing is created yet.
+
+    Raises:
+        ConfigError: It is not a directory of this machine.
+    """
+    if _URL.match(output):
+        raise ConfigError(
+            f"output is {output!r}: object stores are not supported yet; give a local directory"
+        )
+    root = Path(output)
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"output is {output!r}, which is a file; give a directory")
+    return LocalStore(root)
+
+
+@dataclass(frozen=True)
+class LocalStore:
+    """A directory on a file system with hard links (any POSIX one)."""
+
+    root: Path
+
+    def __init__(self, root: str | Path) -> None:
+        object.__setattr__(self, "root", Path(root))
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the sorted names that start with ``prefix``."""
+        folder = self._path(prefix.rpartition("/")[0] or ".")
+        names = []
+        try:
+            for parent, _, files in os.walk(folder, onerror=_raise_unless_missing):
+                relative = Path(parent).relative_to(self.root)
+                names += [(relative / file).as_posix() for file in files]
+        except OSError as error:
+            raise self._failure(folder, error) from error
+        return sorted(name for name in names if name.startswith(prefix))
+
+    def read(self, name: str) -> bytes:
+        """Return a whole object."""
+        path = self._path(name)
+        with self.open(name) as file:
+            try:
+                return file.read()
+            except OSError as error:
+                raise self._failure(path, error) from error
+
+    def open(self, name: str) -> BinaryIO:
+        """Return a seekable binary file."""
+        path = self._path(name)
+        try:
+            return path.open("rb")
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self._failure(path, error) from error
+
+    def put_exclusive(self, name: str, data: bytes) -> bool:
+        """Create an object unless one of that name exists; return whether this call created it."""
+        path = self._path(name)
+        try:
+            _make_directory(path.parent)
+            with self._temporary(data) as temporary:
+                try:
+                    os.link(temporary, path)
+                    created = True
+                except FileExistsError:
+                    created = False
+                except OSError as error:
+                    if error.errno in _NO_LINKS:
+                        raise StorageError(
+                            f"{path}: commits need hard links, and this file system has none "
+                            f"({error.strerror}); choose an output on another one"
+                        ) from error
+                    raise
+            # Also after losing: the winner may have died before its own fsync.
+            _fsync_directory(path.parent)
+        except OSError as error:
+            raise self._failure(path, error) from error
+        return created
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Create or overwrite an object in one step."""
+        path = self._path(name)
+        try:
+            _make_directory(path.parent)
+            with self._temporary(data) as temporary:
+                temporary.replace(path)
+            _fsync_directory(path.parent)
+        except OSError as error:
+            raise self._failure(path, error) from error
+
+    def delete_own_temporaries(self) -> None:
+        """Delete what dead writers left behind: temporaries that no process holds its lock on."""
+        folder = self._path(TEMPORARY)
+        try:
+            for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+                _delete_unless_held(path)
+        except OSError as error:
+            raise self._failure(folder, error) from error
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold ``_meta/lock``; the kernel lets go of it when this process ends, however it ends."""
+        path = self._path(LOCK)
+        try:
+            _make_directory(path.parent)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise self._failure(path, error) from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise LockedError(
+                    f"{self.describe()}: another run is writing here ({_holder(descriptor)})"
+                ) from error
+            except OSError as error:
+                # Work may be done twice then; commits stay exclusive.
+                log.warning("%s cannot be locked (%s); do not start two runs on it", path, error.strerror)
+            else:
+                holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
+                with contextlib.suppress(OSError):  # only what another run's message will say
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, holder, 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def describe(self) -> str:
+        """Return the directory."""
+        return str(self.root)
+
+    def _path(self, name: str) -> Path:
+        """Return where the object ``name`` lies; names cannot leave the root."""
+        if name.startswith("/") or ".." in name.split("/") or "\0" in name or not name:
+            raise ValueError(f"{name!r} is no object name: relative POSIX paths without '..' are")
+        return self.root / name
+
+    @contextlib.contextmanager
+    def _temporary(self, data: bytes) -> Iterator[Path]:
+        """Write ``data`` durably under a name nobody else has; it is gone when the block ends.
+
+        The file is locked meanwhile, so that `delete_own_temporaries` can tell it from a dead writer's.
+        """
+        folder = self._path(TEMPORARY)
+        _make_directory(folder)
+        descriptor, path = _create_held(folder)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+            yield path
+        finally:
+            try:
+                path.unlink(missing_ok=True)
+            finally:
+                os.close(descriptor)
+
+    def _failure(self, path: Path, error: OSError) -> StorageError:
+        """Return what to raise instead of ``error``: the path, the reason and the space left."""
+        return StorageError(f"{path}: {error.strerror or error} ({_free_space(self.root)})")
+
+
+def _create_held(folder: Path) -> tuple[int, Path]:
+    """Create and lock a new file; return its descriptor and path."""
+    while True:
+        path = folder / uuid.uuid4().hex
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with contextlib.suppress(OSError):  # without locks nobody deletes temporaries either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, path
+        os.close(descriptor)  # swept up between its creation and its lock
+
+
+def _delete_unless_held(path: Path) -> None:
+    """Delete a temporary unless its writer is alive, or its file system cannot tell."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        log.debug("%s is in use", path)
+    else:
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def _make_directory(path: Path) -> None:
+    """Make a directory and its parents, each durably."""
+    if path.is_dir():
+        return
+    _make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    _fsync_directory(path.parent)
+
+
+def _fsync_directory(path: Path) -> None:
+    """Make the entries of a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    """Let `os.walk` report every failure but a folder that is not there."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _holder(descriptor: int) -> str:
+    """Return what the lock file says about its holder."""
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its process is not named"
+
+
+def _free_space(path: Path) -> str:
+    """Return how much room the nearest existing directory above ``path`` has, in bytes, as a phrase."""
+    for folder in (path, *path.absolute().parents):
+        with contextlib.suppress(OSError):
+            return f"{shutil.disk_usage(folder).free:,} bytes free"
+    return "free space unknown"
