@@ -1,0 +1,344 @@
+"""Shards: rows to Parquet bytes, published once, and what is published read back from the footers.
+
+The file is the commit. Its footer names the run (fingerprint), the shard and its images, so that nothing else
+has to be kept in step with it. The bytes hold no time, host or path: same rows, same bytes.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sam_engine.dataset.schema import (
+    ANNOTATIONS_PREFIX,
+    SCHEMA,
+    SCHEMA_VERSION,
+    display_path,
+    records_to_table,
+)
+from sam_engine.dataset.store import Store
+from sam_engine.errors import RleError, ShardError, StorageError
+from sam_engine.ops.rle import area_of, bbox_of, counts_to_runs
+from sam_engine.structures import Annotation, ImageRecord, ImageStatus, Shard
+
+ROW_GROUP_IMAGES = 100
+"""Images per row group: what a reader has to decompress to show one of them."""
+
+_SHARD_NAME = re.compile(r"shard-(\d{6,})\.parquet")
+_FOOTER = "sam_engine."
+_HASH_BYTES = 2**20
+# Dictionaries pay where few values repeat; on counts they would only cost.
+_DICTIONARY_COLUMNS = [
+    "status",
+    "annotations.list.element.segmentation.size.list.element",
+    "annotations.list.element.crop_box.list.element",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardSummary:
+    """What a shard's footer says."""
+
+    shard: Shard
+    statuses: Mapping[str, int]
+    """Number of images by status; sums to ``shard.num_images``."""
+    num_masks: int
+    num_bytes: int
+    """Size of the file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedShard:
+    """A shard that is now durable under its final name."""
+
+    num_bytes: int
+    sha256: str
+    """Of the file's bytes."""
+    adopted: bool
+    """Another writer was first; everything here describes its file."""
+    summary: ShardSummary
+
+
+def shard_name(index: int) -> str:
+    """Return the object name of a shard: ``annotations/shard-000000.parquet``."""
+    return f"{ANNOTATIONS_PREFIX}shard-{index:06d}.parquet"
+
+
+def shard_index(name: str) -> int | None:
+    """Return the index in an object name, or None if it is not the name of a shard."""
+    match = _SHARD_NAME.fullmatch(name.removeprefix(ANNOTATIONS_PREFIX))
+    index = int(match[1]) if match else -1
+    return index if match and shard_name(index) == name else None
+
+
+def encode_shard(records: Sequence[ImageRecord], *, shard: Shard, fingerprint: str) -> bytes:
+    """Return the Parquet file of a shard; equal rows give equal bytes with one version of pyarrow.
+
+    Args:
+        records: One per image of the shard, in order.
+        shard: Which part of the manifest they are.
+        fingerprint: Of the run: dataset shards with another one do not belong together.
+
+    Raises:
+        ShardError: The records are not those of the shard, or one contradicts itself.
+    """
+    if [record.image_id for record in records] != list(range(shard.start, shard.stop)):
+        raise ShardError(
+            f"shard {shard.index} must hold one record for each image from {shard.start} to {shard.stop - 1}"
+        )
+    for record in records:
+        for problem in record_problems(record):
+            raise ShardError(f"image {record.image_id} ({display_path(record.path)}): {problem}")
+    sink = pa.BufferOutputStream()
+    writer = pq.ParquetWriter(
+        sink,
+        SCHEMA,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=_DICTIONARY_COLUMNS,
+        write_page_checksum=True,
+        write_page_index=True,
+    )
+    # Not as a context manager: that would finish a footer over half the rows after an exception.
+    tables = [
+        records_to_table(records[start : start + ROW_GROUP_IMAGES])
+        for start in range(0, len(records), ROW_GROUP_IMAGES)
+    ]
+    for table in tables:
+        writer.write_table(table, row_group_size=len(table))
+    writer.add_key_value_metadata(_footer(records, shard, fingerprint))
+    writer.close()
+    data: bytes = sink.getvalue().to_pybytes()
+    _check_read_back(data, tables, shard)
+    return data
+
+
+def publish_shard(
+    store: Store, records: Sequence[ImageRecord], *, shard: Shard, fingerprint: str
+) -> PublishedShard:
+    """Make a shard durable under its final name, unless another writer has; then adopt that one.
+
+    Raises:
+        ShardError: The records are not those of the shard, or the name is taken by something else.
+        StorageError: It could not be written, or may not last. Calling again is safe.
+    """
+    data = encode_shard(records, shard=shard, fingerprint=fingerprint)
+    name = shard_name(shard.index)
+    created = store.put_exclusive(name, data)
+    if not created:
+        data = store.read(name)
+    summary = _summary(pa.BufferReader(data), store, name, fingerprint)
+    if summary.shard != shard:
+        raise _shard_error(store, name, f"holds images {summary.shard.start} to {summary.shard.stop - 1}")
+    return PublishedShard(
+        num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), adopted=not created, summary=summary
+    )
+
+
+def committed_shards(store: Store, fingerprint: str) -> dict[int, ShardSummary]:
+    """Return the shards that are published, by index. Reads footers only.
+
+    Raises:
+        ShardError: A file among them is unreadable, or belongs to another run or dataset.
+    """
+    summaries = {}
+    for name in store.list(ANNOTATIONS_PREFIX):
+        if not name.endswith(".parquet"):
+            continue
+        index = shard_index(name)
+        if index is None:
+            raise _shard_error(store, name, "is not a shard; move it away")
+        with store.open(name) as file:
+            summary = _summary(file, store, name, fingerprint)
+        if summary.shard.index != index:
+            raise _shard_error(store, name, f"is shard {summary.shard.index} under another name")
+        summaries[index] = summary
+    return summaries
+
+
+def shard_sha256(store: Store, index: int) -> str:
+    """Return the digest of a published shard's bytes, in hex."""
+    digest = hashlib.sha256()
+    with store.open(shard_name(index)) as file:
+        while chunk := file.read(_HASH_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def success_json(
+    summaries: Mapping[int, ShardSummary], digests: Mapping[int, str], *, fingerprint: str
+) -> bytes:
+    """Return ``_SUCCESS.json``: the totals and every shard with its size and digest.
+
+    Args:
+        summaries: All shards of the dataset, by index.
+        digests: Their sha256, by index.
+        fingerprint: Of the run.
+    """
+    statuses: Counter[str] = Counter()
+    for summary in summaries.values():
+        statuses.update(summary.statuses)
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": fingerprint,
+        "num_images": sum(summary.shard.num_images for summary in summaries.values()),
+        "num_masks": sum(summary.num_masks for summary in summaries.values()),
+        "statuses": dict(sorted(statuses.items())),
+        "shards": {
+            shard_name(index): {"num_bytes": summaries[index].num_bytes, "sha256": digests[index]}
+            for index in sorted(summaries)
+        },
+    }
+    return (json.dumps(document, indent=2) + "\n").encode()
+
+
+def read_footer(metadata: Mapping[bytes, bytes], num_rows: int, num_bytes: int) -> tuple[str, ShardSummary]:
+    """Return a footer's fingerprint and what else it says.
+
+    Args:
+        metadata: Key-value pairs of the footer.
+        num_rows: Rows of the file.
+        num_bytes: Size of the file.
+
+    Raises:
+        ValueError: A key is missing or malformed, or the pairs contradict each other.
+    """
+    values = {
+        key.decode(): value.decode() for key, value in metadata.items() if key.startswith(_FOOTER.encode())
+    }
+
+    def get(key: str) -> str:
+        if _FOOTER + key not in values:
+            raise ValueError(f"has no {_FOOTER}{key} in its footer")
+        return values[_FOOTER + key]
+
+    if get("schema_version") != str(SCHEMA_VERSION):
+        raise ValueError(f"has schema version {get('schema_version')}; this program reads {SCHEMA_VERSION}")
+    shard = Shard(
+        index=int(get("shard")), start=int(get("first_image_id")), stop=int(get("last_image_id")) + 1
+    )
+    if num_rows != shard.num_images:
+        raise ValueError(f"has {num_rows} rows; its footer says {shard.num_images}")
+    statuses = json.loads(get("statuses"))
+    counts = statuses.values() if isinstance(statuses, dict) else ()
+    if not all(isinstance(count, int) for count in counts) or sum(counts) != num_rows:
+        raise ValueError("counts its statuses wrongly in its footer")
+    summary = ShardSummary(
+        shard=shard, statuses=statuses, num_masks=int(get("num_masks")), num_bytes=num_bytes
+    )
+    return get("fingerprint"), summary
+
+
+def record_problems(record: ImageRecord) -> Iterator[str]:
+    """Yield what is wrong with a record, one line each; nothing if it is sound.
+
+    Every mask is checked against its run lengths: they fill the image, and area and box follow from them.
+    """
+    if not 1 <= record.exif_orientation <= 8:
+        yield f"exif_orientation is {record.exif_orientation}; 1 to 8 can be"
+    has_masks = len(record.annotations) > 0
+    if has_masks != (record.status is ImageStatus.OK):
+        yield f"status is {record.status}, with {len(record.annotations)} masks"
+    if (record.width is None) != (record.height is None):
+        yield f"width is {record.width}, but height is {record.height}"
+    if not record.status.is_failure:
+        if record.width is None or record.height is None:
+            yield f"status is {record.status}, without a size"
+            return
+        if record.sha256 is None:
+            yield f"status is {record.status}, without a sha256"
+        for index, annotation in enumerate(record.annotations):
+            for problem in _annotation_problems(annotation, (record.height, record.width)):
+                yield f"mask {index}: {problem}"
+
+
+def _annotation_problems(annotation: Annotation, size: tuple[int, int]) -> Iterator[str]:
+    """Yield what is wrong with one mask of an image of ``size`` (H, W)."""
+    height, width = size
+    if annotation.size != size:
+        yield f"size is {list(annotation.size)} in an image of {list(size)}"
+        return
+    try:
+        runs = counts_to_runs(annotation.counts, size)
+    except RleError as error:
+        yield str(error)
+        return
+    area = area_of(runs)
+    if annotation.area != area:
+        yield f"area is {annotation.area}; its mask has {area} pixels"
+    if area and annotation.bbox != (box := bbox_of(runs, size)):
+        yield f"bbox is {list(annotation.bbox)}; its mask's is {list(box)}"
+    for name, (x, y, w, h) in (("bbox", annotation.bbox), ("crop_box", annotation.crop_box)):
+        if not (x >= 0 and y >= 0 and w >= 0 and h >= 0 and x + w <= width and y + h <= height):
+            yield f"{name} {[x, y, w, h]} leaves the image of {width} x {height} pixels"
+    scores = (annotation.predicted_iou, annotation.stability_score)
+    if not all(
+        math.isfinite(value) for value in (*scores, *(v for point in annotation.point_coords for v in point))
+    ):
+        yield "a score or a point is not finite"
+
+
+def _footer(records: Sequence[ImageRecord], shard: Shard, fingerprint: str) -> dict[str, str]:
+    """Return the key-value pairs of the footer; the schema adds its version."""
+    statuses = Counter(str(record.status) for record in records)
+    values = {
+        "fingerprint": fingerprint,
+        "shard": str(shard.index),
+        "first_image_id": str(shard.start),
+        "last_image_id": str(shard.stop - 1),
+        "num_masks": str(sum(len(record.annotations) for record in records)),
+        "statuses": json.dumps(dict(sorted(statuses.items()))),
+    }
+    return {_FOOTER + key: value for key, value in values.items()}
+
+
+def _check_read_back(data: bytes, tables: Sequence[pa.Table], shard: Shard) -> None:
+    """Raise `ShardError` unless the bytes hold exactly the tables."""
+    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    for group, table in enumerate(tables):
+        read = file.read_row_group(group, use_threads=False)
+        if not _plain(read).equals(_plain(table)):
+            raise ShardError(f"shard {shard.index} reads back differently from what was written")
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """Return the table with its status as plain text: dictionaries may differ in order."""
+    index = table.schema.get_field_index("status")
+    return table.set_column(index, "status", table["status"].cast(pa.string()))
+
+
+def _summary(source: Any, store: Store, name: str, fingerprint: str) -> ShardSummary:
+    """Return what the footer of an open file says; it must belong to the run.
+
+    Raises:
+        ShardError: It is unreadable or foreign.
+    """
+    try:
+        parquet = pq.ParquetFile(source)
+        source.seek(0, 2)
+        found, summary = read_footer(
+            parquet.metadata.metadata or {}, parquet.metadata.num_rows, source.tell()
+        )
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # Arrow's own complaints have no errno
+            raise StorageError(f"{store.describe()}/{name}: {error}") from error
+        raise _shard_error(store, name, str(error)) from error
+    if not parquet.schema_arrow.equals(SCHEMA):
+        raise _shard_error(store, name, f"does not have the columns of schema version {SCHEMA_VERSION}")
+    if found != fingerprint:
+        raise _shard_error(store, name, f"has fingerprint {found}; this run has {fingerprint}")
+    return summary
+
+
+def _shard_error(store: Store, name: str, problem: str) -> ShardError:
+    """Return the error that names a file, what is wrong with it, and the tool that tells more."""
+    root = store.describe()
+    problem = " ".join(problem.split()).rstrip(".")  # Arrow likes line breaks
+    return ShardError(f"{root}/{name}: {problem}. See: python -m tools.verify {root}")
