@@ -1,0 +1,299 @@
+"""From a command line to a frozen dataclass. The only module that knows Hydra and OmegaConf.
+
+Hydra composes (YAML groups, overrides); its launcher, which makes folders and logs, is never run. Nothing in
+a configuration can name code: ``_target_`` is an unknown key like any other, ``${resolver:...}`` is refused.
+"""
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any, Never, TypeVar
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
+
+from sam_engine.errors import ConfigError, SamEngineError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+Config = TypeVar("Config")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CommandLine:
+    """One program's command line: what `load` needs to know."""
+
+    name: str
+    """Of the program and of its YAML file; ``NAME_schema`` is its schema."""
+    config_class: type
+    """The frozen dataclass with its settings."""
+    help: str
+    """Text before the list of settings in ``--help``."""
+    plain_texts: frozenset[str] = frozenset()
+    """Settings whose value may hold any character, as paths do. Hydra never parses them."""
+
+
+def register(name: str, config_class: type) -> None:
+    """Make ``config_class`` the schema that YAML can name in its defaults list.
+
+    The dataclass then owns every field's name, type and default; YAML holds only what differs, and an unknown
+    key or a wrong type fails before the run starts.
+    """
+    root = OmegaConf.structured(config_class)
+    nodes = [root]
+    while nodes:  # OmegaConf makes frozen dataclasses read-only, and nothing could be merged into them
+        node = nodes.pop()
+        OmegaConf.set_readonly(node, False)
+        nodes += [node[key] for key in node if OmegaConf.is_dict(node[key])]
+    ConfigStore.instance().store(name=name, node=root)
+
+
+def parse(raw: DictConfig) -> Any:
+    """Return the dataclass instance; its ``__post_init__`` checks ranges.
+
+    Raises:
+        ConfigError: A value has the wrong type or is out of range, or asks for a resolver such as ``oc.env``.
+    """
+    for key, value in _leaves(OmegaConf.to_container(raw, resolve=False)):
+        if isinstance(value, str) and "${" in value and ":" in value.partition("${")[2]:
+            raise ConfigError(f"{key} is {value!r}: resolvers are not supported, write the value itself")
+    try:
+        return OmegaConf.to_object(raw)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain(error)) from error
+
+
+def main(command: CommandLine, run: Callable[[Any], int], argv: Sequence[str] | None = None) -> int:
+    """Run a program from its command line; return its exit code. Errors become one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a path need not be text in this locale
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        flags = _flags(command, sys.argv[1:] if argv is None else argv)
+        if flags.help:
+            print(help_text(command))
+            return 0
+        config = load(command, flags.overrides, flags.config_dir)
+        if flags.cfg:
+            print(to_yaml(config), end="")
+            return 0
+        return run(config)
+    except SamEngineError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+
+
+def load(command: CommandLine, overrides: Sequence[str], config_dir: str | None = None) -> Any:
+    """Return the configuration that these overrides make.
+
+    Args:
+        command: Whose.
+        overrides: ``key=value`` in Hydra's grammar; values of ``command.plain_texts`` are taken as they are.
+        config_dir: More YAML choices for the groups, beside those in ``configs/``.
+
+    Raises:
+        ConfigError: With one line that names the key and what would do.
+    """
+    folders, for_hydra = [CONFIGS], []
+    if config_dir is not None:
+        folders.append(Path(config_dir).resolve())
+        if not folders[-1].is_dir():
+            raise ConfigError(f"--config-dir is {config_dir!r}, which is not a folder")
+        for_hydra.append(f"hydra.searchpath=[{_quoted(f'file://{folders[-1]}')}]")
+    groups = _groups(folders, command.config_class)
+    texts: dict[str, str | None] = {}
+    for override in overrides:
+        key, value = _split(override, command.config_class, groups)
+        if key in command.plain_texts:
+            texts[key] = None if value == "null" else os.path.expanduser(value)
+            if not value:
+                raise ConfigError(f"{key} is empty; give a value, or leave it out")
+        else:
+            for_hydra.append(f"{key}={value}")
+    register(f"{command.name}_schema", command.config_class)
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            raw = compose(command.name, for_hydra)
+    except YAMLError as error:
+        raise ConfigError(f"a file in {config_dir} is no YAML: {error}") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error, keys=list(_keys(command.config_class)))) from error
+    return _with_texts(parse(raw), texts)
+
+
+def to_yaml(config: object, indent: str = "") -> str:
+    """Return a configuration as YAML. Values are JSON, which YAML contains."""
+    lines = []
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            lines.append(f"{indent}{field.name}:\n{to_yaml(value, indent + '  ')}")
+        else:
+            lines.append(f"{indent}{field.name}: {json.dumps(value)}\n")
+    return "".join(lines)
+
+
+def help_text(command: CommandLine) -> str:
+    """Return the text of ``--help``: the program's own, its groups, then every setting with its default."""
+    lines = [command.help.strip(), "", "Choices, each a file in configs/:"]
+    for group, choices in _groups([CONFIGS], command.config_class).items():
+        lines.append(f"  {group}={' | '.join(choices)}")
+    lines += ["", "Settings and their defaults:"]
+    lines += _settings(command.config_class, "")
+    return "\n".join(lines)
+
+
+def _settings(config_class: type, prefix: str) -> Iterator[str]:
+    """Yield a line for each setting: key, default, and the first sentence that its field says of it."""
+    meanings = _field_docs(config_class)
+    nested = []
+    for field in dataclasses.fields(config_class):
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if dataclasses.is_dataclass(default):
+            nested.append((type(default), f"{prefix}{field.name}."))
+        else:
+            shown = f"{prefix}{field.name}={default if isinstance(default, str) else json.dumps(default)}"
+            yield f"  {shown:<45} {meanings.get(field.name, '')}".rstrip()
+    for nested_class, nested_prefix in nested:
+        yield ""
+        yield from _settings(nested_class, nested_prefix)
+
+
+def _field_docs(config_class: type) -> dict[str, str]:
+    """Return the first sentence of the string below each field of a dataclass."""
+    [class_node] = ast.parse(inspect.getsource(config_class)).body
+    assert isinstance(class_node, ast.ClassDef)
+    docs = {}
+    for above, below in zip(class_node.body, class_node.body[1:], strict=False):
+        if (
+            isinstance(above, ast.AnnAssign)
+            and isinstance(above.target, ast.Name)
+            and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+        ):
+            docs[above.target.id] = (
+                " ".join(str(below.value.value).split()).partition(". ")[0].rstrip(".").replace("``", "")
+            )
+    return docs
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of printing usage and exiting."""
+
+    def error(self, message: str) -> Never:
+        raise ConfigError(f"{message}; see python -m {self.prog} --help")
+
+
+def _flags(command: CommandLine, argv: Sequence[str]) -> argparse.Namespace:
+    """Split a command line into flags and overrides."""
+    parser = _Parser(prog=f"pipelines.{command.name}", add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-c", "--cfg", choices=["job"])
+    parser.add_argument("-cd", "--config-dir")
+    parser.add_argument("overrides", nargs="*")
+    return parser.parse_intermixed_args(list(argv))
+
+
+def _split(override: str, config_class: type, groups: Mapping[str, Collection[str]]) -> tuple[str, str]:
+    """Return key and value of an override whose key, and choice if it is a group, exist."""
+    key, equals, value = override.partition("=")
+    key = key.lstrip("+")
+    if not equals:
+        raise ConfigError(f"{override!r} is no setting; write key=value, for example input=photos")
+    if key in groups:
+        if value not in groups[key]:
+            raise ConfigError(
+                f"{key} is {value!r}; choose from {', '.join(groups[key])}{_hint(value, groups[key])}"
+            )
+        return key, value
+    keys = list(_keys(config_class))
+    if key not in keys:
+        section = key.rpartition(".")[0]
+        siblings = [other for other in keys if section and other.startswith(f"{section}.")]
+        names = [other.removeprefix(f"{section}.") for other in siblings] or [
+            *(other for other in keys if "." not in other),
+            *sorted({other.partition(".")[0] + ".*" for other in keys if "." in other}),
+        ]
+        hint = _hint(key, [*keys, *groups]) or ";"
+        whose = section if siblings else "the program"
+        raise ConfigError(f"there is no setting {key!r}{hint} {whose} knows {', '.join(names)}")
+    return key, value
+
+
+def _hint(word: str, choices: Collection[str]) -> str:
+    """Return a guess at what was meant, as the end of a sentence; empty if nothing is close."""
+    close = difflib.get_close_matches(word, choices, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _keys(config_class: type, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of all settings."""
+    for field in dataclasses.fields(config_class):
+        if isinstance(field.default_factory, type) and dataclasses.is_dataclass(field.default_factory):
+            yield from _keys(field.default_factory, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+def _groups(folders: Sequence[Path], config_class: type) -> dict[str, list[str]]:
+    """Return the choices of each configuration group that fills a section of this program."""
+    groups = {}
+    for field in dataclasses.fields(config_class):
+        choices = {path.stem for folder in folders for path in folder.glob(f"{field.name}/*.yaml")}
+        if choices:
+            groups[field.name] = sorted(choices)
+    return groups
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted key and value of all scalars in nested containers."""
+    if isinstance(node, (dict, list)):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node
+
+
+def _with_texts(config: Any, texts: Mapping[str, str | None]) -> Any:
+    """Return ``config`` with these settings replaced; nested ones have dotted names."""
+    for key, value in texts.items():
+        head, _, rest = key.partition(".")
+        new = _with_texts(getattr(config, head), {rest: value}) if rest else value
+        config = dataclasses.replace(config, **{head: new})
+    return config
+
+
+def _quoted(value: str) -> str:
+    """Return ``value`` so that Hydra's grammar reads exactly it."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _explain(error: Exception, keys: Sequence[str] = ()) -> str:
+    """Return what Hydra or OmegaConf found wrong, as one line that names the key."""
+    while error.__cause__ is not None and not isinstance(error, OmegaConfBaseException):
+        if not isinstance(error.__cause__, (HydraException, OmegaConfBaseException)):
+            break
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    override = getattr(error, "override", None)  # of Hydra's parser
+    if override:
+        return f"{override!r} cannot be read: {lines[0]}"
+    if lines[0].endswith(":"):  # "In 'amg/mine': ConfigKeyError raised while composing config:"
+        lines[0] = " ".join(lines[:2])
+    key = getattr(error, "full_key", None)
+    message = f"{key}: {lines[0]}" if key and not lines[0].startswith(str(key)) else lines[0]
+    return message + (_hint(str(key), keys) if key and key not in keys else "")
