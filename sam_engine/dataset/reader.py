@@ -1,0 +1,175 @@
+"""A dataset directory, read without trusting it: row group by row group, page checksums on, sizes bounded.
+
+Nothing here needs torch or Ray. A dataset that is still being written can be read: what is there is whole.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sam_engine.dataset.schema import RUN_INFO, SCALAR_COLUMNS, SCHEMA, table_to_records
+from sam_engine.dataset.shards import ShardSummary, committed_shards, shard_name
+from sam_engine.dataset.store import Store, open_store
+from sam_engine.errors import ConfigError, ShardError, StorageError
+from sam_engine.structures import ImageRecord
+
+MAX_GROUP_ROWS = 10_000
+"""Images in one row group; we write 100."""
+MAX_GROUP_VALUES = 2**26
+"""Numbers in one column of one row group."""
+MAX_GROUP_BYTES = 2**30
+"""Bytes of one row group in memory; we write some tens of MB."""
+
+# A file of 300 bytes can hold one long text and a billion references to it. Read as a dictionary it stays
+# small until its size in full is known.
+_COUNTS = "annotations.list.element.segmentation.counts"
+_TEXT_COLUMNS = ["file_name", "path_bytes", "sha256", "error", _COUNTS]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset and what its footers say. Made by `open_dataset`."""
+
+    store: Store
+    run_info: Mapping[str, Any]
+    """The content of ``_meta/run.json``."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the run; in every shard's footer."""
+        return str(self.run_info["fingerprint"])
+
+    @cached_property
+    def shards(self) -> Mapping[int, ShardSummary]:
+        """The published shards by index, from their footers.
+
+        Raises:
+            ShardError: One is unreadable or foreign.
+        """
+        return committed_shards(self.store, self.fingerprint)
+
+    @property
+    def num_images(self) -> int:
+        """Rows of all published shards."""
+        return sum(summary.shard.num_images for summary in self.shards.values())
+
+    @property
+    def num_masks(self) -> int:
+        """Annotations of all published shards."""
+        return sum(summary.num_masks for summary in self.shards.values())
+
+    @property
+    def statuses(self) -> Mapping[str, int]:
+        """Number of images by status."""
+        counts: Counter[str] = Counter()
+        for summary in self.shards.values():
+            counts.update(summary.statuses)
+        return dict(sorted(counts.items()))
+
+    def tables(self, columns: Sequence[str] = tuple(SCHEMA.names)) -> Iterator[pa.Table]:
+        """Yield the rows in order of image id, one row group at a time.
+
+        Raises:
+            ShardError: A page fails its checksum, or a row group is larger than any that we would write.
+        """
+        for index in sorted(self.shards):
+            yield from read_tables(self.store, shard_name(index), columns)
+
+    def scalars(self) -> Iterator[pa.Table]:
+        """Yield all columns but the masks, one row group at a time; the masks are not read."""
+        return self.tables(SCALAR_COLUMNS)
+
+    def records(self) -> Iterator[ImageRecord]:
+        """Yield every image in order of its id; holds one row group in memory.
+
+        Run lengths are not checked here: hand them to `sam_engine.ops.rle`, which does.
+
+        Raises:
+            ShardError: As `tables`; or a row does not follow the schema.
+        """
+        for table in self.tables():
+            yield from table_to_records(table)
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Return the dataset in a directory.
+
+    Raises:
+        ConfigError: There is none, or it has no readable ``_meta/run.json``.
+    """
+    store = open_store(str(path))
+    try:
+        run_info = json.loads(store.read(RUN_INFO))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is not a dataset: it has no {RUN_INFO}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not a dataset: {RUN_INFO} is not JSON ({error})") from error
+    if not isinstance(run_info, dict) or not isinstance(run_info.get("fingerprint"), str):
+        raise ConfigError(f"{path} is not a dataset: {RUN_INFO} names no fingerprint")
+    return Dataset(store, run_info)
+
+
+def read_tables(store: Store, name: str, columns: Sequence[str] = tuple(SCHEMA.names)) -> Iterator[pa.Table]:
+    """Yield the row groups of one shard; text columns come as dictionaries.
+
+    Args:
+        store: Where the shard lies.
+        name: Its object name.
+        columns: Top-level columns to read.
+
+    Raises:
+        ShardError: It is unreadable, fails a checksum, or is larger than any that we would write.
+    """
+    with store.open(name) as source:
+        try:
+            file = pq.ParquetFile(source, read_dictionary=_TEXT_COLUMNS, page_checksum_verification=True)
+            for group in range(file.num_row_groups):
+                _check_group_size(file.metadata.row_group(group))
+                table = file.read_row_group(group, columns=list(columns), use_threads=False)
+                table.validate(full=True)
+                _check_text_size(table)
+                yield table
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # Arrow's own complaints have no errno
+                raise StorageError(f"{store.describe()}/{name}: {error}") from error
+            raise ShardError(f"{store.describe()}/{name}: {' '.join(str(error).split())}") from error
+
+
+def _check_group_size(group: Any) -> None:
+    """Raise `ValueError` if a row group says that it is larger than any that we would write."""
+    sizes = (
+        ("rows", group.num_rows, MAX_GROUP_ROWS),
+        ("bytes", group.total_byte_size, MAX_GROUP_BYTES),
+        (
+            "values",
+            max((group.column(i).num_values for i in range(group.num_columns)), default=0),
+            MAX_GROUP_VALUES,
+        ),
+    )
+    for unit, size, limit in sizes:
+        if not 0 <= size <= limit:
+            raise ValueError(f"a row group has {size} {unit}; at most {limit} are read")
+
+
+def _check_text_size(table: pa.Table) -> None:
+    """Raise `ValueError` if the text of a table is larger than any that we would write."""
+    for name in table.column_names:
+        column = table[name]
+        if name == "annotations":
+            column = pc.struct_field(pc.list_flatten(column), ["segmentation", "counts"])
+        if pa.types.is_dictionary(column.type):
+            for chunk in column.chunks:
+                lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
+                size = pc.sum(lengths.take(chunk.indices)).as_py() or 0
+                if size > MAX_GROUP_BYTES:
+                    raise ValueError(
+                        f"a row group has {size} bytes of {name}; at most {MAX_GROUP_BYTES} are read"
+                    )
