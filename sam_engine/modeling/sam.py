@@ -15,6 +15,7 @@ from sam_engine.modeling.image_encoder import ImageEncoderViT, SkipFeatures
 from sam_engine.modeling.mask_decoder import MaskDecoder
 from sam_engine.modeling.prompt_encoder import PromptEncoder
 from sam_engine.modeling.tiny_encoder import TinyEncoder
+from sam_engine.ops.logits import upscale_logits
 from sam_engine.ops.resize import ResizeLongestSide
 
 
@@ -219,22 +220,3 @@ class Sam(nn.Module):
         x = (x - self.pixel_mean) / self.pixel_std
         height, width = x.shape[-2:]
         return F.pad(x, (0, self.image_size - width, 0, self.image_size - height))
-
-
-def upscale_logits(
-    logits: Tensor, image_size: int, input_size: tuple[int, ...], original_size: tuple[int, ...]
-) -> Tensor:
-    """Bring low-resolution logits to the original image, in the original's two bilinear steps.
-
-    Args:
-        logits: (P, M, 4h, 4w) over the padded square input.
-        image_size: Side of that square, in pixels.
-        input_size: (H, W) of the image within it.
-        original_size: (H, W) wanted.
-
-    Returns:
-        (P, M, H, W) logits.
-    """
-    square = F.interpolate(logits, (image_size, image_size), mode="bilinear", align_corners=False)
-    image = square[..., : input_size[0], : input_size[1]]
-    return F.interpolate(image, tuple(original_size), mode="bilinear", align_corners=False)
