@@ -1,0 +1,181 @@
+"""File bytes to upright RGB pixels, or one line that says why not.
+
+The table of formats, modes, caps and statuses is in docs/images.md. The order matters: magic bytes, then the
+header, then the caps, then the decoder. No path ever reaches a decoder.
+"""
+
+import io
+import threading
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+
+from sam_engine.config import DecodeConfig
+from sam_engine.errors import ImageError
+from sam_engine.image_headers import (
+    ImageHeader,
+    check_bmp,
+    clean_png,
+    clean_tiff,
+    corrupt,
+    read_header,
+    truncated,
+    unsupported,
+    webp_orientation,
+)
+from sam_engine.structures import ImageStatus
+
+MAX_JPEG_SCANS = 500
+"""Progressive JPEGs with more are refused: each scan costs a pass over all pixels."""
+
+_UNSCALED = {"F": "floating point", "I": "signed or 32-bit integer", "LAB": "CIE Lab"}
+# catch_warnings changes the whole process; the lock keeps two threads from restoring each other's filters.
+_warnings_lock = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedImage:
+    """One image, ready for the model."""
+
+    pixels: np.ndarray
+    """(H, W, 3) uint8 RGB, contiguous, writable, upright."""
+    exif_orientation: int
+    """The EXIF orientation that was applied to the stored pixels; 1 where none was."""
+
+
+def decode_image(data: bytes, config: DecodeConfig) -> DecodedImage:
+    """Return the pixels of an image file, upright, in 8-bit RGB.
+
+    Args:
+        data: The whole file.
+        config: Caps and rules.
+
+    Raises:
+        ImageError: UNSUPPORTED, TOO_LARGE, TRUNCATED, CORRUPT or OOM, with one line that says what and where.
+    """
+    header = read_header(data)
+    _check_caps(header, config)
+    try:
+        stored, orientation = _decode(data, header, config)
+    except ImageError:
+        raise
+    except MemoryError:
+        message = f"out of memory while decoding {header.width} x {header.height} pixels"
+        raise ImageError(ImageStatus.OOM, message) from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(ImageStatus.TOO_LARGE, one_line(str(error))) from None
+    except Exception as error:  # noqa: BLE001 - whatever a decoder raises on bad bytes belongs into that image's row
+        raise corrupt(f"{header.format} decoder: {one_line(str(error)) or type(error).__name__}") from None
+    if stored.shape != (header.height, header.width, 3):
+        raise corrupt(f"{header.format} header says {header.width} x {header.height}, pixels {stored.shape}")
+    orientation = orientation if config.exif else 1
+    return DecodedImage(pixels=turn_upright(stored, orientation), exif_orientation=orientation)
+
+
+def turn_upright(stored: np.ndarray, orientation: int) -> np.ndarray:
+    """Return stored pixels as they are meant to be seen.
+
+    Args:
+        stored: (H, W, 3) uint8, as in the file.
+        orientation: EXIF orientation in [1, 8].
+
+    Returns:
+        Contiguous (H, W, 3) for orientations 1 to 4, (W, H, 3) for 5 to 8.
+    """
+    if orientation >= 5:
+        stored = stored.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        stored = stored[::-1]
+    if orientation in (2, 3, 6, 7):
+        stored = stored[:, ::-1]
+    return np.ascontiguousarray(stored)
+
+
+def one_line(text: str, *, max_chars: int = 200) -> str:
+    """Return text from a decoder on one line, control characters escaped, cut where it is too long."""
+    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text.strip())
+    return line if len(line) <= max_chars else f"{line[: max_chars - 3]}..."
+
+
+def _check_caps(header: ImageHeader, config: DecodeConfig) -> None:
+    """Raise `ImageError` for sizes that are nothing or too much."""
+    width, height = header.width, header.height
+    if width < 1 or height < 1:
+        raise corrupt(f"{header.format} header says {width} x {height} pixels")
+    if max(width, height) > config.max_side:
+        message = f"{width} x {height} pixels: a side is longer than decode.max_side={config.max_side}"
+        raise ImageError(ImageStatus.TOO_LARGE, message)
+    if width * height > config.max_pixels:
+        message = f"{width} x {height} pixels are more than decode.max_pixels={config.max_pixels}"
+        raise ImageError(ImageStatus.TOO_LARGE, message)
+
+
+def _decode(data: bytes, header: ImageHeader, config: DecodeConfig) -> tuple[np.ndarray, int]:
+    """Return pixels as stored, (H, W, 3) uint8, and the orientation."""
+    # The plugin classes are used directly: Image.open() would guess the format and warn about large images.
+    if header.format == "JPEG":
+        return _decode_jpeg(data, header, config), header.orientation
+    if header.format == "PNG":
+        clean, orientation = clean_png(data, header)
+        with PngImagePlugin.PngImageFile(io.BytesIO(clean)) as image:
+            if header.components == 3 and header.bits == 16:
+                image.info.pop("transparency", None)  # a 16-bit colour key cannot be told in the 8 bits read
+            return _to_rgb(image, config.background), orientation
+    if header.format == "WebP":
+        orientation = webp_orientation(data)
+        with WebPImagePlugin.WebPImageFile(io.BytesIO(data)) as image:
+            return _to_rgb(image, config.background), orientation
+    if header.format == "TIFF":
+        clean = clean_tiff(data)
+        with _warnings_lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with TiffImagePlugin.TiffImageFile(io.BytesIO(clean)) as image:
+                return _to_rgb(image, config.background), header.orientation
+    check_bmp(data, header)
+    with BmpImagePlugin.BmpImageFile(io.BytesIO(data)) as image:
+        return _to_rgb(image, config.background), 1
+
+
+def _decode_jpeg(data: bytes, header: ImageHeader, config: DecodeConfig) -> np.ndarray:
+    """Decode with libjpeg-turbo, its warnings taken as errors where ``config.strict``."""
+    scans = data.count(b"\xff\xda")
+    if scans > MAX_JPEG_SCANS:
+        raise ImageError(ImageStatus.TOO_LARGE, f"JPEG with {scans} scans, at most {MAX_JPEG_SCANS} are read")
+    try:
+        if header.components == 4:
+            # simplejpeg leaves CMYK to its caller. Its strict pass is only the check for damage here.
+            simplejpeg.decode_jpeg(data, "CMYK", strict=config.strict)
+            with JpegImagePlugin.JpegImageFile(io.BytesIO(data)) as image:
+                return _to_rgb(image, config.background)
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, "RGB", strict=config.strict)
+    except ValueError as error:
+        if "Premature end of JPEG file" in str(error):
+            raise truncated(f"the file ends after {len(data)} bytes, inside the JPEG's pixels") from None
+        raise
+    return pixels
+
+
+def _to_rgb(image: Image.Image, background: int) -> np.ndarray:
+    """Return the first frame of an open Pillow image as (H, W, 3) uint8, by the table in docs/images.md."""
+    image.load()
+    mode = image.mode
+    if mode.startswith("I;16"):
+        samples = np.asarray(image)
+        grey = (samples >> 8).astype(np.uint8)
+        key = image.info.get("transparency")
+        if key is not None:
+            grey[samples == key] = background
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if mode in _UNSCALED:
+        raise unsupported(f"{_UNSCALED[mode]} samples have no fixed range; save the image with 8 or 16 bits")
+    if mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        canvas = Image.new("RGB", image.size, (background,) * 3)
+        canvas.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))  # rounds (a * c + (255 - a) * b) / 255
+        return np.array(canvas)
+    return np.array(image if mode == "RGB" else image.convert("RGB"))
