@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from sam_engine.modeling.layers import LayerNorm2d, MLPBlock
 
 SkipFeatures = tuple[Tensor, Tensor]
-"""Maps at strides 4 and 8 of the input, (B, C/8, S/4, S/4) and (B, C/4, S/8, S/8), added in the mask decoder."""
+"""Maps at strides 4 and 8, (B, C/8, S/4, S/4) and (B, C/4, S/8, S/8), added in the mask decoder."""
 
 
 class ImageEncoderViT(nn.Module):
@@ -75,7 +75,7 @@ class PatchEmbed(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block, over windows of ``window_size`` tokens a side or, if that is 0, over the whole map."""
+    """A transformer block, over windows of ``window_size`` tokens a side or, if 0, over all tokens."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, grid: int, window_size: int) -> None:
         super().__init__()
@@ -152,6 +152,6 @@ def merge_windows(windows: Tensor, size: int, shape: Sequence[int]) -> Tensor:
     """Undo `partition_windows`: return (B, h, w, C) for ``shape`` = (h, w), without the padding."""
     height, width = shape
     rows, columns = -(-height // size), -(-width // size)
-    x = windows.unflatten(0, (-1, rows, columns)).transpose(2, 3)
+    x: Tensor = windows.unflatten(0, (-1, rows, columns)).transpose(2, 3)
     x = x.flatten(3, 4).flatten(1, 2)
     return x[:, :height, :width].contiguous()

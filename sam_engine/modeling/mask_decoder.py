@@ -9,7 +9,7 @@ from sam_engine.modeling.transformer import TwoWayTransformer
 
 
 class MaskDecoder(nn.Module):
-    """Predict ``num_multimask_outputs`` alternative masks for an ambiguous prompt, or one for a clear prompt."""
+    """Predict ``num_multimask_outputs`` alternative masks for an ambiguous prompt, or one for a clear one."""
 
     def __init__(
         self,
@@ -35,7 +35,8 @@ class MaskDecoder(nn.Module):
             nn.GELU(),
         )
         self.output_hypernetworks_mlps = nn.ModuleList(
-            MLP(transformer_dim, transformer_dim, transformer_dim // 8, 3) for _ in range(self.num_mask_tokens)
+            MLP(transformer_dim, transformer_dim, transformer_dim // 8, 3)
+            for _ in range(self.num_mask_tokens)
         )
         self.iou_prediction_head = MLP(
             transformer_dim, iou_head_hidden_dim, self.num_mask_tokens, iou_head_depth
@@ -57,7 +58,7 @@ class MaskDecoder(nn.Module):
             image_pe: (1, C, h, w).
             sparse_prompt_embeddings: (P, tokens, C).
             dense_prompt_embeddings: (P, C, h, w).
-            multimask_output: Return the alternatives (mask tokens 1 and up) instead of the single mask (token 0).
+            multimask_output: Return the alternatives (mask tokens 1 and up), not the single mask (token 0).
             skip_features: Maps at strides 4 and 8, batched like ``image_embeddings``; only for models that
                 were trained with them.
 
@@ -96,12 +97,12 @@ class MaskDecoder(nn.Module):
         return masks, self.iou_prediction_head(tokens[:, 0])
 
     def _upscale(self, image: Tensor, skip_features: SkipFeatures | None) -> Tensor:
-        """Map (P, C, h, w) to (P, C / 8, 4h, 4w), adding skip features before each activation as SAM 2 does."""
+        """Map (P, C, h, w) to (P, C / 8, 4h, 4w), adding skip features where SAM 2 does."""
         if skip_features is None:
-            y: Tensor = self.output_upscaling(image)
-            return y
+            plain: Tensor = self.output_upscaling(image)
+            return plain
         stride_4, stride_8 = skip_features
         first, norm, activation_1, second, activation_2 = self.output_upscaling
-        y = activation_1(norm(first(image) + stride_8))
-        y = activation_2(second(y) + stride_4)
-        return y
+        halfway = activation_1(norm(first(image) + stride_8))
+        upscaled: Tensor = activation_2(second(halfway) + stride_4)
+        return upscaled

@@ -116,14 +116,17 @@ class PromptEncoder(nn.Module):
         embedding = torch.where(is_point, embedding, self.not_a_point_embed.weight)
         for value in (0, 1):
             chosen = (labels == value)[..., None]
-            embedding = embedding + chosen * self.point_embeddings[value].weight
+            embedding = embedding + chosen * self._kind_embedding(value)
         return embedding
 
     def _embed_boxes(self, boxes_xyxy: Tensor) -> Tensor:
         """Return (P, 2, C), one token for each of the two corners."""
         corners = self._encode_pixels(boxes_xyxy.reshape(-1, 2, 2) + 0.5)
-        kinds = torch.cat([self.point_embeddings[2].weight, self.point_embeddings[3].weight])
-        return corners + kinds
+        return corners + torch.cat([self._kind_embedding(2), self._kind_embedding(3)])
+
+    def _kind_embedding(self, index: int) -> Tensor:
+        """Return the learned (1, C) of a kind of point, by its place in ``point_embeddings``."""
+        return self.point_embeddings.get_parameter(f"{index}.weight")
 
     def _encode_pixels(self, coords: Tensor) -> Tensor:
         """Encode (x, y) in pixels of the model's input."""

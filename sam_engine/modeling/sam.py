@@ -1,7 +1,7 @@
 """The whole model: images to embeddings, embeddings and prompts to masks."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -74,6 +74,24 @@ class Segmenter(Protocol):
         """
 
 
+@contextmanager
+def cuda_tf32(device: torch.device, allowed: bool) -> Iterator[None]:
+    """Let float32 products on CUDA be rounded to TF32, or not; elsewhere this does nothing.
+
+    The flags are the process's, and torch's defaults differ: convolutions are rounded, matrix products not.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
 class Sam(nn.Module):
     """Segment Anything. `encode` and `decode` are the engine; `forward` is the original's batch interface."""
 
@@ -97,6 +115,7 @@ class Sam(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         self.precision = "fp32"
+        """Of the image encoder, as in ``ModelConfig.precision``. Prompts and masks are always fp32."""
 
     @property
     def device(self) -> torch.device:
@@ -111,14 +130,17 @@ class Sam(nn.Module):
     @torch.no_grad()
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
         """Encode upright (H, W, 3) uint8 RGB images of any sizes, together."""
+        if not images:
+            return []
+        for image in images:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(f"images are (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
         transform = ResizeLongestSide(self.image_size)
         resized = [transform.apply_image(image) for image in images]
         inputs = torch.stack(
             [self.preprocess(torch.tensor(image, device=self.device).permute(2, 0, 1)) for image in resized]
         )
-        with self.encoder_precision():
-            features, skips = self.image_encoder.forward_features(inputs)
-        features = features.to(self.pixel_mean.dtype)
+        features, skips = self.encode_inputs(inputs)
         return [
             ImageEmbedding(
                 features=features[i : i + 1],
@@ -129,15 +151,17 @@ class Sam(nn.Module):
             for i, image in enumerate(images)
         ]
 
-    def encoder_precision(self) -> AbstractContextManager[Any]:
-        """Return the context that the image encoder runs in; prompts and masks are always float32.
+    def encode_inputs(self, inputs: Tensor) -> tuple[Tensor, SkipFeatures | None]:
+        """Run the image encoder in the chosen precision on preprocessed images (B, 3, S, S).
 
-        Predicted IoU decides filters and the order of NMS, and bfloat16 has 31 values above 0.88.
+        Returns:
+            Features (B, C, h, w) and skip features if the model has some, in the model's own dtype.
         """
-        if self.precision in ("fp32", "tf32"):
-            return nullcontext()
-        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        return torch.autocast(self.device.type, dtype)
+        device, dtype = self.device.type, self.pixel_mean.dtype
+        half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision)
+        with cuda_tf32(self.device, self.precision == "tf32"), torch.autocast(device, half, half is not None):
+            features, skips = self.image_encoder.forward_features(inputs)
+        return features.to(dtype), None if skips is None else (skips[0].to(dtype), skips[1].to(dtype))
 
     def decode(
         self,
@@ -149,21 +173,26 @@ class Sam(nn.Module):
         mask_input: Tensor | None = None,
         multimask_output: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Predict masks for P prompts on one image; see `Segmenter.decode`."""
+        """Predict masks for P prompts on one image; see `Segmenter.decode`.
+
+        Always in the model's own dtype: predicted IoU decides filters and the order of NMS, and bfloat16 has
+        31 values between 0.88 and 1.
+        """
         points = None
         if point_coords is not None:
             if point_labels is None:
                 raise ValueError("point_coords need point_labels")
             points = (point_coords, point_labels)
-        sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=mask_input)
-        low_res_logits, iou_predictions = self.mask_decoder(
-            image_embeddings=embedding.features,
-            image_pe=self.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=multimask_output,
-            skip_features=embedding.skip_features,
-        )
+        with cuda_tf32(self.device, False):
+            sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=mask_input)
+            low_res_logits, iou_predictions = self.mask_decoder(
+                image_embeddings=embedding.features,
+                image_pe=self.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=multimask_output,
+                skip_features=embedding.skip_features,
+            )
         return low_res_logits, iou_predictions
 
     @torch.no_grad()
@@ -181,12 +210,11 @@ class Sam(nn.Module):
             ``low_res_logits`` (P, M, 4h, 4w).
         """
         inputs = torch.stack([self.preprocess(record["image"]) for record in batched_input])
-        with self.encoder_precision():
-            features, skips = self.image_encoder.forward_features(inputs)
+        features, skips = self.encode_inputs(inputs)
         outputs = []
         for i, record in enumerate(batched_input):
             embedding = ImageEmbedding(
-                features=features[i : i + 1].to(self.pixel_mean.dtype),
+                features=features[i : i + 1],
                 skip_features=None if skips is None else (skips[0][i : i + 1], skips[1][i : i + 1]),
                 input_size=tuple(record["image"].shape[-2:]),
                 original_size=tuple(record["original_size"]),
@@ -212,11 +240,11 @@ class Sam(nn.Module):
     def postprocess_masks(
         self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]
     ) -> Tensor:
-        """Bring logits (P, M, 4h, 4w) to the original image, (P, M, H, W): upscale, crop the padding, resize."""
+        """Bring logits (P, M, 4h, 4w) to the original image, (P, M, H, W); see `upscale_logits`."""
         return upscale_logits(masks, self.image_size, input_size, original_size)
 
     def preprocess(self, x: Tensor) -> Tensor:
-        """Normalise a (..., 3, H, W) image in [0, 255] and pad it at the bottom and right to the square input."""
+        """Normalise a (..., 3, H, W) image in [0, 255], then pad it at the bottom and right to a square."""
         x = (x - self.pixel_mean) / self.pixel_std
         height, width = x.shape[-2:]
         return F.pad(x, (0, self.image_size - width, 0, self.image_size - height))

@@ -12,13 +12,21 @@ from sam_engine.modeling.image_encoder import SkipFeatures
 from sam_engine.modeling.layers import LayerNorm2d
 
 # Expansion, output channels, repeats, stride of the first; MobileNetV2 table 2.
-STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 TAPS = {4: 3, 8: 6, 16: 13, 32: 17}
 """Stride of the input -> index of the last trunk layer at that stride."""
 
 
 class TinyEncoder(nn.Module):
-    """A convolutional encoder whose output is a (B, out_chans, S/16, S/16) map, with skips at strides 4 and 8."""
+    """A convolutional encoder to (B, out_chans, S/16, S/16), with skip features at strides 4 and 8."""
 
     def __init__(self, *, img_size: int = 512, out_chans: int = 128, width: float = 1.0) -> None:
         super().__init__()

@@ -28,11 +28,15 @@ class ResizeLongestSide:
         """Resize an (H, W, 3) uint8 image with Pillow's antialiased bilinear filter, as the original does."""
         size = self.target_size((image.shape[0], image.shape[1]))
         if size == image.shape[:2]:
-            return image
+            return np.array(
+                image, order="C"
+            )  # not the argument: it may be a flipped view, which torch refuses
         resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
-        return np.asarray(resized)
+        return np.array(resized)
 
-    def apply_coords(self, coords: NDArray[np.floating], original_size: tuple[int, ...]) -> NDArray[np.float64]:
+    def apply_coords(
+        self, coords: NDArray[np.floating], original_size: tuple[int, ...]
+    ) -> NDArray[np.float64]:
         """Map points (..., 2) from the original image to the input frame, in float64."""
         old_h, old_w = original_size
         new_h, new_w = self.target_size((old_h, old_w))
