@@ -1,0 +1,102 @@
+"""Small datasets made with our own writer, for tests that read them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sam_engine.dataset.schema import RUN_INFO, SUCCESS
+from sam_engine.dataset.shards import committed_shards, publish_shard, shard_sha256, success_json
+from sam_engine.dataset.store import LocalStore
+from sam_engine.ops.rle import area_of, bbox_of, mask_to_runs, runs_to_counts
+from sam_engine.structures import Annotation, ImageRecord, ImageStatus, Shard
+
+FINGERPRINT = "f" * 64
+
+
+def annotation(mask: np.ndarray, *, predicted_iou: float = 0.95, crop_box=None) -> Annotation:
+    """Return the sound annotation of an (H, W) mask."""
+    height, width = mask.shape
+    runs = mask_to_runs(mask)
+    x, y, w, h = bbox_of(runs, (height, width))
+    return Annotation(
+        size=(height, width),
+        counts=runs_to_counts(runs),
+        bbox=(float(x), float(y), float(w), float(h)),
+        area=area_of(runs),
+        predicted_iou=predicted_iou,
+        stability_score=0.96875,
+        crop_box=crop_box or (0.0, 0.0, float(width), float(height)),
+        point_coords=((x + 0.5, y + 0.5),),
+    )
+
+
+def rectangle_mask(height: int, width: int, x: int, y: int, w: int, h: int) -> np.ndarray:
+    """Return an (H, W) mask of one rectangle of w x h pixels."""
+    mask = np.zeros((height, width), bool)
+    mask[y : y + h, x : x + w] = True
+    return mask
+
+
+def image(image_id: int, path: bytes, masks: Sequence[np.ndarray] = (), *, size=(24, 32)) -> ImageRecord:
+    """Return the sound record of an annotated image of ``size`` (H, W)."""
+    return ImageRecord(
+        image_id=image_id,
+        path=path,
+        status=ImageStatus.OK if masks else ImageStatus.OK_EMPTY,
+        height=size[0],
+        width=size[1],
+        sha256=f"{image_id:064x}",
+        annotations=tuple(annotation(mask) for mask in masks),
+    )
+
+
+def failed(image_id: int, path: bytes, status: ImageStatus = ImageStatus.CORRUPT) -> ImageRecord:
+    """Return the record of an image that could not be used."""
+    return ImageRecord(image_id=image_id, path=path, status=status, error="it could not be used")
+
+
+def sample_records() -> list[ImageRecord]:
+    """Return five images: two masks, a failure, no masks, a name that is not UTF-8, a mask in a crop."""
+    first, second = rectangle_mask(24, 32, 2, 3, 10, 6), rectangle_mask(24, 32, 30, 20, 2, 4)
+    in_crop = annotation(rectangle_mask(24, 32, 8, 6, 3, 5), crop_box=(4.0, 2.0, 16.0, 12.0))
+    with_crop = image(4, "über/ein Bild.jpg".encode(), [first])
+    return [
+        image(0, b"a.jpg", [first, second]),
+        failed(1, b"b.png"),
+        image(2, b"c.jpg"),
+        image(3, b"d\xff.jpg", [second]),
+        ImageRecord(
+            image_id=4,
+            path=with_crop.path,
+            status=ImageStatus.OK,
+            height=24,
+            width=32,
+            exif_orientation=6,
+            sha256=with_crop.sha256,
+            annotations=(in_crop,),
+        ),
+    ]
+
+
+def write_dataset(
+    root: Path, records: Sequence[ImageRecord], *, shard_size: int = 2, input_root: str = "photos"
+) -> LocalStore:
+    """Write a finished dataset: shards, run.json and _SUCCESS.json, but no manifest."""
+    store = LocalStore(root)
+    run_info = {"schema_version": 1, "fingerprint": FINGERPRINT, "input": input_root}
+    store.replace(RUN_INFO, json.dumps(run_info).encode())
+    for index, start in enumerate(range(0, len(records), shard_size)):
+        part = records[start : start + shard_size]
+        shard = Shard(index=index, start=start, stop=start + len(part))
+        publish_shard(store, part, shard=shard, fingerprint=FINGERPRINT)
+    write_success(store)
+    return store
+
+
+def write_success(store: LocalStore) -> None:
+    """Write _SUCCESS.json for what is there."""
+    summaries = committed_shards(store, FINGERPRINT)
+    digests = {index: shard_sha256(store, index) for index in summaries}
+    store.replace(SUCCESS, success_json(summaries, digests, fingerprint=FINGERPRINT))
