@@ -31,6 +31,7 @@ def build_all_layer_point_grids(
     if min(sides) < 1:
         raise ConfigError(
             f"points_per_side={n_per_side} divided by crop_n_points_downscale_factor={scale_per_layer} for "
-            f"each layer leaves no point in layer {sides.index(0)} of {n_layers}; use fewer layers or more points"
+            f"each layer leaves no point in layer {sides.index(0)} of {n_layers}; use fewer layers "
+            "or more points"
         )
     return [build_point_grid(side) for side in sides]

@@ -1,0 +1,383 @@
+"""Every mask of an image: prompt it with a grid of points, keep the good masks, drop the duplicates.
+
+Legend: P prompts, M masks for each prompt, N masks, (H, W) pixels of an image or crop, (4h, 4w) the
+low-resolution logits.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sam_engine.config import AmgConfig
+from sam_engine.errors import ConfigError, ImageError
+from sam_engine.modeling.sam import ImageEmbedding, Segmenter
+from sam_engine.ops.boxes import (
+    box_area,
+    box_nms,
+    generate_crop_boxes,
+    is_box_near_crop_edge,
+    uncrop_boxes_xyxy,
+)
+from sam_engine.ops.logits import LogitFrame, masks_to_runs, measure_masks
+from sam_engine.ops.mask_batch import Crop, FoundMask, Image, MaskBatch, clean_up_masks
+from sam_engine.ops.points import build_all_layer_point_grids
+from sam_engine.ops.resize import ResizeLongestSide
+from sam_engine.ops.rle import Runs, area_of, decode_runs, runs_to_counts
+from sam_engine.predictor import SamPredictor, check_image
+from sam_engine.structures import ImageStatus
+
+log = logging.getLogger(__name__)
+
+OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
+
+Record = dict[str, Any]
+
+
+class _Setting:
+    """A field of the generator's config, read and set as an attribute of the generator; checked when set."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, generator: "SamAutomaticMaskGenerator", owner: type) -> Any:
+        return getattr(generator.config, self.name)
+
+    def __set__(self, generator: "SamAutomaticMaskGenerator", value: Any) -> None:
+        generator.config = replace(generator.config, **{self.name: value})
+
+
+class SamAutomaticMaskGenerator:
+    """Find the masks of whole images. Arguments, defaults and records are those of ``segment_anything`` 1.0.
+
+    A mask whose logits or predicted IoU are not finite is dropped, and a warning logged. If a crop yields
+    nothing else, the model is at fault: `ImageError` with status ``model_nonfinite`` is raised.
+
+    Attributes:
+        model: The model.
+        config: The settings; each is also an attribute of its own, as in segment_anything.
+        point_grids: For the whole image and each layer of crops, (P, 2) points as fractions of the crop.
+        output_mode: What a record's ``segmentation`` is.
+    """
+
+    points_per_batch = _Setting()
+    pred_iou_thresh = _Setting()
+    stability_score_thresh = _Setting()
+    stability_score_offset = _Setting()
+    box_nms_thresh = _Setting()
+    crop_n_layers = _Setting()
+    crop_nms_thresh = _Setting()
+    crop_overlap_ratio = _Setting()
+    crop_n_points_downscale_factor = _Setting()
+    min_mask_region_area = _Setting()
+    max_mask_area_fraction = _Setting()
+    drop_small_masks = _Setting()
+
+    def __init__(
+        self,
+        model: Segmenter,
+        points_per_side: int | None = 32,
+        points_per_batch: int = 64,
+        pred_iou_thresh: float = 0.88,
+        stability_score_thresh: float = 0.95,
+        stability_score_offset: float = 1.0,
+        box_nms_thresh: float = 0.7,
+        crop_n_layers: int = 0,
+        crop_nms_thresh: float = 0.7,
+        crop_overlap_ratio: float = 512 / 1500,
+        crop_n_points_downscale_factor: int = 1,
+        point_grids: list[NDArray[np.floating]] | None = None,
+        min_mask_region_area: int = 0,
+        output_mode: str = "binary_mask",
+        max_mask_area_fraction: float = 1.0,
+        drop_small_masks: bool = False,
+    ) -> None:
+        """Check the settings; what they mean stands in `AmgConfig`, but for two.
+
+        ``point_grids``, which may stand in for ``points_per_side``, are (P, 2) points (x, y) as fractions
+        of the crop: an array for the whole image and one for each layer of crops.
+        ``output_mode`` says what a record's ``segmentation`` is. ``binary_mask``: an (H, W) bool array;
+        ``uncompressed_rle``: a dict of ``size`` and ``counts``, a list of runs; ``coco_rle``: the same with
+        COCO's text for ``counts``.
+
+        Raises:
+            ConfigError: A setting is out of range, or two contradict each other. It is a ValueError.
+        """
+        if (points_per_side is None) == (point_grids is None):
+            given = "neither" if point_grids is None else "both"
+            raise ConfigError(f"give either points_per_side or point_grids; {given} was given")
+        if output_mode not in OUTPUT_MODES:
+            raise ConfigError(f"output_mode is {output_mode!r}; choose from {', '.join(OUTPUT_MODES)}")
+        self.model = model
+        self.output_mode = output_mode
+        self.config = AmgConfig(
+            points_per_side=points_per_side,
+            points_per_batch=points_per_batch,
+            pred_iou_thresh=pred_iou_thresh,
+            stability_score_thresh=stability_score_thresh,
+            stability_score_offset=stability_score_offset,
+            box_nms_thresh=box_nms_thresh,
+            crop_n_layers=crop_n_layers,
+            crop_nms_thresh=crop_nms_thresh,
+            crop_overlap_ratio=crop_overlap_ratio,
+            crop_n_points_downscale_factor=crop_n_points_downscale_factor,
+            min_mask_region_area=min_mask_region_area,
+            max_mask_area_fraction=max_mask_area_fraction,
+            drop_small_masks=drop_small_masks,
+        )
+        self.point_grids: Sequence[NDArray[np.floating]]
+        if points_per_side is not None:
+            self.point_grids = build_all_layer_point_grids(
+                points_per_side, crop_n_layers, crop_n_points_downscale_factor
+            )
+        elif point_grids is not None:
+            self.point_grids = point_grids
+            if len(point_grids) <= crop_n_layers:
+                raise ConfigError(
+                    f"crop_n_layers={crop_n_layers} needs {crop_n_layers + 1} point_grids: one for the whole "
+                    f"image and one for each layer; {len(point_grids)} were given"
+                )
+
+    @classmethod
+    def from_config(cls, model: Segmenter, config: AmgConfig, output_mode: str = "coco_rle") -> Self:
+        """Return a generator with the settings of ``config``."""
+        settings = {field.name: getattr(config, field.name) for field in fields(config)}
+        return cls(model, **settings, output_mode=output_mode)
+
+    @cached_property
+    def predictor(self) -> SamPredictor:
+        """A predictor over the same model, for prompts of one's own; the generator does not use it."""
+        return SamPredictor(self.model)
+
+    def generate(self, image: Image) -> list[Record]:
+        """Find the masks of one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            Records with these keys, in pixels of the image: ``segmentation``, see ``output_mode``; ``area``;
+            ``bbox`` XYWH, where W is ``x_max - x_min`` of inclusive indices; ``predicted_iou``;
+            ``point_coords``, the prompt as [[x, y]]; ``stability_score``; ``crop_box`` XYWH. ``bbox`` and
+            ``crop_box`` are ints (segment_anything gives floats of the same value for images where a batch
+            of points found no mask). Order: by descending predicted IoU; with crops, from the smallest
+            crops to the whole image; with ``min_mask_region_area``, the masks that it changed come last.
+            Empty if there are no masks.
+
+        Raises:
+            ValueError: The image is of another type or shape.
+            ImageError: The model's outputs are not finite.
+        """
+        return self.generate_batch([image])[0]
+
+    @torch.no_grad()
+    def generate_batch(self, images: Sequence[Image]) -> list[list[Record]]:
+        """Find the masks of several images of any sizes, encoding as many images or crops together.
+
+        The records are those that `generate` finds, up to the rounding of the encoder, which may depend on
+        how many images it is given. Memory grows with the number of images.
+
+        Raises:
+            ValueError: As `generate`.
+            ImageError: As `generate`, for the first image that it befalls.
+        """
+        for image in images:
+            check_image(image)
+        crops = [self._crops_of(image) for image in images]
+        found: list[list[MaskBatch]] = [[] for _ in images]
+        for number, crop_index, embedding in self._encode(images, crops):
+            crop = crops[number][crop_index]
+            found[number].append(self._process_crop(embedding, crop, crop_index, images[number].shape[:2]))
+        return [
+            self._finish(MaskBatch.cat(batches), image_crops, (image.shape[0], image.shape[1]))
+            for image, image_crops, batches in zip(images, crops, found, strict=True)
+        ]
+
+    def _crops_of(self, image: Image) -> list[Crop]:
+        """Return the whole image and its crops."""
+        boxes, layers = generate_crop_boxes(
+            image.shape[:2], self.config.crop_n_layers, self.config.crop_overlap_ratio
+        )
+        return [Crop(box=box, layer=layer) for box, layer in zip(boxes, layers, strict=True)]
+
+    def _encode(
+        self, images: Sequence[Image], crops: Sequence[Sequence[Crop]]
+    ) -> Iterator[tuple[int, int, ImageEmbedding]]:
+        """Yield image number, crop number and embedding of every crop, image by image."""
+        jobs = [(number, index) for number in range(len(images)) for index in range(len(crops[number]))]
+        for start in range(0, len(jobs), max(1, len(images))):
+            group = jobs[start : start + len(images)]
+            embeddings = self.model.encode(
+                [crops[number][index].of(images[number]) for number, index in group]
+            )
+            for (number, index), embedding in zip(group, embeddings, strict=True):
+                yield number, index, embedding
+
+    def _points_of(self, crop: Crop) -> NDArray[np.float64]:
+        """Return the (P, 2) prompts of a crop, in its pixels."""
+        height, width = crop.size
+        return np.asarray(self.point_grids[crop.layer], dtype=np.float64) * (width, height)
+
+    def _process_crop(
+        self, embedding: ImageEmbedding, crop: Crop, crop_index: int, image_size: tuple[int, ...]
+    ) -> MaskBatch:
+        """Return the masks of one crop that pass all filters and its NMS, by descending predicted IoU."""
+        # Scaled in float64, as the original does; only the result is rounded.
+        coords = ResizeLongestSide(self.model.image_size).apply_coords(self._points_of(crop), crop.size)
+        prompts = torch.from_numpy(coords).float().to(self.model.device)
+        step = self.config.points_per_batch
+        candidates, num_masks, num_finite = [], 0, 0
+        for start in range(0, len(prompts), step):
+            chunk = prompts[start : start + step]
+            logits, predicted_iou = self.model.decode(
+                embedding,
+                point_coords=chunk[:, None],
+                point_labels=torch.ones(len(chunk), 1, dtype=torch.int, device=chunk.device),
+            )
+            index = torch.arange(start, start + len(chunk), device=chunk.device)
+            index = index.repeat_interleave(logits.shape[1])  # (P * M,): the masks of a prompt stay together
+            logits, predicted_iou = logits.flatten(0, 1), predicted_iou.flatten()
+            keep = predicted_iou.isfinite() & logits.sum(dim=(-2, -1)).isfinite()
+            num_masks += len(keep)
+            num_finite += int(keep.sum())
+            if self.config.pred_iou_thresh > 0:
+                keep &= predicted_iou > self.config.pred_iou_thresh
+            candidates.append(
+                self._measure(logits[keep], predicted_iou[keep], index[keep], crop, crop_index, image_size)
+            )
+        _report_non_finite(num_masks - num_finite, num_masks, crop)
+        batch = MaskBatch.cat(candidates)
+        return batch[box_nms(batch.boxes_xyxy, batch.predicted_iou, self.config.box_nms_thresh)]
+
+    def _measure(
+        self,
+        logits: Tensor,
+        predicted_iou: Tensor,
+        prompt_index: Tensor,
+        crop: Crop,
+        crop_index: int,
+        image_size: tuple[int, ...],
+    ) -> MaskBatch:
+        """Return those of N masks of a crop that are stable, not too large, and not cut off by the crop."""
+        config = self.config
+        measures = measure_masks(
+            logits, self._frame(crop), self.model.mask_threshold, config.stability_score_offset
+        )
+        height, width = image_size
+        keep = ~is_box_near_crop_edge(measures.boxes_xyxy, crop.box, (0, 0, width, height))
+        # Comparisons of float32 tensors with Python floats happen in float32, as in the original.
+        if config.stability_score_thresh > 0:
+            keep &= measures.stability_score >= config.stability_score_thresh
+        if config.max_mask_area_fraction < 1:
+            keep &= measures.area < config.max_mask_area_fraction * height * width
+        return MaskBatch(
+            low_res_logits=logits,
+            predicted_iou=predicted_iou,
+            stability_score=measures.stability_score,
+            boxes_xyxy=uncrop_boxes_xyxy(measures.boxes_xyxy, crop.box),
+            prompt_index=prompt_index,
+            crop_index=torch.full_like(prompt_index, crop_index),
+        )[keep]
+
+    def _frame(self, crop: Crop) -> LogitFrame:
+        """Return where the logits of a crop lie."""
+        return LogitFrame(
+            image_size=self.model.image_size,
+            input_size=ResizeLongestSide(self.model.image_size).target_size(crop.size),
+            original_size=crop.size,
+        )
+
+    def _finish(self, batch: MaskBatch, crops: Sequence[Crop], size: tuple[int, int]) -> list[Record]:
+        """Return the records of one image's masks, after the NMS between crops and the clean-up."""
+        if len(crops) > 1:
+            crop_boxes = torch.tensor([crop.box for crop in crops], device=batch.crop_index.device)
+            scores = 1 / box_area(crop_boxes[batch.crop_index])
+            batch = batch[box_nms(batch.boxes_xyxy, scores, self.config.crop_nms_thresh)]
+        masks = self._render(batch, crops, size)
+        if self.config.min_mask_region_area > 0:
+            masks = clean_up_masks(
+                masks,
+                size,
+                min_area=self.config.min_mask_region_area,
+                drop_small=self.config.drop_small_masks,
+                nms_thresh=max(self.config.box_nms_thresh, self.config.crop_nms_thresh),
+            )
+        return [self._record(mask, size) for mask in masks]
+
+    def _render(self, batch: MaskBatch, crops: Sequence[Crop], size: tuple[int, int]) -> list[FoundMask]:
+        """Make the run lengths of masks, upscaling their logits again."""
+        runs: dict[int, Runs] = {}
+        for crop_index in batch.crop_index.unique().tolist():
+            crop = crops[crop_index]
+            left, top = crop.box[:2]
+            rows = (batch.crop_index == crop_index).nonzero()[:, 0]
+            boxes_in_crop = uncrop_boxes_xyxy(batch.boxes_xyxy[rows], (-left, -top))
+            logits, threshold = batch.low_res_logits[rows], self.model.mask_threshold
+            found = masks_to_runs(logits, self._frame(crop), threshold, boxes_in_crop, (top, left), size)
+            runs.update(zip(rows.tolist(), found, strict=True))
+        columns = zip(
+            batch.boxes_xyxy.tolist(),
+            batch.predicted_iou.tolist(),
+            batch.stability_score.tolist(),
+            batch.prompt_index.tolist(),
+            batch.crop_index.tolist(),
+            strict=True,
+        )
+        masks = []
+        for row, (box, predicted_iou, stability_score, prompt_index, crop_index) in enumerate(columns):
+            crop = crops[crop_index]
+            point = self._points_of(crop)[prompt_index] + crop.box[:2]
+            masks.append(
+                FoundMask(
+                    runs=runs[row],
+                    box_xyxy=tuple(box),
+                    predicted_iou=predicted_iou,
+                    stability_score=stability_score,
+                    point=(float(point[0]), float(point[1])),
+                    crop_box=crop.box,
+                )
+            )
+        return masks
+
+    def _record(self, mask: FoundMask, size: tuple[int, int]) -> Record:
+        """Return the mask in segment_anything's form."""
+        segmentation: Any
+        if self.output_mode == "binary_mask":
+            segmentation = decode_runs(mask.runs, size, max_pixels=size[0] * size[1])
+        elif self.output_mode == "coco_rle":
+            segmentation = {"size": list(size), "counts": runs_to_counts(mask.runs)}
+        else:
+            segmentation = {"size": list(size), "counts": mask.runs.tolist()}
+        return {
+            "segmentation": segmentation,
+            "area": area_of(mask.runs),
+            "bbox": _xywh(mask.box_xyxy),
+            "predicted_iou": mask.predicted_iou,
+            "point_coords": [list(mask.point)],
+            "stability_score": mask.stability_score,
+            "crop_box": _xywh(mask.crop_box),
+        }
+
+
+def _xywh(box_xyxy: tuple[int, int, int, int]) -> list[int]:
+    """Return [x, y, x1 - x0, y1 - y0]."""
+    left, top, right, bottom = box_xyxy
+    return [left, top, right - left, bottom - top]
+
+
+def _report_non_finite(num_non_finite: int, num_masks: int, crop: Crop) -> None:
+    """Raise `ImageError` if no mask of the crop is finite; log a warning if some are not."""
+    if num_non_finite == 0:
+        return
+    message = (
+        f"{num_non_finite} of {num_masks} masks of crop {list(crop.box)} are not finite in logits or score"
+    )
+    if num_non_finite == num_masks:
+        raise ImageError(ImageStatus.MODEL_NONFINITE, message)
+    log.warning("%s; they were dropped", message)

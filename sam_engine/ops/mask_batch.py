@@ -1,0 +1,122 @@
+"""The nouns of the mask generator: crops, candidate masks in columns, finished masks, and their clean-up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sam_engine.ops.boxes import CropBox, box_nms
+from sam_engine.ops.masks import largest_region_area, remove_small_regions
+from sam_engine.ops.rle import Runs, bbox_of, decode_runs, mask_to_runs
+
+Image = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crop:
+    """A part of one image that is encoded and prompted by itself."""
+
+    box: CropBox
+    """XYXY in the image, right and bottom exclusive."""
+    layer: int
+    """0 is the whole image."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        left, top, right, bottom = self.box
+        return bottom - top, right - left
+
+    def of(self, image: Image) -> Image:
+        """Cut the crop out of its (H, W, 3) image."""
+        left, top, right, bottom = self.box
+        return np.ascontiguousarray(image[top:bottom, left:right])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskBatch:
+    """N masks of one image in columns. Index it with a boolean or int64 tensor to filter or reorder."""
+
+    low_res_logits: Tensor
+    """(N, 4h, 4w) over the padded square input of the mask's crop."""
+    predicted_iou: Tensor
+    """(N,) float32."""
+    stability_score: Tensor
+    """(N,) float32."""
+    boxes_xyxy: Tensor
+    """(N, 4) int64, inclusive pixel indices in the image."""
+    prompt_index: Tensor
+    """(N,) int64: which point of the crop's grid."""
+    crop_index: Tensor
+    """(N,) int64: which crop of the image."""
+
+    def __len__(self) -> int:
+        return len(self.predicted_iou)
+
+    def __getitem__(self, index: Tensor) -> "MaskBatch":
+        return MaskBatch(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+    @staticmethod
+    def cat(batches: "Sequence[MaskBatch]") -> "MaskBatch":
+        """Return the rows of all batches, of which there must be at least one, in order."""
+        names = [field.name for field in fields(MaskBatch)]
+        return MaskBatch(**{name: torch.cat([getattr(batch, name) for batch in batches]) for name in names})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundMask:
+    """One mask of an image, in full; frame: pixels of the image."""
+
+    runs: Runs
+    box_xyxy: tuple[int, int, int, int]
+    """Inclusive pixel indices."""
+    predicted_iou: float
+    stability_score: float
+    point: tuple[float, float]
+    """(x, y) of the prompt."""
+    crop_box: CropBox
+
+
+def clean_up_masks(
+    masks: Sequence[FoundMask], size: tuple[int, int], *, min_area: int, drop_small: bool, nms_thresh: float
+) -> list[FoundMask]:
+    """Fill small holes, remove small islands, then drop the duplicates that this made.
+
+    Args:
+        masks: Of one image.
+        size: (H, W) of the image.
+        min_area: Holes and islands of fewer pixels are small.
+        drop_small: Drop masks that, their holes filled, have no region of ``min_area`` pixels; otherwise
+            such a mask keeps its largest.
+        nms_thresh: See `box_nms`.
+
+    Returns:
+        The masks that did not change, then those that did and do not overlap others too much.
+    """
+    cleaned, scores = [], []
+    for mask in masks:
+        runs = _without_small_regions(mask.runs, size, min_area, drop_small)
+        if runs is None:
+            continue
+        scores.append(float(runs is mask.runs))
+        if runs is mask.runs:
+            cleaned.append(mask)
+        else:
+            left, top, width, height = bbox_of(runs, size)
+            cleaned.append(replace(mask, runs=runs, box_xyxy=(left, top, left + width, top + height)))
+    boxes = torch.tensor([mask.box_xyxy for mask in cleaned]).reshape(-1, 4)
+    return [cleaned[i] for i in box_nms(boxes, torch.tensor(scores), nms_thresh).tolist()]
+
+
+def _without_small_regions(runs: Runs, size: tuple[int, int], min_area: int, drop_small: bool) -> Runs | None:
+    """Return the cleaned runs, ``runs`` itself if nothing was small, or None if the mask is to go."""
+    mask = decode_runs(runs, size, max_pixels=size[0] * size[1])
+    mask, filled = remove_small_regions(mask, min_area, "holes")
+    if drop_small and largest_region_area(mask) < min_area:
+        return None
+    mask, cleared = remove_small_regions(mask, min_area, "islands")
+    return mask_to_runs(mask) if filled or cleared else runs

@@ -1,0 +1,245 @@
+"""One image, any prompts: the interactive interface of ``segment_anything``."""
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from sam_engine.modeling.image_encoder import SkipFeatures
+from sam_engine.modeling.sam import ImageEmbedding, Sam, Segmenter
+from sam_engine.ops.logits import upscale_logits
+from sam_engine.ops.resize import ResizeLongestSide
+
+IMAGE_FORMATS = ("RGB", "BGR")
+
+
+class SamPredictor:
+    """Encode an image once with `set_image`, then ask for masks as often as wanted.
+
+    Attributes:
+        model: The model.
+        transform: Maps images, points and boxes to the model's input frame.
+        is_image_set: Whether prompts can be answered.
+        features: (1, C, h, w) image embedding; None if no image is set.
+        skip_features: Finer maps of models that have them.
+        original_size: (H, W) of the image.
+        input_size: (H, W) of the image in the model's input frame.
+
+    An embedding computed earlier is put back by assigning ``features``, ``original_size``, ``input_size``
+    (and ``skip_features`` for tiny) and setting ``is_image_set``.
+    """
+
+    def __init__(self, sam_model: Segmenter) -> None:
+        self.model = sam_model
+        self.transform = ResizeLongestSide(sam_model.image_size)
+        self.reset_image()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    def reset_image(self) -> None:
+        """Forget the image."""
+        self.is_image_set = False
+        self.features: Tensor | None = None
+        self.skip_features: SkipFeatures | None = None
+        self.original_size: tuple[int, int] | None = None
+        self.input_size: tuple[int, int] | None = None
+
+    def set_image(self, image: NDArray[np.uint8], image_format: str = "RGB") -> None:
+        """Encode an image.
+
+        Args:
+            image: (H, W, 3) uint8.
+            image_format: Order of its channels, RGB or BGR.
+
+        Raises:
+            ValueError: The format is unknown, or the image is of another type or shape.
+        """
+        if image_format not in IMAGE_FORMATS:
+            raise ValueError(f"image_format is {image_format!r}; choose from {', '.join(IMAGE_FORMATS)}")
+        check_image(image)
+        if image_format != getattr(self.model, "image_format", "RGB"):
+            image = image[..., ::-1]
+        self._set_embedding(self.model.encode([np.ascontiguousarray(image)])[0])
+
+    @torch.no_grad()
+    def set_torch_image(self, transformed_image: Tensor, original_image_size: tuple[int, ...]) -> None:
+        """Encode an image that is already in the model's input frame.
+
+        Args:
+            transformed_image: (1, 3, H, W) RGB in [0, 255], resized by ``transform``.
+            original_image_size: (H, W) before it was resized.
+
+        Raises:
+            ValueError: The image is of another shape, or its longer side is not the model's.
+            TypeError: The model is not a `Sam`.
+        """
+        side = self.model.image_size
+        shape = tuple(transformed_image.shape)
+        if len(shape) != 4 or shape[1] != 3 or max(shape[2:]) != side:
+            raise ValueError(
+                f"transformed_image has shape {shape}; wanted is (1, 3, H, W) with a longer side of {side}, "
+                "as transform.apply_image_torch makes it"
+            )
+        if not isinstance(self.model, Sam):
+            raise TypeError(f"set_torch_image needs a Sam, not a {type(self.model).__name__}; use set_image")
+        features, skips = self.model.encode_inputs(self.model.preprocess(transformed_image))
+        height, width = original_image_size
+        self._set_embedding(
+            ImageEmbedding(
+                features=features,
+                skip_features=skips,
+                input_size=(shape[2], shape[3]),
+                original_size=(height, width),
+            )
+        )
+
+    def predict(
+        self,
+        point_coords: ArrayLike | None = None,
+        point_labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask_input: ArrayLike | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> tuple[NDArray[np.generic], NDArray[np.float32], NDArray[np.float32]]:
+        """Return masks for one prompt on the image.
+
+        Args:
+            point_coords: (N, 2) points (x, y) in pixels of the image.
+            point_labels: (N,): 1 foreground, 0 background.
+            box: (4,) XYXY in pixels of the image.
+            mask_input: (1, 4h, 4w) logits of a previous round, its third result.
+            multimask_output: Return three alternatives, which suits a single click, instead of one mask.
+            return_logits: Return float32 logits instead of bool masks.
+
+        Returns:
+            Masks (M, H, W) in the image's size; predicted IoU (M,); low-resolution logits (M, 4h, 4w).
+
+        Raises:
+            RuntimeError: No image is set.
+            ValueError: Points without labels, or shapes that do not fit.
+        """
+        original_size = self._embedding().original_size
+        coords_torch = labels_torch = box_torch = mask_torch = None
+        if point_coords is not None:
+            if point_labels is None:
+                raise ValueError("point_labels must be given with point_coords: 1 foreground, 0 background")
+            coords, labels = np.asarray(point_coords), np.asarray(point_labels)
+            if coords.ndim != 2 or coords.shape[1] != 2 or labels.shape != coords.shape[:1]:
+                raise ValueError(
+                    f"point_coords and point_labels have shapes {coords.shape} and {labels.shape}; wanted "
+                    "are (N, 2) and (N,)"
+                )
+            coords_torch = self._float(self.transform.apply_coords(coords, original_size))[None]
+            labels_torch = torch.as_tensor(labels, dtype=torch.int, device=self.device)[None]
+        if box is not None:
+            corners = np.asarray(box)
+            if corners.size != 4:
+                raise ValueError(
+                    f"box has shape {corners.shape}; wanted is (4,). predict_torch takes several boxes"
+                )
+            box_torch = self._float(self.transform.apply_boxes(corners, original_size))
+        if mask_input is not None:
+            mask_torch = self._float(mask_input)[None]
+        masks, predicted_iou, low_res_logits = self.predict_torch(
+            coords_torch, labels_torch, box_torch, mask_torch, multimask_output, return_logits=return_logits
+        )
+        return masks[0].cpu().numpy(), predicted_iou[0].cpu().numpy(), low_res_logits[0].cpu().numpy()
+
+    @torch.no_grad()
+    def predict_torch(
+        self,
+        point_coords: Tensor | None,
+        point_labels: Tensor | None,
+        boxes: Tensor | None = None,
+        mask_input: Tensor | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return masks for P prompts on the image, which are already in the model's input frame.
+
+        Args:
+            point_coords: (P, N, 2) points (x, y), mapped by ``transform``.
+            point_labels: (P, N): 1 foreground, 0 background, -1 not a point.
+            boxes: (P, 4) XYXY, mapped by ``transform``.
+            mask_input: (P, 1, 4h, 4w) logits of a previous round.
+            multimask_output: Return three alternatives for each prompt instead of one mask.
+            return_logits: Return float32 logits instead of bool masks.
+
+        Returns:
+            Masks (P, M, H, W) in the image's size; predicted IoU (P, M); low-resolution logits
+            (P, M, 4h, 4w).
+
+        Raises:
+            RuntimeError: No image is set.
+            ValueError: Points without labels.
+        """
+        embedding = self._embedding()
+        low_res_logits, predicted_iou = self.model.decode(
+            embedding,
+            point_coords=point_coords,
+            point_labels=point_labels,
+            boxes=boxes,
+            mask_input=mask_input,
+            multimask_output=multimask_output,
+        )
+        masks = upscale_logits(
+            low_res_logits, self.model.image_size, embedding.input_size, embedding.original_size
+        )
+        if not return_logits:
+            masks = masks > self.model.mask_threshold
+        return masks, predicted_iou, low_res_logits
+
+    def get_image_embedding(self) -> Tensor:
+        """Return the (1, C, h, w) embedding of the image.
+
+        Raises:
+            RuntimeError: No image is set.
+        """
+        return self._embedding().features
+
+    def _float(self, values: ArrayLike) -> Tensor:
+        """Return float32 on the model's device."""
+        return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=self.device)
+
+    def _set_embedding(self, embedding: ImageEmbedding) -> None:
+        """Take over a new image."""
+        self.features = embedding.features
+        self.skip_features = embedding.skip_features
+        self.original_size = embedding.original_size
+        self.input_size = embedding.input_size
+        self.is_image_set = True
+
+    def _embedding(self) -> ImageEmbedding:
+        """Return what the attributes say of the image, or raise `RuntimeError`."""
+        if (
+            not self.is_image_set
+            or self.features is None
+            or self.original_size is None
+            or self.input_size is None
+        ):
+            raise RuntimeError("no image is set: call set_image first")
+        return ImageEmbedding(
+            features=self.features,
+            skip_features=self.skip_features,
+            original_size=self.original_size,
+            input_size=self.input_size,
+        )
+
+
+def check_image(image: NDArray[np.uint8]) -> None:
+    """Raise `ValueError` unless this is an (H, W, 3) uint8 array with pixels."""
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"the image is a {type(image).__name__}; wanted is an (H, W, 3) uint8 numpy array")  # noqa: TRY004
+    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        hint = (
+            "; convert grey and transparent images to RGB first"
+            if image.ndim in (2, 3) and image.size
+            else ""
+        )
+        raise ValueError(f"the image has shape {image.shape}; wanted is (H, W, 3){hint}")
+    if image.dtype != np.uint8:
+        raise ValueError(f"the image is {image.dtype}; wanted is uint8 with values from 0 to 255")
