@@ -1,0 +1,196 @@
+"""The manifest: every input file, frozen and sorted before the first image is read.
+
+Row number is image id, contiguous runs of rows are shards. Eleven million rows stay Arrow columns; Python
+objects are made only for the rows that are asked for.
+"""
+
+import hashlib
+import io
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sam_engine.dataset.inputs import InputFile
+from sam_engine.errors import InputError, ShardError
+from sam_engine.structures import ManifestEntry, Shard
+
+SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("path_bytes", pa.large_binary(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("mtime_ns", pa.int64(), nullable=False),
+    ]
+)
+_BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """The files of one run, sorted bytewise by path. ``len()`` is their number."""
+
+    table: pa.Table
+    """Columns of `SCHEMA`, one chunk each, ``image_id`` counting from 0."""
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def entries(self, start: int, stop: int) -> list[ManifestEntry]:
+        """Return the entries with image ids in [start, stop), which must lie inside the manifest."""
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"rows {start} to {stop} of a manifest of {len(self)}")
+        columns = self.table.slice(start, stop - start).to_pydict()
+        rows = zip(*(columns[name] for name in SCHEMA.names), strict=True)
+        return [
+            ManifestEntry(image_id=image_id, path=path, size=size, mtime_ns=mtime_ns)
+            for image_id, path, size, mtime_ns in rows
+        ]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of paths and sizes, whatever library wrote the file.
+
+        Modification times are left out: a copied or freshly checked out folder is the same input.
+        """
+        digest = hashlib.sha256(f"sam-engine manifest 1\n{len(self)}\n".encode())
+        offsets, characters = _path_buffers(self.table)
+        digest.update(np.diff(offsets).astype("<i8").data)
+        digest.update(characters.data)
+        digest.update(self.table["size"].to_numpy().astype("<i8").data)
+        return digest.hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """Return the manifest as Parquet. The same rows give the same bytes with one version of pyarrow."""
+        sink = io.BytesIO()
+        metadata = {"sam_engine.manifest_version": "1", "sam_engine.manifest_sha256": self.sha256}
+        pq.write_table(
+            self.table.replace_schema_metadata(metadata),
+            sink,
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=False,
+            write_page_checksum=True,
+        )
+        return sink.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Manifest":
+        """Return the manifest that `to_bytes` wrote.
+
+        Raises:
+            ShardError: The bytes are damaged, or are no manifest.
+        """
+        try:
+            table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            raise ShardError(f"the manifest is unreadable: {str(error).splitlines()[0]}") from error
+        written = (table.schema.metadata or {}).get(b"sam_engine.manifest_sha256", b"").decode()
+        if not table.schema.equals(SCHEMA):
+            raise ShardError(f"not a manifest: columns are {', '.join(table.schema.names)}")
+        manifest = cls(table.replace_schema_metadata().combine_chunks())
+        if manifest.sha256 != written or not np.array_equal(
+            table["image_id"].to_numpy(), np.arange(len(table))
+        ):
+            raise ShardError(f"the manifest contradicts its own digest {written!r}")
+        return manifest
+
+
+def build_manifest(
+    files: Iterable[InputFile], *, limit: int | None = None, sample: float | None = None, seed: int = 0
+) -> Manifest:
+    """Freeze a listing, which may come in any order.
+
+    Args:
+        files: Consumed once and never held as a whole.
+        limit: Keep only the first so many by path; applied after ``sample``.
+        sample: Keep this fraction, at least one. Files are drawn by ``seed`` and path: the order of the
+            listing plays no part, and what a smaller fraction draws, a larger one draws too.
+        seed: Of the drawing.
+
+    Raises:
+        InputError: A path is listed twice, or there is none.
+    """
+    batches = [
+        pa.record_batch(_columns(rows), names=SCHEMA.names[1:]) for rows in _batched(files, _BATCH_ROWS)
+    ]
+    if not batches:
+        raise InputError("the input holds no images")
+    table = pa.Table.from_batches(batches).combine_chunks()
+    del batches
+    table = table.take(pc.sort_indices(table["path_bytes"])).combine_chunks()
+    _refuse_duplicates(table)
+    if sample is not None:
+        table = table.take(_draw(table, sample, seed)).combine_chunks()
+    if limit is not None:
+        table = table.slice(0, limit)
+    image_id = pa.array(np.arange(table.num_rows))
+    return Manifest(table.add_column(0, "image_id", image_id).cast(SCHEMA))
+
+
+def cut_shards(num_images: int, shard_size: int) -> list[Shard]:
+    """Return the contiguous shards that together hold every image once; only the last may be smaller."""
+    return [
+        Shard(index=index, start=start, stop=min(start + shard_size, num_images))
+        for index, start in enumerate(range(0, num_images, shard_size))
+    ]
+
+
+def _batched(files: Iterable[InputFile], rows: int) -> Iterable[list[InputFile]]:
+    """Yield the files in lists of at most ``rows``."""
+    remaining = iter(files)
+    return iter(lambda: list(itertools.islice(remaining, rows)), [])
+
+
+def _columns(files: list[InputFile]) -> list[pa.Array]:
+    """Return the columns of `SCHEMA` without the image id."""
+    return [
+        pa.array([file.path for file in files], pa.large_binary()),
+        pa.array([file.size for file in files], pa.int64()),
+        pa.array([file.mtime_ns for file in files], pa.int64()),
+    ]
+
+
+def _refuse_duplicates(table: pa.Table) -> None:
+    """Raise `InputError` if neighbours in the sorted table have one path."""
+    paths = table["path_bytes"]
+    same = pc.equal(paths.slice(1), paths.slice(0, max(len(paths) - 1, 0)))
+    first = pc.index(same, True).as_py()
+    if first >= 0:
+        count = pc.sum(same).as_py()
+        raise InputError(
+            f"{ascii(paths[first].as_py())[2:-1]} is listed more than once ({count} repeats in all)"
+        )
+
+
+def _draw(table: pa.Table, fraction: float, seed: int) -> np.ndarray:
+    """Return the sorted row numbers whose seeded path hashes are the smallest."""
+    key = seed.to_bytes(16, "little", signed=True)
+    hashes = np.empty(table.num_rows, np.uint64)
+    start = 0
+    for batch in table.select(["path_bytes"]).to_batches(max_chunksize=_BATCH_ROWS):
+        for row, path in enumerate(batch["path_bytes"].to_pylist(), start):
+            hashes[row] = int.from_bytes(hashlib.blake2b(path, digest_size=8, key=key).digest())
+        start += batch.num_rows
+    count = max(1, round(fraction * len(hashes)))
+    return np.sort(np.argsort(hashes, kind="stable")[:count])
+
+
+def _path_buffers(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Return the paths' (N + 1,) offsets and their bytes, without copies, honouring slices."""
+    paths = table["path_bytes"].combine_chunks()
+    if isinstance(
+        paths, pa.ChunkedArray
+    ):  # what combine_chunks() makes of a column depends on pyarrow's version
+        paths = paths.chunk(0) if paths.num_chunks else pa.array([], pa.large_binary())
+    if not len(paths):
+        return np.zeros(1, np.int64), np.zeros(0, np.uint8)
+    _validity, offsets_buffer, data_buffer = paths.buffers()
+    offsets = np.frombuffer(offsets_buffer, np.int64)[paths.offset : paths.offset + len(paths) + 1]
+    characters = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.zeros(0, np.uint8)
+    return offsets, characters[offsets[0] : offsets[-1]]
