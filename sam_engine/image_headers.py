@@ -120,7 +120,7 @@ def _jpeg_header(data: bytes) -> ImageHeader:
         position = data.find(b"\xff", position)
         while position >= 0 and data[position : position + 1] == b"\xff":
             position += 1
-        if position < 0 or position + 3 > len(data):
+        if position < 0 or position >= len(data):
             raise truncated(f"the file ends after {len(data)} bytes, inside the JPEG header")
         marker = data[position]
         if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
@@ -128,6 +128,8 @@ def _jpeg_header(data: bytes) -> ImageHeader:
             continue
         if marker == 0xD9:
             raise corrupt(f"the JPEG ends at byte {position} without a picture")
+        if position + 3 > len(data):
+            raise truncated(f"the file ends after {len(data)} bytes, inside the JPEG header")
         (length,) = struct.unpack_from(">H", data, position + 1)
         body = data[position + 3 : position + 1 + length]
         if length < 2:
