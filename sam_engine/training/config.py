@@ -1,0 +1,162 @@
+"""Every setting of training and evaluation, once. No torch, no Hydra."""
+
+from dataclasses import dataclass, field
+
+from sam_engine.config import ModelConfig
+from sam_engine.errors import ConfigError
+
+PRECISIONS = ("fp32", "bf16")
+
+
+def _check(key: str, value: object, ok: bool, expected: str) -> None:
+    """Raise `ConfigError` naming the key unless ``ok``."""
+    if not ok:
+        raise ConfigError(f"{key} must be {expected}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is trained on, and how a training crop is cut."""
+
+    tars: list[str] = field(default_factory=list)
+    """SA-1B-format tar files: ``sa_<id>.jpg`` beside ``sa_<id>.json``."""
+    weights: list[float] = field(default_factory=list)
+    """How often each tar is drawn from, relative to the others. Empty: by number of images."""
+    sources_csv: str | None = None
+    """Table with the columns image_id and licence; needed for ``licences``."""
+    licences: list[str] = field(default_factory=list)
+    """Keep only images whose licence contains one of these, as whole terms (``CC BY`` is not ``CC BY-NC``).
+    Empty: keep all."""
+    packed: str | None = None
+    """Packed copy of the tars, one file, made if it does not exist. None: ``packed.npz`` in ``output``.
+    A machine that has it needs no tars."""
+    pack_only: bool = False
+    """Stop when the packed copy is made."""
+    short_side: int = 320
+    """Images are packed with their shorter side reduced to this many pixels."""
+    jpeg_quality: int = 85
+    """Of the packed images."""
+    min_mask_pixels: int = 12
+    """Masks smaller than this, in pixels of the packed image, are left out."""
+    max_zoom: float = 2.5
+    """The longer side of an image becomes 1 to this many times the training size before the crop is cut."""
+    whole_image_fraction: float = 0.35
+    """Crops that show the whole image, padded as in inference."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.weights:
+            _check("data.weights", self.weights, len(self.weights) == len(self.tars), "as many as data.tars")
+            _check("data.weights", self.weights, min(self.weights) > 0, "above 0")
+        if self.licences:
+            _check(
+                "data.sources_csv", self.sources_csv, self.sources_csv is not None, "set, for data.licences"
+            )
+        _check("data.short_side", self.short_side, self.short_side >= 32, "at least 32")
+        _check("data.jpeg_quality", self.jpeg_quality, 1 <= self.jpeg_quality <= 100, "in [1, 100]")
+        _check("data.min_mask_pixels", self.min_mask_pixels, self.min_mask_pixels >= 1, "at least 1")
+        _check("data.max_zoom", self.max_zoom, self.max_zoom >= 1, "at least 1")
+        _check(
+            "data.whole_image_fraction",
+            self.whole_image_fraction,
+            0 <= self.whole_image_fraction <= 1,
+            "in [0, 1]",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Everything one run of ``pipelines.evaluate`` needs."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tars: list[str] = field(default_factory=list)
+    """SA-1B-format tar files with the truth; each is scored by itself."""
+    limit: int | None = None
+    """Score only the first so many images of each tar."""
+    output: str | None = None
+    """JSON file for the scores. None: only the table is printed."""
+    threads: int = 2
+    """CPU threads."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.limit is not None:
+            _check("limit", self.limit, self.limit >= 1, "at least 1")
+        _check("threads", self.threads, self.threads >= 1, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything one run of ``pipelines.train`` needs."""
+
+    output: str = "runs/tiny"
+    """Directory of checkpoints and logs. Running again resumes from its last checkpoint."""
+    data: DataConfig = field(default_factory=DataConfig)
+    init_trunk: str | None = None
+    """MobileNetV2 weights (.npz, torchvision's key names) to start the trunk from. None: random."""
+    init_checkpoint: str | None = None
+    """Model weights (.safetensors) to start from; replaces ``init_trunk``."""
+    image_size: int = 256
+    """Side of the training crops, in pixels; a multiple of 32."""
+    images_per_step: int = 8
+    prompts_per_image: int = 6
+    total_steps: int = 4000
+    """Length of the learning rate schedule. May be changed when resuming."""
+    warmup_steps: int = 200
+    learning_rate: float = 1e-3
+    """Of everything but the trunk, at its peak."""
+    trunk_learning_rate: float = 2e-4
+    weight_decay: float = 0.02
+    """Of matrices and kernels; norms, biases and embeddings have none."""
+    clip_grad_norm: float = 1.0
+    ema_decay: float = 0.999
+    """Of the averaged weights, per step; less in the beginning."""
+    box_fraction: float = 0.2
+    """Prompts that start from a noisy box instead of a click."""
+    extra_round_fraction: float = 0.5
+    """Chance of each further round: a click into the error, with the previous logits as mask prompt."""
+    max_rounds: int = 3
+    interactive_from_step: int = 400
+    """Until here, one round: prompts have to mean something first."""
+    precision: str = "fp32"
+    """fp32, or bf16: autocast of encoder and decoder."""
+    device: str = "cpu"
+    """A torch device."""
+    threads: int = 2
+    """CPU threads."""
+    checkpoint_minutes: float = 5.0
+    """Time between checkpoints."""
+    log_steps: int = 20
+    """Steps between lines of the log."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        at_least = (
+            ("images_per_step", 1),
+            ("prompts_per_image", 1),
+            ("total_steps", 1),
+            ("warmup_steps", 1),
+            ("max_rounds", 1),
+            ("interactive_from_step", 0),
+            ("threads", 1),
+            ("log_steps", 1),
+            ("checkpoint_minutes", 0),
+            ("weight_decay", 0),
+        )
+        for name, low in at_least:
+            value = getattr(self, name)
+            _check(name, value, value >= low, f"at least {low}")
+        for name in ("learning_rate", "trunk_learning_rate", "clip_grad_norm"):
+            value = getattr(self, name)
+            _check(name, value, value > 0, "above 0")
+        for name in ("box_fraction", "extra_round_fraction", "ema_decay"):
+            value = getattr(self, name)
+            _check(name, value, 0 <= value <= 1, "in [0, 1]")
+        _check(
+            "image_size",
+            self.image_size,
+            self.image_size % 32 == 0 and self.image_size > 0,
+            "a multiple of 32",
+        )
+        _check("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")

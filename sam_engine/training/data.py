@@ -1,0 +1,246 @@
+"""Training batches: random crops of packed images, a few masks of each, and a first prompt for every mask.
+
+A batch is a pure function of the seed and the step, so a resumed run sees what an undisturbed one would.
+B images, K prompts on each, P = B * K prompts in order of their images, S the training size in pixels.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from sam_engine.errors import InputError
+from sam_engine.training.config import DataConfig, TrainConfig
+from sam_engine.training.packing import runs_to_mask
+from sam_engine.training.prompts import draw_click, noisy_box
+
+LOGIT_STRIDE = 4
+"""Pixels of the input per pixel of the low-resolution logits, along each axis."""
+MIN_TARGET_AREA = 1.5
+"""Masks that cover less of a crop, in low-resolution pixels, are not asked for."""
+MAX_TARGET_FRACTION = 0.9
+"""Nor are masks that cover more than this of the visible image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One step's images, masks and first prompts."""
+
+    images: Tensor
+    """(B, 3, S, S) float32 in [0, 255]; padding has the value ``pixel_mean``."""
+    targets: Tensor
+    """(P, S / 4, S / 4) float32: covered fraction of each low-resolution pixel."""
+    points: Tensor
+    """(P, 2) float32 as (x, y) in pixels of the crop, inside the mask."""
+    boxes: Tensor
+    """(P, 4) float32 XYXY in pixels of the crop, noisy."""
+    is_box: Tensor
+    """(P,) bool: start from the box instead of the point."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on ``device``."""
+        return Batch(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+class PackedDataset:
+    """Images and masks of a packed file, in memory as JPEG bytes and runs.
+
+    Raises:
+        InputError: The file is missing or no packed dataset.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                columns = {name: file[name] for name in file.files}
+            self._jpeg = columns["jpeg"].tobytes()
+            self._jpeg_offset = columns["jpeg_offset"]
+            self._runs = columns["runs"]
+            self._run_offset = columns["run_offset"]
+            self._sizes = np.stack([columns["height"], columns["width"]], axis=1)
+            self._first_mask = np.concatenate([[0], np.cumsum(columns["num_masks"])])
+            self.image_ids = columns["image_id"]
+            self.source_of = columns["source"]
+            self.sources = [str(name) for name in columns["sources"]]
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{path}: not a packed dataset ({error}); pack the tars again") from error
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def image(self, index: int) -> Image.Image:
+        """Return an image, RGB."""
+        start, stop = self._jpeg_offset[index : index + 2]
+        return Image.open(io.BytesIO(self._jpeg[start:stop])).convert("RGB")
+
+    def num_masks(self, index: int) -> int:
+        """Return how many masks an image has."""
+        return int(self._first_mask[index + 1] - self._first_mask[index])
+
+    def mask(self, index: int, number: int) -> NDArray[np.bool_]:
+        """Return mask ``number`` of an image, (H, W)."""
+        row = int(self._first_mask[index]) + number
+        start, stop = self._run_offset[row : row + 2]
+        height, width = self._sizes[index]
+        return runs_to_mask(self._runs[start:stop], int(height), int(width))
+
+    def image_probabilities(self, config: DataConfig) -> NDArray[np.float64]:
+        """Return the chance of each image to be drawn, from the weights of the tars."""
+        if not config.weights:
+            return np.full(len(self), 1 / len(self))
+        weights = np.asarray(config.weights) / np.maximum(
+            1, np.bincount(self.source_of, minlength=len(config.weights))
+        )
+        chances = weights[self.source_of]
+        return np.asarray(chances / chances.sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """A window of an image and its size in the training frame."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    """In pixels of the packed image; right and bottom exclusive."""
+    size: tuple[int, int]
+    """(H, W) in the training frame, at most (S, S)."""
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Return training pixels per packed pixel, (x, y)."""
+        return self.size[1] / (self.right - self.left), self.size[0] / (self.bottom - self.top)
+
+
+def sample_batch(
+    dataset: PackedDataset,
+    chances: NDArray[np.float64],
+    config: TrainConfig,
+    step: int,
+    pad_value: float = 127.5,
+) -> Batch:
+    """Draw the batch of a step. The same seed and step give the same batch."""
+    rng = np.random.default_rng([config.seed, step])
+    size, stride = config.image_size, LOGIT_STRIDE
+    images = np.full((config.images_per_step, size, size, 3), pad_value, np.float32)
+    targets, points, boxes = [], [], []
+    filled = 0
+    while filled < config.images_per_step:
+        index = int(rng.choice(len(dataset), p=chances))
+        sample = _sample_image(dataset, index, config, rng)
+        if sample is None:
+            continue
+        image, masks = sample
+        picks = [masks[i % len(masks)] for i in range(config.prompts_per_image)]
+        for mask, crop in picks:
+            targets.append(_low_res_target(mask, crop, size // stride))
+            points.append(draw_click(mask, rng, crop.scale))
+            boxes.append(noisy_box(mask, rng, crop.scale, size))
+        images[filled, : image.shape[0], : image.shape[1]] = image
+        if rng.random() < 0.5:
+            _flip(images[filled], targets, points, boxes, config.prompts_per_image, picks[0][1].size[1])
+        filled += 1
+    num_prompts = config.images_per_step * config.prompts_per_image
+    return Batch(
+        images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+        targets=torch.from_numpy(np.stack(targets)),
+        points=torch.from_numpy(np.array(points, np.float32)),
+        boxes=torch.from_numpy(np.array(boxes, np.float32)),
+        is_box=torch.from_numpy(rng.random(num_prompts) < config.box_fraction),
+    )
+
+
+def _sample_image(
+    dataset: PackedDataset, index: int, config: TrainConfig, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], list[tuple[NDArray[np.bool_], Crop]]] | None:
+    """Return a coloured crop (h, w, 3) with its masks, cut to the crop; None if the crop shows none."""
+    image = dataset.image(index)
+    order = rng.permutation(dataset.num_masks(index))
+    crop = _draw_crop(dataset.mask(index, int(order[0])), config, rng)
+    masks = []
+    for number in order[: 3 * config.prompts_per_image]:
+        mask = dataset.mask(index, int(number))[crop.top : crop.bottom, crop.left : crop.right]
+        scale_x, scale_y = crop.scale
+        area = mask.sum() * scale_x * scale_y / LOGIT_STRIDE**2
+        if area >= MIN_TARGET_AREA and mask.mean() <= MAX_TARGET_FRACTION:
+            masks.append((mask, crop))
+        if len(masks) == config.prompts_per_image:
+            break
+    if not masks:
+        return None
+    box = (crop.left, crop.top, crop.right, crop.bottom)
+    pixels = image.resize(crop.size[::-1], Image.Resampling.BILINEAR, box=box)
+    return _jitter_colours(np.asarray(pixels, np.float32), rng), masks
+
+
+def _draw_crop(anchor: NDArray[np.bool_], config: TrainConfig, rng: np.random.Generator) -> Crop:
+    """Return a crop: the whole image, or a zoomed window that holds the centre of the ``anchor`` mask."""
+    height, width = anchor.shape
+    side = config.image_size
+    scale = side / max(height, width)
+    if rng.random() >= config.data.whole_image_fraction:
+        scale *= config.data.max_zoom ** rng.random()
+    window_w, window_h = min(width, round(side / scale)), min(height, round(side / scale))
+    rows, columns = np.flatnonzero(anchor.any(axis=1)), np.flatnonzero(anchor.any(axis=0))
+    left = _draw_origin(int(columns[0] + columns[-1]) // 2, window_w, width, rng)
+    top = _draw_origin(int(rows[0] + rows[-1]) // 2, window_h, height, rng)
+    size = (min(side, max(1, round(window_h * scale))), min(side, max(1, round(window_w * scale))))
+    return Crop(left=left, top=top, right=left + window_w, bottom=top + window_h, size=size)
+
+
+def _draw_origin(centre: int, window: int, length: int, rng: np.random.Generator) -> int:
+    """Return where a window along one axis starts, such that it lies in the image and holds ``centre``."""
+    low = max(0, centre - window + 1)
+    high = min(centre, length - window)
+    return int(rng.integers(low, high + 1)) if high > low else max(0, min(low, length - window))
+
+
+def _low_res_target(mask: NDArray[np.bool_], crop: Crop, side: int) -> NDArray[np.float32]:
+    """Return the covered fraction of each low-resolution pixel, (side, side); padding is empty."""
+    size = (
+        (crop.size[0] + LOGIT_STRIDE - 1) // LOGIT_STRIDE,
+        (crop.size[1] + LOGIT_STRIDE - 1) // LOGIT_STRIDE,
+    )
+    grey = Image.fromarray(mask.astype(np.uint8) * 255).resize(size[::-1], Image.Resampling.BOX)
+    target = np.zeros((side, side), np.float32)
+    target[: size[0], : size[1]] = np.asarray(grey, np.float32) / 255
+    return target
+
+
+def _jitter_colours(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Change saturation, contrast, tint and brightness of an (h, w, 3) image in [0, 255]."""
+    saturation, contrast = rng.uniform(0.6, 1.4), rng.uniform(0.7, 1.3)
+    if rng.random() < 0.05:
+        saturation = 0.0
+    grey = image.mean(axis=2, keepdims=True)
+    image = grey + (image - grey) * saturation
+    mean = image.mean()
+    shift = rng.uniform(-20, 20) + rng.uniform(-8, 8, 3)
+    changed: NDArray[np.float32] = np.clip((image - mean) * contrast + mean + shift, 0, 255).astype(
+        np.float32
+    )
+    return changed
+
+
+def _flip(
+    image: NDArray[np.float32],
+    targets: list[NDArray[np.float32]],
+    points: list[NDArray[np.float32]],
+    boxes: list[NDArray[np.float32]],
+    last: int,
+    width: int,
+) -> None:
+    """Mirror an image and its ``last`` prompts within its visible ``width``, in place."""
+    image[:, :width] = image[:, :width][:, ::-1].copy()
+    low_width = (width + LOGIT_STRIDE - 1) // LOGIT_STRIDE
+    for i in range(len(points) - last, len(points)):
+        targets[i][:, :low_width] = targets[i][:, :low_width][:, ::-1].copy()
+        points[i] = np.array([width - 1 - points[i][0], points[i][1]], np.float32)
+        x0, y0, x1, y1 = boxes[i]
+        boxes[i] = np.array([width - 1 - x1, y0, width - 1 - x0, y1], np.float32)

@@ -1,0 +1,73 @@
+"""Training batches."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sam_engine.training.config import DataConfig, TrainConfig
+from sam_engine.training.data import Batch, PackedDataset, sample_batch
+from sam_engine.training.packing import pack
+
+
+@pytest.fixture(scope="module")
+def dataset(drawn_tar: Path, tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
+    path = tmp_path_factory.mktemp("packed") / "packed.npz"
+    pack(DataConfig(tars=[str(drawn_tar)], short_side=96), path)
+    return PackedDataset(path)
+
+
+def draw(dataset: PackedDataset, step: int, **changes: object) -> Batch:
+    config = TrainConfig(image_size=64, images_per_step=4, prompts_per_image=3, seed=7, **changes)
+    return sample_batch(dataset, dataset.image_probabilities(config.data), config, step)
+
+
+def test_a_step_has_one_batch(dataset: PackedDataset):
+    """The same seed and step give the same batch, another step another."""
+    first, again, other = draw(dataset, 3), draw(dataset, 3), draw(dataset, 4)
+
+    for name, tensor in vars(first).items():
+        assert torch.equal(tensor, getattr(again, name))
+    assert not torch.equal(first.images, other.images)
+
+
+def test_clicks_lie_in_their_targets(dataset: PackedDataset):
+    """Whatever crop, zoom and flip were drawn, the click's cell or a neighbour is touched by the mask."""
+    for step in range(20):
+        batch = draw(dataset, step)
+        for target, point in zip(batch.targets, batch.points, strict=True):
+            x, y = ((point + 0.5) / 4).floor().int().tolist()
+            around = target[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+            assert around.max() > 0
+
+
+def test_targets_follow_the_image(dataset: PackedDataset):
+    """Drawn shapes are brighter than the ground: so are the pixels of full cells."""
+    for step in range(10):
+        batch = draw(dataset, step)
+        for i, image in enumerate(batch.images):
+            covered = batch.targets[i * 3 : i * 3 + 3].amax(dim=0)
+            large = torch.nn.functional.interpolate(covered[None, None], scale_factor=4)[0, 0]
+            assert image.mean(dim=0)[large == 1].mean() > 1.3 * 60
+
+
+def test_boxes_hold_their_clicks(dataset: PackedDataset):
+    """A box, noise and all, spans the click's surroundings in the same frame."""
+    batch = draw(dataset, 0)
+
+    slack = 0.1 * (batch.boxes[:, 2:] - batch.boxes[:, :2]) + 1.5
+    assert (batch.points >= batch.boxes[:, :2] - slack).all()
+    assert (batch.points <= batch.boxes[:, 2:] + slack).all()
+
+
+def test_weights_balance_the_tars(drawn_tar: Path, tmp_path: Path):
+    """A tar of weight 3 is drawn three times as often as one of weight 1, whatever their sizes."""
+    config = DataConfig(tars=[str(drawn_tar), str(drawn_tar)], weights=[3.0, 1.0], short_side=96)
+    pack(config, tmp_path / "packed.npz")
+    dataset = PackedDataset(tmp_path / "packed.npz")
+
+    chances = dataset.image_probabilities(config)
+
+    sums = np.bincount(dataset.source_of, weights=chances)
+    np.testing.assert_allclose(sums, [0.75, 0.25])

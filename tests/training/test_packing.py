@@ -1,0 +1,103 @@
+"""Packed training data."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sam_engine.errors import InputError
+from sam_engine.training.config import DataConfig
+from sam_engine.training.data import PackedDataset
+from sam_engine.training.packing import (
+    mask_to_runs,
+    matches_licence,
+    pack,
+    read_tar,
+    runs_to_mask,
+)
+
+
+def test_pack_keeps_images_and_masks(drawn_tar: Path, tmp_path: Path):
+    """Unpacked masks equal the tar's; unpacked images equal them within JPEG noise."""
+    pack(DataConfig(tars=[str(drawn_tar)], short_side=96, jpeg_quality=98), tmp_path / "packed.npz")
+
+    dataset = PackedDataset(tmp_path / "packed.npz")
+
+    samples = list(read_tar(drawn_tar))
+    assert dataset.image_ids.tolist() == [sample.image_id for sample in samples]
+    for index, sample in enumerate(samples):
+        assert dataset.num_masks(index) == len(sample.masks)
+        for number, mask in enumerate(sample.masks):
+            np.testing.assert_array_equal(dataset.mask(index, number), mask)
+        difference = np.asarray(dataset.image(index), float) - sample.image
+        assert np.abs(difference).mean() < 3
+
+
+def test_pack_reduces_to_the_short_side(drawn_tar: Path, tmp_path: Path):
+    """Images and masks shrink together, and masks keep their share of the image."""
+    pack(DataConfig(tars=[str(drawn_tar)], short_side=48), tmp_path / "packed.npz")
+
+    dataset = PackedDataset(tmp_path / "packed.npz")
+
+    [first, *_] = read_tar(drawn_tar)
+    assert dataset.image(0).size == (48, 48)
+    assert dataset.mask(0, 0).shape == (48, 48)
+    assert dataset.mask(0, 0).mean() == pytest.approx(first.masks[0].mean(), abs=0.01)
+
+
+def test_runs_round_trip():
+    """Masks that are empty, full, or start with a pixel come back."""
+    rng = np.random.default_rng(0)
+    for mask in (np.zeros((3, 5), bool), np.ones((3, 5), bool), rng.random((7, 4)) < 0.5):
+        np.testing.assert_array_equal(runs_to_mask(mask_to_runs(mask), *mask.shape), mask)
+
+
+def test_runs_are_column_major_and_start_with_zeros():
+    """Runs are those of the COCO format."""
+    assert mask_to_runs(np.array([[True, False], [True, True]])).tolist() == [0, 2, 1, 1]
+
+
+def test_licences_keep_only_matching_images(drawn_tar: Path, tmp_path: Path):
+    """Images whose row in the table has another licence, or none, are not packed."""
+    table = tmp_path / "sources.csv"
+    table.write_text(
+        "image_id,licence\n100,CC0\n101,image CC BY 2.0; annotations CC BY 4.0\n"
+        "102,image CC BY-NC 2.0; annotations CC BY 4.0\n103,CC BY-SA 4.0\n"
+    )
+    config = DataConfig(
+        tars=[str(drawn_tar)], short_side=96, sources_csv=str(table), licences=["CC0", "CC BY", "CC BY-SA"]
+    )
+    pack(config, tmp_path / "packed.npz")
+
+    assert PackedDataset(tmp_path / "packed.npz").image_ids.tolist() == [100, 101, 103]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "expected"),
+    [
+        ("image CC BY 2.0; annotations CC BY 4.0", "CC BY", True),
+        ("image CC BY-NC 2.0; annotations CC BY 4.0", "CC BY", False),
+        ("image CC BY-ND 2.0; annotations CC BY 4.0", "CC BY-SA", False),
+        ("CC0", "CC0", True),
+    ],
+)
+def test_licence_terms_are_whole(text: str, wanted: str, expected: bool):
+    """CC BY does not admit CC BY-NC, and the licence of annotations does not speak for the image."""
+    assert matches_licence(text, [wanted]) is expected
+
+
+def test_tar_without_pairs_is_refused(tmp_path: Path):
+    """A file that is no tar is named."""
+    path = tmp_path / "no.tar"
+    path.write_bytes(b"not a tar")
+
+    with pytest.raises(InputError, match=r"no\.tar"):
+        list(read_tar(path))
+
+
+def test_other_files_are_no_packed_data(tmp_path: Path):
+    """An .npz of something else is named."""
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+
+    with pytest.raises(InputError, match=r"other\.npz"):
+        PackedDataset(tmp_path / "other.npz")

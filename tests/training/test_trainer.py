@@ -1,0 +1,161 @@
+"""The training loop on reduced models."""
+
+import csv
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sam_engine.build import ARCHITECTURES, build_architecture
+from sam_engine.errors import CheckpointError
+from sam_engine.modeling.sam import Sam
+from sam_engine.training.config import DataConfig, TrainConfig
+from sam_engine.training.data import PackedDataset, sample_batch
+from sam_engine.training.initialise import tie_cross_attention
+from sam_engine.training.packing import pack
+from sam_engine.training.trainer import LAST, WEIGHTS, Trainer, learning_rate_scale, train
+
+REDUCED = replace(
+    ARCHITECTURES["tiny"],
+    image_size=64,
+    trunk_width=0.25,
+    prompt_embed_dim=32,
+    decoder_mlp_dim=64,
+    iou_head_hidden_dim=32,
+)
+
+
+def reduced_model(seed: int = 0) -> Sam:
+    torch.manual_seed(seed)
+    sam = build_architecture(REDUCED)
+    tie_cross_attention(sam)
+    return sam
+
+
+@pytest.fixture(scope="module")
+def dataset(drawn_tar: Path, tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
+    path = tmp_path_factory.mktemp("packed") / "packed.npz"
+    pack(DataConfig(tars=[str(drawn_tar)], short_side=96), path)
+    return PackedDataset(path)
+
+
+def settings(output: Path, **changes: object) -> TrainConfig:
+    """Two images and two prompts a step, up to three rounds from the third step."""
+    values = {
+        "image_size": 64,
+        "images_per_step": 2,
+        "prompts_per_image": 2,
+        "total_steps": 8,
+        "warmup_steps": 2,
+        "interactive_from_step": 2,
+        "log_steps": 1,
+        **changes,
+    }
+    return TrainConfig(output=str(output), **values)
+
+
+def run(
+    dataset: PackedDataset, config: TrainConfig, *, stop_at: int | None = None, seed: int = 0
+) -> list[float]:
+    """Train from the last checkpoint, if any; return the losses of the steps done."""
+    trainer = Trainer(reduced_model(seed), config)
+    if (Path(config.output) / LAST).exists():
+        trainer.resume(Path(config.output))
+    losses = []
+
+    def report(step: int, values: dict[str, float]) -> None:
+        losses.append(values["loss"])
+        if step == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    chances = dataset.image_probabilities(config.data)
+    train(trainer, lambda step: sample_batch(dataset, chances, config, step), report)
+    return losses
+
+
+def test_resumed_run_equals_an_undisturbed_one(dataset: PackedDataset, tmp_path: Path):
+    """Stopped by SIGTERM after five steps and resumed in a new model, a run has the same losses."""
+    whole = run(dataset, settings(tmp_path / "whole"))
+    parts = run(dataset, settings(tmp_path / "parts"), stop_at=5)
+    assert len(parts) == 5
+    parts += run(dataset, settings(tmp_path / "parts"), seed=1)
+
+    assert parts == whole
+    assert (tmp_path / "parts" / WEIGHTS).read_bytes()[1000:] == (tmp_path / "whole" / WEIGHTS).read_bytes()[
+        1000:
+    ]
+
+
+def test_schedule_may_be_shortened_when_resuming(dataset: PackedDataset, tmp_path: Path):
+    """``total_steps`` is not part of the checkpoint."""
+    run(dataset, settings(tmp_path, total_steps=100), stop_at=3)
+
+    assert len(run(dataset, settings(tmp_path, total_steps=5))) == 2
+
+
+def test_log_has_a_line_for_each_interval(dataset: PackedDataset, tmp_path: Path):
+    """The log can be read as a table, across a resumption, too."""
+    run(dataset, settings(tmp_path, total_steps=6, log_steps=2), stop_at=4)
+    run(dataset, settings(tmp_path, total_steps=6, log_steps=2))
+
+    with (tmp_path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["2", "4", "6"]
+
+
+def test_checkpoint_of_another_architecture_is_refused(dataset: PackedDataset, tmp_path: Path):
+    """Resuming a larger model from it names the file."""
+    run(dataset, settings(tmp_path, total_steps=1))
+    torch.manual_seed(0)
+    other = Trainer(build_architecture(replace(REDUCED, prompt_embed_dim=64)), settings(tmp_path))
+
+    with pytest.raises(CheckpointError, match=r"last\.safetensors: made for another architecture"):
+        other.resume(tmp_path)
+
+
+def test_damaged_checkpoint_is_refused(dataset: PackedDataset, tmp_path: Path):
+    """A truncated file is named, and nothing is trained over it."""
+    run(dataset, settings(tmp_path, total_steps=1))
+    data = (tmp_path / LAST).read_bytes()
+    (tmp_path / LAST).write_bytes(data[: len(data) // 2])
+
+    with pytest.raises(CheckpointError, match=r"last\.safetensors: not a training checkpoint"):
+        Trainer(reduced_model(), settings(tmp_path)).resume(tmp_path)
+
+
+def test_learning_rate_warms_up_and_decays():
+    """Linear to the peak, then down to a hundredth at the end."""
+    config = TrainConfig(total_steps=100, warmup_steps=10)
+
+    assert [learning_rate_scale(step, config) for step in (0, 9, 10)] == [0.1, 1.0, 1.0]
+    assert learning_rate_scale(55, config) == pytest.approx(0.505)
+    assert learning_rate_scale(100, config) == pytest.approx(0.01)
+
+
+def test_reduced_model_learns_eight_images(dataset: PackedDataset, tmp_path: Path):
+    """Clicks on eight drawn images reach an IoU above 0.9 within 200 steps."""
+    config = settings(
+        tmp_path,
+        total_steps=200,
+        warmup_steps=20,
+        images_per_step=8,
+        prompts_per_image=4,
+        learning_rate=4e-3,
+        trunk_learning_rate=2e-3,
+        interactive_from_step=1000,
+        box_fraction=0.0,
+        data=DataConfig(whole_image_fraction=1.0),
+    )
+    trainer = Trainer(reduced_model(), config)
+    ious = []
+    chances = dataset.image_probabilities(config.data)
+    train(
+        trainer,
+        lambda step: sample_batch(dataset, chances, config, step),
+        lambda step, values: ious.append(values["iou"]),
+    )
+
+    assert sum(ious[-10:]) / 10 > 0.9
