@@ -6,13 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from sam_engine.dataset.schema import RUN_INFO, SUCCESS
+from sam_engine.dataset.inputs import InputFile
+from sam_engine.dataset.manifest import build_manifest, cut_shards
+from sam_engine.dataset.run_info import RunInfo
+from sam_engine.dataset.schema import MANIFEST, RUN_INFO, SUCCESS
 from sam_engine.dataset.shards import committed_shards, publish_shard, shard_sha256, success_json
 from sam_engine.dataset.store import LocalStore
 from sam_engine.ops.rle import area_of, bbox_of, mask_to_runs, runs_to_counts
-from sam_engine.structures import Annotation, ImageRecord, ImageStatus, Shard
+from sam_engine.structures import Annotation, ImageRecord, ImageStatus
 
 FINGERPRINT = "f" * 64
+"""For shards that belong to no dataset."""
 
 
 def annotation(mask: np.ndarray, *, predicted_iou: float = 0.95, crop_box=None) -> Annotation:
@@ -83,20 +87,34 @@ def sample_records() -> list[ImageRecord]:
 def write_dataset(
     root: Path, records: Sequence[ImageRecord], *, shard_size: int = 2, input_root: str = "photos"
 ) -> LocalStore:
-    """Write a finished dataset: shards, run.json and _SUCCESS.json, but no manifest."""
+    """Write a finished dataset as a run does. The records must be in order of their paths."""
     store = LocalStore(root)
-    run_info = {"schema_version": 1, "fingerprint": FINGERPRINT, "input": input_root}
-    store.replace(RUN_INFO, json.dumps(run_info).encode())
-    for index, start in enumerate(range(0, len(records), shard_size)):
-        part = records[start : start + shard_size]
-        shard = Shard(index=index, start=start, stop=start + len(part))
-        publish_shard(store, part, shard=shard, fingerprint=FINGERPRINT)
+    manifest = build_manifest(InputFile(path=r.path, size=1, mtime_ns=0) for r in records)
+    assert [entry.path for entry in manifest.entries(0, len(records))] == [r.path for r in records]
+    info = RunInfo(
+        settings={"schema_version": 1, "shard_size": shard_size, "manifest_sha256": manifest.sha256},
+        selection={"input": input_root},
+        random_weights=False,
+        num_images=len(records),
+        num_shards=len(cut_shards(len(records), shard_size)),
+        versions={},
+    )
+    store.replace(RUN_INFO, info.to_json())
+    store.replace(MANIFEST, manifest.to_bytes())
+    for shard in cut_shards(len(records), shard_size):
+        publish_shard(store, records[shard.start : shard.stop], shard=shard, fingerprint=info.fingerprint)
     write_success(store)
     return store
 
 
+def fingerprint_of(store: LocalStore) -> str:
+    """Return the fingerprint that run.json names."""
+    return json.loads(store.read(RUN_INFO))["fingerprint"]
+
+
 def write_success(store: LocalStore) -> None:
     """Write _SUCCESS.json for what is there."""
-    summaries = committed_shards(store, FINGERPRINT)
+    fingerprint = fingerprint_of(store)
+    summaries = committed_shards(store, fingerprint)
     digests = {index: shard_sha256(store, index) for index in summaries}
-    store.replace(SUCCESS, success_json(summaries, digests, fingerprint=FINGERPRINT))
+    store.replace(SUCCESS, success_json(summaries, digests, fingerprint=fingerprint))

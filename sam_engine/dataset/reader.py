@@ -5,7 +5,7 @@ Nothing here needs torch or Ray. A dataset that is still being written can be re
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sam_engine.dataset.schema import RUN_INFO, SCALAR_COLUMNS, SCHEMA, table_to_records
-from sam_engine.dataset.shards import ShardSummary, committed_shards, shard_name
+from sam_engine.dataset.schema import RUN_INFO, SCALAR_COLUMNS, SCHEMA, display_path, table_to_records
+from sam_engine.dataset.shards import ShardSummary, committed_shards, record_problems, shard_name
 from sam_engine.dataset.store import Store, open_store
 from sam_engine.errors import ConfigError, ShardError, StorageError
 from sam_engine.structures import ImageRecord
@@ -74,20 +74,26 @@ class Dataset:
             counts.update(summary.statuses)
         return dict(sorted(counts.items()))
 
-    def tables(self, columns: Sequence[str] = tuple(SCHEMA.names)) -> Iterator[pa.Table]:
+    def tables(
+        self, columns: Sequence[str] = tuple(SCHEMA.names), *, shards: Iterable[int] | None = None
+    ) -> Iterator[pa.Table]:
         """Yield the rows in order of image id, one row group at a time.
+
+        Args:
+            columns: Top-level columns to read.
+            shards: Indices to read; None for all.
 
         Raises:
             ShardError: A page fails its checksum, or a row group is larger than any that we would write.
         """
-        for index in sorted(self.shards):
+        for index in sorted(self.shards if shards is None else shards):
             yield from read_tables(self.store, shard_name(index), columns)
 
     def scalars(self) -> Iterator[pa.Table]:
         """Yield all columns but the masks, one row group at a time; the masks are not read."""
         return self.tables(SCALAR_COLUMNS)
 
-    def records(self) -> Iterator[ImageRecord]:
+    def records(self, *, shards: Iterable[int] | None = None) -> Iterator[ImageRecord]:
         """Yield every image in order of its id; holds one row group in memory.
 
         Run lengths are not checked here: hand them to `sam_engine.ops.rle`, which does.
@@ -95,8 +101,22 @@ class Dataset:
         Raises:
             ShardError: As `tables`; or a row does not follow the schema.
         """
-        for table in self.tables():
+        for table in self.tables(shards=shards):
             yield from table_to_records(table)
+
+    def checked_records(self, *, shards: Iterable[int] | None = None) -> Iterator[ImageRecord]:
+        """Yield every image in order of its id, with every mask checked against its run lengths.
+
+        Raises:
+            ShardError: As `records`; or a row contradicts itself.
+        """
+        for record in self.records(shards=shards):
+            for problem in record_problems(record):
+                raise ShardError(
+                    f"image {record.image_id} ({display_path(record.path)}): {problem}. "
+                    f"See: python -m tools.verify {self.store.describe()}"
+                )
+            yield record
 
 
 def open_dataset(path: str | Path) -> Dataset:

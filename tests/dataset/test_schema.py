@@ -35,7 +35,7 @@ def test_columns_are_those_of_version_1():
 
 
 def test_annotations_are_a_list_of_structs():
-    """The struct has SA-1B's fields, scores and coordinates in double precision, and nothing in it is null."""
+    """The struct has SA-1B's fields; scores and coordinates are doubles, and nothing in it is null."""
     field = SCHEMA.field("annotations")
     doubles = "list<element: double not null>"
     segmentation = "struct<size: list<element: int32 not null> not null, counts: string not null>"

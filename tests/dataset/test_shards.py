@@ -11,6 +11,7 @@ from dataset_builder import (
     FINGERPRINT,
     annotation,
     failed,
+    fingerprint_of,
     image,
     rectangle_mask,
     sample_records,
@@ -110,7 +111,7 @@ def test_a_flipped_bit_in_a_page_is_found():
     start = parquet(bytes(data)).metadata.row_group(0).column(0).data_page_offset
     data[start + 40] ^= 1
 
-    with pytest.raises(OSError, match="(?i)crc|checksum|thrift"):
+    with pytest.raises(OSError, match=r"(?i)crc|checksum|thrift"):
         parquet(bytes(data)).read()
 
 
@@ -172,7 +173,7 @@ def test_sound_records_have_no_problems():
 
 
 def test_an_empty_mask_keeps_its_crops_corner():
-    """With thresholds off, masks without pixels are kept; segment_anything boxes them at their crop's corner."""
+    """With thresholds off, masks without pixels are kept, and boxed at the corner of their crop."""
     empty = replace(annotation(rectangle_mask(24, 32, 0, 0, 0, 0)), bbox=(4.0, 2.0, 0.0, 0.0))
     record = replace(image(0, b"a"), status=ImageStatus.OK, annotations=(empty,))
 
@@ -246,7 +247,7 @@ def test_a_full_disk_leaves_no_shard(store, monkeypatch):
 def test_committed_shards_are_known_from_footers(tmp_path):
     """A resumed run learns what is done, and how it went, from the files alone."""
     store = write_dataset(tmp_path, RECORDS, shard_size=2)
-    found = committed_shards(store, FINGERPRINT)
+    found = committed_shards(store, fingerprint_of(store))
 
     assert {index: (s.shard.start, s.shard.stop, s.num_masks) for index, s in found.items()} == {
         0: (0, 2, 2),
@@ -266,7 +267,7 @@ def test_only_parquet_files_count(tmp_path):
     store = write_dataset(tmp_path, RECORDS)
     store.put_exclusive("annotations/.DS_Store", b"")
 
-    assert sorted(committed_shards(store, FINGERPRINT)) == [0, 1, 2]
+    assert sorted(committed_shards(store, fingerprint_of(store))) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("size", [0, 4, 8, 500])
@@ -277,7 +278,7 @@ def test_a_cut_off_shard_is_named(tmp_path, size):
     path.write_bytes(path.read_bytes()[:size])
 
     with pytest.raises(ShardError, match=rf"{path}: .* See: python -m tools.verify {tmp_path}"):
-        committed_shards(store, FINGERPRINT)
+        committed_shards(store, fingerprint_of(store))
 
 
 def test_a_shard_under_another_name_is_noticed(tmp_path):
@@ -286,7 +287,7 @@ def test_a_shard_under_another_name_is_noticed(tmp_path):
     store.put_exclusive(shard_name(7), store.read(shard_name(0)))
 
     with pytest.raises(ShardError, match="is shard 0 under another name"):
-        committed_shards(store, FINGERPRINT)
+        committed_shards(store, fingerprint_of(store))
 
 
 def test_a_foreign_parquet_file_is_noticed(tmp_path):
@@ -295,7 +296,7 @@ def test_a_foreign_parquet_file_is_noticed(tmp_path):
     store.put_exclusive("annotations/mine.parquet", b"")
 
     with pytest.raises(ShardError, match=r"annotations/mine.parquet: is not a shard"):
-        committed_shards(store, FINGERPRINT)
+        committed_shards(store, fingerprint_of(store))
 
 
 def with_footer(records, changes, drop=()):

@@ -141,7 +141,7 @@ def fail_on(monkeypatch, call, code, *, after=0):
 @pytest.mark.parametrize("call", ["write", "fsync", "link", "open"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
 def test_a_failing_disk_is_named_and_nothing_appears(store, monkeypatch, call, code):
-    """Any failure becomes a StorageError with path and free bytes; no object, no temporary; retrying works."""
+    """A StorageError with path and free bytes; no object, no temporary; retrying works."""
     store.put_exclusive("annotations/other", b"")
     with monkeypatch.context() as patch:
         fail_on(patch, call, code)

@@ -1,0 +1,53 @@
+"""What all exports have in common: files that appear whole, a summary, and errors that name the place."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from sam_engine.errors import ConfigError, StorageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportSummary:
+    """What went into an export."""
+
+    num_images: int
+    num_masks: int
+    num_failed: int
+    """Images that were not annotated, because they failed; they are left out."""
+    num_copies: int = 0
+    """Images written beside their annotations."""
+    missing: Mapping[str, int] = field(default_factory=dict)
+    """Number of images that could not be copied, by status; their annotations are written all the same."""
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that gets its name when the block ends; after an exception there is none."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing_to(output: Path) -> Iterator[None]:
+    """Turn failures to write below ``output`` into `StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{error.filename or output}: {error.strerror or error}") from error
+
+
+def refuse_used(output: Path) -> None:
+    """Raise `ConfigError` if ``output`` is a file or a folder with something in it."""
+    if output.is_dir():
+        if any(output.iterdir()):
+            raise ConfigError(f"--output {output} is not empty; choose another place, or remove it")
+    elif output.exists():
+        raise ConfigError(f"--output {output} exists; choose another place, or remove it")

@@ -1,0 +1,25 @@
+"""What every tool does around its own work: one line for every expected failure, and exit codes."""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from sam_engine.errors import SamEngineError
+
+Main = Callable[[Sequence[str] | None], int]
+
+
+def run(main: Main, arguments: Sequence[str] | None = None) -> int:
+    """Return the exit code of a tool's ``main``; our errors become one line on stderr and their own code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return main(arguments)
+    except SamEngineError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        sys.stderr.close()
+        return 0

@@ -1,0 +1,79 @@
+"""Hand a dataset on: python -m tools.export OUT --to sa1b|coco --output PATH."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from sam_engine.dataset.coco import export_coco
+from sam_engine.dataset.exporting import ExportSummary
+from sam_engine.dataset.originals import Originals, open_originals
+from sam_engine.dataset.reader import Dataset, open_dataset
+from sam_engine.dataset.sa1b import export_sa1b
+from sam_engine.errors import InputError
+from tools.command import run
+
+DESCRIPTION = """Write a dataset in a form that other tools read.
+
+sa1b  sa_<id>.json (and sa_<id>.jpg, upright, where the images can be had) in a folder, or in tars
+coco  one COCO instances file, category "object", masks as compressed RLE
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export; print what was written."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.export", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("dataset", help="directory that pipelines.auto_annotate wrote")
+    parser.add_argument("--to", choices=("sa1b", "coco"), required=True, help="form to write")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="sa1b: a new folder. coco: a new .json file"
+    )
+    parser.add_argument("--images", help="sa1b: the input, if it is not where the run found it any more")
+    parser.add_argument("--tar", action="store_true", help="sa1b: one tar per shard instead of single files")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    options = parser.parse_args(arguments)
+    if options.to == "coco" and (options.tar or options.images):
+        parser.error("--tar and --images go with --to sa1b")
+    dataset = open_dataset(options.dataset)
+    if options.to == "coco":
+        summary = export_coco(dataset, options.output)
+    else:
+        originals = _find_originals(dataset, options.images)
+        summary = export_sa1b(dataset, options.output, originals=originals, tar=options.tar)
+    text = json.dumps(asdict(summary)) if options.json else describe(summary, options.output)
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+def describe(summary: ExportSummary, output: Path) -> str:
+    """Return a summary in sentences."""
+    lines = [f"{output}: {summary.num_images} images, {summary.num_masks} masks"]
+    if summary.num_copies:
+        lines.append(f"{summary.num_copies} images were copied, upright, as JPEG")
+    if summary.missing:
+        reasons = ", ".join(f"{count} {status}" for status, count in summary.missing.items())
+        lines.append(
+            f"images that could not be copied, whose annotations were written all the same: {reasons}"
+        )
+    if summary.num_failed:
+        lines.append(f"{summary.num_failed} images failed in the run and were left out")
+    return "\n".join(lines)
+
+
+def _find_originals(dataset: Dataset, images: str | None) -> Originals | None:
+    """Return the images; None, and a line that says so, if they are gone and nobody said where to."""
+    try:
+        return open_originals(dataset.run_info, images)
+    except InputError as error:
+        if images is not None:
+            raise
+        sys.stderr.write(f"annotations only: {error} (--images says where the images are)\n")
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
