@@ -1,11 +1,12 @@
 """Architectures by name, and the build functions of ``segment_anything``."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from sam_engine.checkpoints import Checkpoint, check_state_dict, load_state_dict, resolve_checkpoint
 from sam_engine.config import ModelConfig
 from sam_engine.errors import ConfigError
 from sam_engine.modeling.image_encoder import ImageEncoderViT
@@ -62,6 +63,10 @@ ARCHITECTURES = {
 }
 
 
+RANDOM_WEIGHTS_SEED = 0
+"""Of ``checkpoint=random``, so that every worker has the same weights."""
+
+
 def build_architecture(architecture: Architecture) -> Sam:
     """Return a model of these sizes with untrained weights, on the CPU, in eval mode."""
     size, channels = architecture.image_size, architecture.prompt_embed_dim
@@ -101,3 +106,97 @@ def build_architecture(architecture: Architecture) -> Sam:
         pixel_std=architecture.pixel_std,
     )
     return sam.eval()
+
+
+def load_model(config: ModelConfig, checkpoint: Checkpoint | None = None) -> Sam:
+    """Return the configured model with its weights, on its device, in eval mode.
+
+    Args:
+        config: Which network, where and how precise.
+        checkpoint: From `resolve_checkpoint`, if that was done already, as by a driver for its workers.
+
+    Raises:
+        CheckpointError: The weights cannot be had, or do not fit.
+        ConfigError: This machine has no such device, or the device no such precision.
+    """
+    device = choose_device(config)
+    checkpoint = checkpoint or resolve_checkpoint(config)
+    architecture = ARCHITECTURES[config.name]
+    if checkpoint.path is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_WEIGHTS_SEED)
+            sam = build_architecture(architecture)
+    else:
+        sam = _build_with_weights(architecture, checkpoint)
+    sam.precision = config.precision
+    return sam.to(device)
+
+
+def choose_device(config: ModelConfig) -> torch.device:
+    """Return the device that a configuration names, or for ``auto`` the first CUDA device, else the CPU.
+
+    Raises:
+        ConfigError: This machine has no such device, or the device no such precision.
+    """
+    num_cuda = torch.cuda.device_count()
+    name = config.device
+    if name == "auto":
+        name = "cuda" if num_cuda else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= num_cuda:
+        raise ConfigError(f"model.device is {config.device!r}, but torch finds {num_cuda} CUDA devices here")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("model.device is 'mps', but torch finds no MPS device here")
+    if config.precision == "tf32" and device.type != "cuda":
+        raise ConfigError(f"model.precision is 'tf32', which only CUDA has; the device is {device.type!r}")
+    return device
+
+
+def build_sam_vit_h(checkpoint: str | os.PathLike[str] | None = None) -> Sam:
+    """Return ViT-H SAM on the CPU; ``checkpoint``: path, URL or known name, None for untrained weights."""
+    return _build_sam("vit_h", checkpoint)
+
+
+def build_sam_vit_l(checkpoint: str | os.PathLike[str] | None = None) -> Sam:
+    """Return ViT-L SAM on the CPU; ``checkpoint``: path, URL or known name, None for untrained weights."""
+    return _build_sam("vit_l", checkpoint)
+
+
+def build_sam_vit_b(checkpoint: str | os.PathLike[str] | None = None) -> Sam:
+    """Return ViT-B SAM on the CPU; ``checkpoint``: path, URL or known name, None for untrained weights."""
+    return _build_sam("vit_b", checkpoint)
+
+
+def build_tiny(checkpoint: str | os.PathLike[str] | None = None) -> Sam:
+    """Return tiny on the CPU; ``checkpoint``: path or URL, None for the weights that come with it."""
+    return _build_sam("tiny", "tiny" if checkpoint is None else checkpoint)
+
+
+build_sam = build_sam_vit_h
+
+sam_model_registry: dict[str, Callable[..., Sam]] = {
+    "default": build_sam_vit_h,
+    "vit_h": build_sam_vit_h,
+    "vit_l": build_sam_vit_l,
+    "vit_b": build_sam_vit_b,
+    "tiny": build_tiny,
+}
+
+
+def _build_sam(name: str, checkpoint: str | os.PathLike[str] | None) -> Sam:
+    """Return the named model on the CPU, with fresh random weights if ``checkpoint`` is None."""
+    if checkpoint is None:
+        return build_architecture(ARCHITECTURES[name])
+    return load_model(ModelConfig(name=name, checkpoint=os.fspath(checkpoint), device="cpu"))
+
+
+def _build_with_weights(architecture: Architecture, checkpoint: Checkpoint) -> Sam:
+    """Return a model whose parameters are the file's tensors; nothing is initialised only to be replaced."""
+    assert checkpoint.path is not None
+    state = load_state_dict(checkpoint.path)
+    with torch.device("meta"):
+        sam = build_architecture(architecture)
+    check_state_dict(state, sam, checkpoint.path)
+    sam.load_state_dict(state, assign=True)
+    sam.set_normalisation(architecture.pixel_mean, architecture.pixel_std)  # in no checkpoint
+    return sam

@@ -112,10 +112,14 @@ class Sam(nn.Module):
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self.set_normalisation(pixel_mean, pixel_std)
         self.precision = "fp32"
         """Of the image encoder, as in ``ModelConfig.precision``. Prompts and masks are always fp32."""
+
+    def set_normalisation(self, pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> None:
+        """Set mean and deviation of RGB in [0, 255]; as in the released models, no checkpoint holds them."""
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @property
     def device(self) -> torch.device:
