@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from sam_engine.dataset.run_info import config_yaml
 from sam_engine.errors import ConfigError, SamEngineError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -87,7 +88,7 @@ def main(command: CommandLine, run: Callable[[Any], int], argv: Sequence[str] | 
             return 0
         config = load(command, flags.overrides, flags.config_dir)
         if flags.cfg:
-            print(to_yaml(config), end="")
+            print(config_yaml(config), end="")
             return 0
         return run(config)
     except SamEngineError as error:
@@ -131,18 +132,6 @@ def load(command: CommandLine, overrides: Sequence[str], config_dir: str | None 
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error, keys=list(_keys(command.config_class)))) from error
     return _with_texts(parse(raw), texts)
-
-
-def to_yaml(config: object, indent: str = "") -> str:
-    """Return a configuration as YAML. Values are JSON, which YAML contains."""
-    lines = []
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            lines.append(f"{indent}{field.name}:\n{to_yaml(value, indent + '  ')}")
-        else:
-            lines.append(f"{indent}{field.name}: {json.dumps(value)}\n")
-    return "".join(lines)
 
 
 def help_text(command: CommandLine) -> str:

@@ -112,6 +112,19 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShardProgress:
+    """How far a worker is with its shard; sent before each image."""
+
+    shard: Shard
+    image_id: int
+    """The image that the worker takes in hand now."""
+    num_done: int
+    """Images of the shard before this one."""
+    num_masks: int
+    """Found on those."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardReport:
     """What became of one shard. Small, because it is all that travels back from a worker."""
 
@@ -127,5 +140,9 @@ class ShardReport:
     """Wall time of the worker."""
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time by stage, for reports."""
+    device: str = ""
+    """What the model ran on."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the log should know: settings that had to give way, in a line each."""
     error: str | None = None
     """Set if the shard was given up; nothing was published then."""

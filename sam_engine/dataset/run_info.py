@@ -1,0 +1,154 @@
+"""What a run is: the settings that decide its bytes, their digest, and the files that say so.
+
+Two runs with one fingerprint make the same dataset, so a second may go on where the first stopped. Another
+fingerprint never touches it.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from sam_engine.config import AutoAnnotateConfig
+from sam_engine.dataset.schema import SCHEMA_VERSION
+from sam_engine.errors import FingerprintError, ShardError
+
+CONFIG = "_meta/config.yaml"
+
+DECODE_SETTINGS = ("strict", "max_pixels", "max_side", "max_file_bytes", "exif", "background")
+"""Those that decide pixels or statuses."""
+
+_PACKAGES = (
+    "sam-engine",
+    "torch",
+    "numpy",
+    "pyarrow",
+    "pillow",
+    "opencv-python-headless",
+    "simplejpeg",
+    "ray",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """The content of ``_meta/run.json``."""
+
+    settings: Mapping[str, Any]
+    """All that decides the bytes of the shards, by dotted key; JSON values."""
+    selection: Mapping[str, Any]
+    """How the manifest came about: input, limit, sample, seed. Not in the fingerprint: the manifest is."""
+    random_weights: bool
+    """The model was never trained: the masks are for testing programs, not for use."""
+    num_images: int
+    num_shards: int
+    versions: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the settings."""
+        return hashlib.sha256(json.dumps(dict(self.settings), sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> bytes:
+        """Return the file."""
+        document = {"fingerprint": self.fingerprint, **dataclasses.asdict(self)}
+        return (json.dumps(document, indent=2) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Return what `to_json` wrote.
+
+        Raises:
+            ShardError: The file is damaged, or was edited.
+        """
+        try:
+            document = json.loads(data)
+            fingerprint = document.pop("fingerprint")
+            info = cls(**document)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ShardError(f"_meta/run.json is damaged: {error}") from error
+        if info.fingerprint != fingerprint:
+            raise ShardError("_meta/run.json is damaged: its settings do not match its fingerprint")
+        return info
+
+
+def deciding_settings(
+    config: AutoAnnotateConfig,
+    *,
+    architecture: Mapping[str, Any],
+    checkpoint_sha256: str | None,
+    manifest_sha256: str,
+) -> dict[str, Any]:
+    """Return what goes into the fingerprint.
+
+    Device, number of workers and the like are not in it: they may change between a run and its resumption.
+
+    Args:
+        config: Of the run.
+        architecture: Sizes of the model.
+        checkpoint_sha256: Of the weights' file; None for untrained ones.
+        manifest_sha256: Of the frozen manifest.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model.name": config.model.name,
+        # As it will be read back: JSON has no tuples.
+        "model.architecture": json.loads(json.dumps(dict(architecture))),
+        "model.checkpoint_sha256": checkpoint_sha256,
+        "model.precision": config.model.precision,
+        **{f"amg.{name}": value for name, value in dataclasses.asdict(config.amg).items()},
+        **{f"decode.{name}": getattr(config.decode, name) for name in DECODE_SETTINGS},
+        "executor.threads_per_worker": config.executor.threads_per_worker,
+        "shard_size": config.shard_size,
+        "manifest_sha256": manifest_sha256,
+    }
+
+
+def selection_settings(config: AutoAnnotateConfig, root: str) -> dict[str, Any]:
+    """Return how the manifest came about; ``root`` is where the input was found."""
+    return {"input": root, "limit": config.limit, "sample": config.sample, "seed": config.seed}
+
+
+def refuse_difference(output: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise unless two sets of settings are equal.
+
+    Raises:
+        FingerprintError: Naming every key that differs, with both values.
+    """
+    keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    if keys:
+        differences = "; ".join(
+            f"{key} is {json.dumps(there.get(key))} there and {json.dumps(here.get(key))} here"
+            for key in keys
+        )
+        raise FingerprintError(
+            f"output {output} holds the dataset of another configuration: {differences}. "
+            "Give another output=, or its settings"
+        )
+
+
+def config_yaml(config: object, indent: str = "") -> str:
+    """Return a configuration as YAML. Values are JSON, which YAML contains."""
+    lines = []
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            lines.append(f"{indent}{field.name}:\n{config_yaml(value, indent + '  ')}")
+        else:
+            lines.append(f"{indent}{field.name}: {json.dumps(value)}\n")
+    return "".join(lines)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions that shards may depend on, without importing anything."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

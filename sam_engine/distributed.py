@@ -1,0 +1,423 @@
+"""Run shards on a pool of Ray actors, or in this process. The only module of annotation that imports Ray.
+
+Ray starts processes and carries leases to them; retrying is ours (`sam_engine.leases`), because Ray's retries
+know neither shards nor images. Each worker has one lease and gets it only after it has answered once, so a
+worker that is still waiting for a machine holds up nobody.
+"""
+
+import atexit
+import contextlib
+import functools
+import logging
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sam_engine.config import ExecutorConfig
+from sam_engine.errors import ConfigError, ModelLoadError, SamEngineError
+from sam_engine.leases import Lease, ShardQueue, ShardWorker, place_workers
+from sam_engine.structures import ImageStatus, Shard, ShardProgress, ShardReport
+
+log = logging.getLogger(__name__)
+
+MAX_FAILED_STARTS = 3
+"""Workers in a row that could not load the model before the run stops."""
+POLL_S = 0.5
+"""Between looks at the workers' progress, in seconds."""
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Ray's shared memory: nothing larger than a report crosses it."""
+
+Event = ShardProgress | ShardReport
+
+
+def run_shards(
+    shards: Sequence[Shard],
+    make_worker: Callable[[], ShardWorker],
+    config: ExecutorConfig,
+    *,
+    device: str = "auto",
+) -> Iterator[Event]:
+    """Yield the progress of all shards and one report for each, in the order they finish.
+
+    Closing the iterator, or an exception inside it, stops the workers; shards in their hands are lost, those
+    published stay.
+
+    Args:
+        shards: What to do; only these descriptions travel.
+        make_worker: Builds a worker in the process that will run it. Picklable, for Ray.
+        config: Where and how many.
+        device: The model's device; decides what a worker reserves.
+
+    Raises:
+        ConfigError: The cluster has no such device, or does not answer.
+        ModelLoadError: Workers cannot load the model.
+        StorageError: A worker cannot write.
+    """
+    if not shards:
+        return
+    queue = ShardQueue(shards, config.max_shard_attempts)
+    if config.name == "inline":
+        yield from _run_inline(queue, make_worker)
+    else:
+        with _ray_session(config):
+            yield from _RayPool(queue, make_worker, config, device).run()
+
+
+def _run_inline(queue: ShardQueue, make_worker: Callable[[], ShardWorker]) -> Iterator[Event]:
+    """Do all shards in this process."""
+    try:
+        worker = make_worker()
+    except SamEngineError:
+        raise
+    except Exception as error:
+        raise ModelLoadError(f"the model cannot be loaded: {_describe(error)}") from error
+    while queue:
+        lease = queue.lease()
+        in_hand = None
+        try:
+            for event in worker.work(lease):
+                in_hand = event.image_id if isinstance(event, ShardProgress) else None
+                yield event
+        except SamEngineError:
+            raise
+        except Exception as error:
+            log.warning("shard %d: %s", lease.shard.index, _describe(error), exc_info=True)
+            given_up = queue.fail(lease, _describe(error), suspect=in_hand)
+            if given_up is not None:
+                yield given_up
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What a worker answers when a shard raised: the reason, and the image in hand."""
+
+    reason: str
+    image_id: int | None
+
+
+class _Board:
+    """An actor beside the driver, where workers say which image they take in hand.
+
+    It outlives them: what is written here is known after they died.
+    """
+
+    def __init__(self) -> None:
+        self._latest: dict[int, tuple[ShardProgress, float]] = {}
+
+    def note(self, progress: ShardProgress) -> None:
+        self._latest[progress.shard.index] = progress, time.monotonic()
+
+    def latest(self) -> dict[int, tuple[ShardProgress, float]]:
+        """Return what was noted last of each shard, and how long ago, in seconds."""
+        now = time.monotonic()
+        return {index: (progress, now - then) for index, (progress, then) in self._latest.items()}
+
+
+class _Actor:
+    """A worker process."""
+
+    def __init__(self, make_worker: Callable[[], ShardWorker], board: Any) -> None:
+        self._make_worker = make_worker
+        self._board = board
+        self._worker: ShardWorker | None = None
+
+    def start(self) -> str:
+        """Load the model. Not in the constructor: an exception there reaches the driver as a mere death."""
+        self._worker = self._make_worker()
+        return self._worker.device_name
+
+    def work(self, lease: Lease) -> ShardReport | _Failure:
+        """Do one shard. Errors of the engine are raised, all others returned with the image in hand."""
+        ray = _import_ray()
+        assert self._worker is not None
+        in_hand = None
+        try:
+            for event in self._worker.work(lease):
+                if isinstance(event, ShardReport):
+                    return event
+                in_hand = event.image_id
+                noted = self._board.note.remote(event)
+                if lease.careful:  # the next thing may be our death: the name must have arrived before
+                    with contextlib.suppress(ray.exceptions.RayError):
+                        ray.get(noted)
+        except SamEngineError:
+            raise
+        except Exception as error:
+            log.exception("shard %d", lease.shard.index)
+            return _Failure(_describe(error), in_hand)
+        raise AssertionError("a worker ends with a report")
+
+
+@dataclass(slots=True)
+class _Busy:
+    """An actor with a lease."""
+
+    actor: Any
+    lease: Lease
+    since: float = field(default_factory=time.monotonic)
+
+
+class _RayPool:
+    """Actors in three states: starting (model loading, or no machine yet), idle, busy."""
+
+    def __init__(
+        self,
+        queue: ShardQueue,
+        make_worker: Callable[[], ShardWorker],
+        config: ExecutorConfig,
+        device: str,
+    ) -> None:
+        self._ray = ray = _import_ray()
+        self._queue = queue
+        self._config = config
+        resources = ray.cluster_resources()
+        placement = place_workers(
+            config, device, cpus=int(resources.get("CPU", 1)), gpus=int(resources.get("GPU", 0))
+        )
+        self._size = min(placement.num_workers, len(queue))
+        node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=True
+        )
+        # Restarted by Ray, unlike workers: it holds nothing that has to be true.
+        board_class = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=node)(_Board)
+        self._board = board_class.remote()
+        self._new_actor = functools.partial(
+            ray.remote(
+                num_cpus=config.threads_per_worker,
+                num_gpus=placement.gpus_per_worker,
+                max_restarts=0,
+                max_task_retries=0,
+            )(_Actor).remote,
+            make_worker,
+            self._board,
+        )
+        self._starting: dict[Any, Any] = {}
+        self._idle: list[Any] = []
+        self._busy: dict[Any, _Busy] = {}
+        self._failed_starts = 0
+        self._progress: dict[int, ShardProgress] = {}
+        self._look: Any = None
+        self._looked = 0.0
+
+    def run(self) -> Iterator[Event]:
+        """Yield events until no shard is left."""
+        try:
+            while self._queue or self._busy:
+                self._hire()
+                while self._queue and self._idle:
+                    actor, lease = self._idle.pop(), self._queue.lease()
+                    self._busy[actor.work.remote(lease)] = _Busy(actor, lease)
+                done, _ = self._ray.wait([*self._starting, *self._busy], num_returns=1, timeout=POLL_S)
+                for reference in done:
+                    if reference in self._starting:
+                        self._welcome(reference)
+                    else:
+                        yield from self._collect(reference)
+                yield from self._look_at_board()
+        finally:
+            for actor in [
+                *self._starting.values(),
+                *self._idle,
+                *(busy.actor for busy in self._busy.values()),
+            ]:
+                self._ray.kill(actor)
+            self._ray.kill(self._board)
+
+    def _hire(self) -> None:
+        """Start actors up to what the open shards can use."""
+        if self._failed_starts >= MAX_FAILED_STARTS:
+            return
+        wanted = min(self._size, len(self._queue) + len(self._busy))
+        while len(self._starting) + len(self._idle) + len(self._busy) < wanted:
+            actor = self._new_actor()
+            self._starting[actor.start.remote()] = actor
+
+    def _welcome(self, reference: Any) -> None:
+        """Take in an actor that has loaded its model, or note that it could not."""
+        actor = self._starting.pop(reference)
+        try:
+            device_name = self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, SamEngineError):
+                raise error.cause from error
+            reason = _describe(error.cause) if error.cause else _last_line(error)
+        except self._ray.exceptions.RayError as error:
+            reason = f"its process died: {_last_line(error)}"
+        else:
+            log.debug("a worker is ready on %s", device_name)
+            self._failed_starts = 0
+            self._idle.append(actor)
+            return
+        self._ray.kill(actor)
+        self._failed_starts += 1
+        log.warning("a worker could not load the model: %s", reason)
+        if self._failed_starts >= MAX_FAILED_STARTS and not (self._starting or self._idle or self._busy):
+            raise ModelLoadError(f"{self._failed_starts} workers in a row could not load the model: {reason}")
+
+    def _collect(self, reference: Any) -> Iterator[Event]:
+        """Take a busy actor's answer."""
+        busy = self._busy.pop(reference)
+        try:
+            answer = self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, SamEngineError):
+                raise error.cause from error
+            answer = _Failure(_last_line(error), None)
+        except self._ray.exceptions.RayError as error:
+            # Dead or unreachable; perhaps still writing, which is safe: publishing is exclusive.
+            yield from self._replace(busy, f"the worker died: {_last_line(error)}")
+            return
+        if isinstance(answer, ShardReport):
+            self._progress.pop(busy.lease.shard.index, None)
+            self._idle.append(busy.actor)
+            yield answer
+            return
+        # A fresh process too: after some CUDA errors nothing works in the old one.
+        self._ray.kill(busy.actor)
+        yield from self._failed(busy, answer.reason, suspect=answer.image_id)
+
+    def _replace(
+        self, busy: _Busy, reason: str, status: ImageStatus = ImageStatus.WORKER_CRASH
+    ) -> Iterator[Event]:
+        """Let go of an actor that is dead or hangs, and blame the image in hand if it is certain."""
+        self._ray.kill(busy.actor)
+        suspect = None
+        if busy.lease.careful:
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                latest = self._ray.get(self._board.latest.remote(), timeout=10)
+                if busy.lease.shard.index in latest:
+                    suspect = latest[busy.lease.shard.index][0].image_id
+        yield from self._failed(busy, reason, suspect=suspect, status=status)
+
+    def _failed(
+        self,
+        busy: _Busy,
+        reason: str,
+        *,
+        suspect: int | None,
+        status: ImageStatus = ImageStatus.WORKER_CRASH,
+    ) -> Iterator[Event]:
+        log.warning("shard %d: %s", busy.lease.shard.index, reason)
+        self._progress.pop(busy.lease.shard.index, None)
+        given_up = self._queue.fail(busy.lease, reason, suspect=suspect, status=status)
+        if given_up is not None:
+            yield given_up
+
+    def _look_at_board(self) -> Iterator[Event]:
+        """Yield what is new, and replace workers that have been silent for too long."""
+        now = time.monotonic()
+        if self._look is None:
+            if now - self._looked >= POLL_S:
+                self._look, self._looked = self._board.latest.remote(), now
+            return
+        ready, _ = self._ray.wait([self._look], timeout=0)
+        if not ready:
+            return
+        try:
+            latest = self._ray.get(self._look)
+        except self._ray.exceptions.RayError:
+            latest = {}
+        self._look = None
+        for reference, busy in list(self._busy.items()):
+            progress, age = latest.get(busy.lease.shard.index, (None, now - busy.since))
+            if progress is not None and progress != self._progress.get(busy.lease.shard.index):
+                self._progress[busy.lease.shard.index] = progress
+                yield progress
+            if min(age, now - busy.since) > self._config.shard_timeout_s:
+                del self._busy[reference]
+                reason = f"no sign of life for {self._config.shard_timeout_s:g} s (executor.shard_timeout_s)"
+                yield from self._replace(busy, reason, ImageStatus.TIMEOUT)
+
+
+def _import_ray() -> Any:
+    """Import Ray late: it takes a second. Any, because its annotations lag behind its interface."""
+    import ray
+
+    return ray
+
+
+@contextlib.contextmanager
+def _ray_session(config: ExecutorConfig) -> Iterator[None]:
+    """Be connected to Ray inside the block; a session that was there before is used and left alone."""
+    # Read by Ray when it is imported. A cluster of others has its own rules on tokens.
+    local = config.address == "local"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if local:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+            os.environ["RAY_AUTH_TOKEN_PATH"] = _token_file()
+        # Or Ray hides all GPUs from workers that reserve none, as those of model.device=cuda:N.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray = _import_ray()
+    if ray.is_initialized():
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        if local:
+            # Private, and short: Ray puts sockets below it, whose paths may have 107 characters.
+            folder = tempfile.mkdtemp(prefix="sam-engine-", dir=_short_temporary_directory())
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(ray.shutdown)
+        handlers = _signal_handlers()
+        try:
+            if local:
+                wanted = (config.num_workers or 0) * config.threads_per_worker
+                ray.init(
+                    address="local",
+                    num_cpus=max(wanted, len(os.sched_getaffinity(0))),
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=folder,
+                )
+            else:
+                ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"executor.address is {config.address!r}: Ray does not answer there: {_last_line(error)}"
+            ) from error
+        for number, handler in handlers.items():  # Ray puts its own in their place
+            signal.signal(number, handler)
+        yield
+
+
+@functools.cache
+def _token_file() -> str:
+    """Write this process's secret for its own Ray; return the path. Ray reads it once in a process's life."""
+    descriptor, path = tempfile.mkstemp(prefix="sam-engine-token-")  # mode 0600
+    atexit.register(os.unlink, path)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    return path
+
+
+def _short_temporary_directory() -> str:
+    """Return where a session's sockets fit."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= 20 else "/tmp"  # noqa: S108 - mkdtemp makes a private folder in it
+
+
+def _signal_handlers() -> dict[int, Any]:
+    """Return the handlers of the signals that end a run; none outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+def _describe(error: BaseException) -> str:
+    """Return an exception as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _last_line(error: BaseException) -> str:
+    """Return the last line of an exception's text, which is where Ray has the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,144 @@
+"""Who works on which shard, and what to do when that goes wrong. No Ray, no torch: rules only.
+
+A shard is leased to one worker at a time. After a first failure it is done *carefully*: one image at a time,
+each named before it is touched, so that a second death has a name. An image that was in hand at two failures
+of which the cause is certain to be it becomes a row that says so; its neighbours are kept.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sam_engine.config import ExecutorConfig
+from sam_engine.errors import ConfigError
+from sam_engine.structures import ImageStatus, Shard, ShardProgress, ShardReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Why an image is not tried again."""
+
+    status: ImageStatus
+    reason: str
+    """One line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A shard for one worker, once."""
+
+    shard: Shard
+    careful: bool = False
+    """Touch one image at a time and name it before."""
+    verdicts: Mapping[int, Verdict] = field(default_factory=dict)
+    """Images not to touch, by id: they get this as their row."""
+
+
+class ShardWorker(Protocol):
+    """Makes whole shards. It owns a model, so there is one for each process."""
+
+    @property
+    def device_name(self) -> str:
+        """What the model runs on."""
+
+    def work(self, lease: Lease) -> Iterator[ShardProgress | ShardReport]:
+        """Yield progress before each image and, when the shard is published, its report."""
+
+
+@dataclass(slots=True)
+class _History:
+    """What went wrong with one shard so far."""
+
+    num_failures: int = 0
+    """Since the last verdict."""
+    suspicions: Counter[int] = field(default_factory=Counter)
+    verdicts: dict[int, Verdict] = field(default_factory=dict)
+
+
+class ShardQueue:
+    """Shards that nobody works on, in order; those that failed come first."""
+
+    def __init__(self, shards: Iterable[Shard], max_attempts: int) -> None:
+        """Take the open shards. One that fails ``max_attempts`` times without a verdict is given up."""
+        self._waiting = deque(shards)
+        self._max_attempts = max_attempts
+        self._histories: dict[int, _History] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def lease(self) -> Lease:
+        """Take out the next shard."""
+        shard = self._waiting.popleft()
+        history = self._histories.get(shard.index)
+        if history is None:
+            return Lease(shard=shard)
+        return Lease(shard=shard, careful=True, verdicts=dict(history.verdicts))
+
+    def give_back(self, lease: Lease) -> None:
+        """Put a shard back whose worker is not to blame, and neither is the shard."""
+        self._waiting.appendleft(lease.shard)
+
+    def fail(
+        self,
+        lease: Lease,
+        reason: str,
+        *,
+        suspect: int | None,
+        status: ImageStatus = ImageStatus.WORKER_CRASH,
+    ) -> ShardReport | None:
+        """Take note of a failure: the shard is put back, or given up.
+
+        Args:
+            lease: What failed.
+            reason: One line.
+            suspect: The image in hand, if it is certain that it was; else None.
+            status: What that image's row will say if it fails again.
+
+        Returns:
+            None, or a report with ``error`` set if the shard was given up.
+        """
+        shard = lease.shard
+        history = self._histories.setdefault(shard.index, _History())
+        history.num_failures += 1
+        if suspect is not None:
+            history.suspicions[suspect] += 1
+            if history.suspicions[suspect] > 1:
+                history.verdicts[suspect] = Verdict(status=status, reason=reason)
+                history.num_failures = 0
+        if history.num_failures >= self._max_attempts:
+            return ShardReport(shard=shard, error=f"{reason} (after {self._max_attempts} attempts)")
+        self._waiting.appendleft(shard)
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """How many workers, and what each reserves."""
+
+    num_workers: int
+    gpus_per_worker: float
+
+
+def place_workers(config: ExecutorConfig, device: str, *, cpus: int, gpus: int) -> Placement:
+    """Decide how many workers a cluster holds.
+
+    Args:
+        config: ``num_workers`` is obeyed if set.
+        device: auto takes GPUs where there are some; cuda needs one; cuda:N, cpu and mps reserve none.
+        cpus: Of the cluster.
+        gpus: Of the cluster.
+
+    Raises:
+        ConfigError: cuda without a GPU.
+    """
+    if device == "cuda" and not gpus:
+        raise ConfigError("model.device is cuda, but Ray finds no GPU; use model.device=auto or cpu")
+    if device in ("auto", "cuda") and gpus:
+        workers = config.num_workers or gpus
+        return Placement(num_workers=workers, gpus_per_worker=min(1.0, gpus / workers))
+    if device not in ("auto", "cpu"):
+        return Placement(num_workers=config.num_workers or 1, gpus_per_worker=0)
+    workers = config.num_workers or max(1, cpus // config.threads_per_worker)
+    return Placement(num_workers=workers, gpus_per_worker=0)
