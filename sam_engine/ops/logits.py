@@ -34,9 +34,9 @@ class LogitFrame:
 
     @property
     def masks_at_once(self) -> int:
-        """How many masks may be upscaled together."""
+        """How many masks may be upscaled together, in threes."""
         height, width = self.original_size
-        return max(1, MAX_PIXELS_AT_ONCE // max(height * width, self.image_size**2))
+        return 3 * max(1, MAX_PIXELS_AT_ONCE // (3 * max(height * width, self.image_size**2)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +123,13 @@ def masks_to_runs(
 
 
 def _upscaled_chunks(logits: Tensor, frame: LogitFrame) -> Iterator[Tensor]:
-    """Yield (n, H, W) logits of as many masks as memory allows for, until all N have been."""
+    """Yield (n, H, W) logits of as many masks as memory allows for, until all N have been.
+
+    They are upscaled as maps of three channels, as the original does for the three masks of a prompt: torch
+    chooses its kernel by the number of channels, and the kernels round differently.
+    """
     for start in range(0, len(logits), frame.masks_at_once):
         chunk = logits[start : start + frame.masks_at_once]
-        yield upscale_logits(chunk[None], frame.image_size, frame.input_size, frame.original_size)[0]
+        threes = F.pad(chunk, (0, 0, 0, 0, 0, -len(chunk) % 3)).unflatten(0, (-1, 3))
+        upscaled = upscale_logits(threes, frame.image_size, frame.input_size, frame.original_size)
+        yield upscaled.flatten(0, 1)[: len(chunk)]

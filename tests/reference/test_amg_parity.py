@@ -75,7 +75,7 @@ class DrawnSegmenter:
             figures = [self.figure(seed + 5 * i, centres - x, centres[:, None] - y) for i in range(3)]
             drawings.append(torch.stack(figures))
             levels = [0.88, 0.9, 0.9, 0.93, 0.95, 0.99, 1.02, 0.5]
-            own = 0.0 if self.ties else 1e-4 * math.sin(x + 300 * y)
+            own = 0.0 if self.ties else 0.05 * math.sin(x + 300 * y)
             scores.append([levels[(seed // 3 + i) % len(levels)] + own * (i + 1) for i in range(3)])
         return torch.stack(drawings), torch.tensor(scores)
 
