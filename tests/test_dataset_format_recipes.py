@@ -1,0 +1,62 @@
+"""The recipes of docs/dataset_format.md, run as they are printed there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dataset_builder import sample_records, write_dataset
+
+DOCUMENT = Path(__file__).parents[1] / "docs/dataset_format.md"
+BLOCKS = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+
+# What each recipe must have found in the sample dataset: five images, of which three have four masks.
+CHECKS = {
+    "pyarrow.parquet": "assert table.num_rows == 5 and len(row['annotations']) == 2",
+    "duckdb": "assert len(masks.fetchall()) == 4 and large['area'].tolist() == [60]",
+    "pandas": "assert len(images) == 5 and masks['area'].tolist() == [60, 8, 8, 15]",
+    "datasets": "assert len(dataset) == 5 and dataset[0]['annotations'][0]['area'] == 60",
+    "pycocotools": "assert mask.shape == (24, 32) and mask.sum() == 60",
+    "sam_engine": "assert record.image_id == 4",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipes")
+    write_dataset(path / "out", sample_records())
+    return path
+
+
+def recipe(library):
+    """Return the one code block whose last import is of ``library``."""
+    matches = [
+        block
+        for block in BLOCKS
+        if re.findall(r"^(?:import|from) (\S+)", block, re.MULTILINE)[-1].startswith(library)
+    ]
+    assert len(matches) == 1, f"{len(matches)} recipes use {library}"
+    return matches[0]
+
+
+def test_every_recipe_is_checked():
+    """No code block of the document is left out here."""
+    assert sorted(recipe(library) for library in CHECKS) == sorted(BLOCKS)
+
+
+@pytest.mark.parametrize("library", CHECKS)
+def test_the_recipe_reads_the_dataset(folder, library):
+    """Pasted into a fresh interpreter beside a dataset, offline, it finds what is there."""
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder / "cache")}
+    result = subprocess.run(
+        [sys.executable, "-W", "error::FutureWarning", "-c", recipe(library) + CHECKS[library]],
+        cwd=folder,
+        env=os.environ | offline,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode == 0, result.stderr
