@@ -1,0 +1,90 @@
+"""The programs pipelines.train and pipelines.evaluate."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import evaluate, train
+from pipelines.config import main
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_help_imports_no_torch(name: str):
+    """``--help`` lists every setting at once, without loading the network."""
+    code = (
+        f"import sys\nfrom pipelines import {name} as p\nfrom pipelines.config import main\n"
+        "assert main(p.COMMAND, p.run, ['--help']) == 0\nassert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    assert "threads=2" in done.stdout
+
+
+def test_train_then_evaluate(drawn_tar: Path, tmp_path: Path):
+    """A run makes weights that evaluate reads, goes on where it stopped, and ends at once when it is done."""
+    settings = [
+        f"data.tars=[{drawn_tar}]",
+        f"output={tmp_path}/run",
+        "data.short_side=96",
+        "image_size=32",
+        "images_per_step=1",
+        "prompts_per_image=2",
+        "log_steps=1",
+        "threads=1",
+    ]
+    assert main(train.COMMAND, train.run, [*settings, "total_steps=1"]) == 0
+    assert main(train.COMMAND, train.run, [*settings, "total_steps=2"]) == 0
+    assert main(train.COMMAND, train.run, [*settings, "total_steps=2"]) == 0
+
+    assert (tmp_path / "run" / "log.csv").read_text().count("\n") == 3
+    scores = tmp_path / "scores.json"
+    arguments = [f"tars=[{drawn_tar}]", f"model.checkpoint={tmp_path}/run/model.safetensors", "limit=1"]
+    assert main(evaluate.COMMAND, evaluate.run, [*arguments, f"output={scores}", "threads=1"]) == 0
+    assert json.loads(scores.read_text())["drawn"]["masks"] == 2
+
+
+def test_pack_only_stops_before_training(drawn_tar: Path, tmp_path: Path):
+    """With data.pack_only the packed copy is all that is made."""
+    packed = tmp_path / "a.npz"
+    arguments = [
+        f"data.tars=[{drawn_tar}]",
+        f"data.packed={packed}",
+        "data.pack_only=true",
+        f"output={tmp_path}/run",
+    ]
+
+    assert main(train.COMMAND, train.run, arguments) == 0
+    assert packed.exists()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data.tars=[/nowhere/a.tar]"], "data.tars: there is no file /nowhere/a.tar"),
+        ([], "data.tars is empty"),
+        (["image_size=100"], "image_size must be a multiple of 32, got 100"),
+        (["data.licences=[CC0]", "data.tars=[a.tar]"], "data.sources_csv must be set"),
+        (["precision=fp8"], "precision must be one of fp32, bf16"),
+    ],
+)
+def test_train_mistakes_end_with_one_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Exit code 2 and a line that names the setting."""
+    assert main(train.COMMAND, train.run, [*arguments, f"output={tmp_path}/run"]) == 2
+
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_evaluate_without_truth_says_so(capsys: pytest.CaptureFixture[str]):
+    """Exit code 2 without tars."""
+    assert main(evaluate.COMMAND, evaluate.run, []) == 2
+
+    assert "tars is empty" in capsys.readouterr().err
