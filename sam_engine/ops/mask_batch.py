@@ -37,7 +37,7 @@ class Crop:
         return np.ascontiguousarray(image[top:bottom, left:right])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MaskBatch:
     """N masks of one image in columns. Index it with a boolean or int64 tensor to filter or reorder."""
 
@@ -67,7 +67,7 @@ class MaskBatch:
         return MaskBatch(**{name: torch.cat([getattr(batch, name) for batch in batches]) for name in names})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FoundMask:
     """One mask of an image, in full; frame: pixels of the image."""
 

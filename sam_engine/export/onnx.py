@@ -1,0 +1,131 @@
+"""The decoder as one traceable module, with the inputs and outputs of segment_anything's ONNX models."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sam_engine.errors import ConfigError
+from sam_engine.modeling.image_encoder import ImageEncoderViT
+from sam_engine.modeling.sam import Sam
+from sam_engine.ops.masks import calculate_stability_score
+
+MULTI_CLICK_POINTS = 2.5
+"""With more points than this the prompt is clear and mask token 0 is chosen, otherwise the best other."""
+
+
+class SamOnnxModel(nn.Module):
+    """Prompt encoder, mask decoder and upscaling of a model with a ViT, without branches on tensors.
+
+    The image encoder is not part of it: its output is an input.
+    """
+
+    def __init__(
+        self,
+        model: Sam,
+        return_single_mask: bool,
+        use_stability_score: bool = False,
+        return_extra_metrics: bool = False,
+    ) -> None:
+        """Wrap a model.
+
+        Args:
+            model: With a ViT; the skip features of tiny have no place among the inputs.
+            return_single_mask: Return the mask that fits the number of points, not all four.
+            use_stability_score: Score masks by their stability at low resolution, not by predicted IoU.
+            return_extra_metrics: Return stability and area at full resolution too.
+
+        Raises:
+            ConfigError: The model has another encoder.
+        """
+        super().__init__()
+        if not isinstance(model.image_encoder, ImageEncoderViT):
+            raise ConfigError(
+                "SamOnnxModel needs one of vit_b, vit_l and vit_h; tiny has skip features besides"
+            )
+        self.model = model
+        self.mask_decoder = model.mask_decoder
+        self.img_size = model.image_size
+        self.return_single_mask = return_single_mask
+        self.use_stability_score = use_stability_score
+        self.stability_score_offset = 1.0
+        self.return_extra_metrics = return_extra_metrics
+
+    @torch.no_grad()
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+        orig_im_size: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Predict masks for one prompt. All inputs are float32.
+
+        Args:
+            image_embeddings: (1, C, h, w).
+            point_coords: (1, N, 2) as (x, y) in the model's input frame.
+            point_labels: (1, N): 0 background, 1 foreground, 2 and 3 the corners of a box, -1 not a point.
+                Without a box, one point with label -1 must be among them.
+            mask_input: (1, 1, 4h, 4w) logits of a previous round, or zeros.
+            has_mask_input: (1,): 1 if ``mask_input`` counts, 0 if not.
+            orig_im_size: (2,): H and W of the image.
+
+        Returns:
+            Logits (1, M, H, W), scores (1, M) and low-resolution logits (1, M, 4h, 4w), where M is 1 or 4;
+            with ``return_extra_metrics``, stability (1, M) and area (1, M) before the low-resolution logits.
+        """
+        masks, scores = self.mask_decoder.predict_masks(
+            image_embeddings=image_embeddings,
+            image_pe=self.model.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=self._embed_points(point_coords, point_labels),
+            dense_prompt_embeddings=self._embed_masks(mask_input, has_mask_input),
+        )
+        threshold = self.model.mask_threshold
+        if self.use_stability_score:
+            scores = calculate_stability_score(masks, threshold, self.stability_score_offset)
+        if self.return_single_mask:
+            masks, scores = self._select_masks(masks, scores, point_coords.shape[1])
+        upscaled = self._upscale(masks, orig_im_size)
+        if not self.return_extra_metrics:
+            return upscaled, scores, masks
+        stability = calculate_stability_score(upscaled, threshold, self.stability_score_offset)
+        areas = (upscaled > threshold).sum(-1).sum(-1)
+        return upscaled, scores, stability, areas, masks
+
+    def _embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
+        """Return the (1, N, C) tokens of points and box corners."""
+        encoder = self.model.prompt_encoder
+        embedding = encoder.pe_layer.encode((coords + 0.5) / self.img_size)
+        labels = labels[..., None]
+        embedding = embedding * (labels != -1) + encoder.not_a_point_embed.weight * (labels == -1)
+        for value, kind in enumerate(encoder.point_embeddings):
+            weight: Tensor = kind.get_parameter("weight")
+            embedding = embedding + weight * (labels == value)
+        return embedding
+
+    def _embed_masks(self, mask_input: Tensor, has_mask_input: Tensor) -> Tensor:
+        """Return the (1, C, h, w) map of the mask, or of its absence."""
+        encoder = self.model.prompt_encoder
+        absent = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        embedding: Tensor = (
+            has_mask_input * encoder.mask_downscaling(mask_input) + (1 - has_mask_input) * absent
+        )
+        return embedding
+
+    def _select_masks(self, masks: Tensor, scores: Tensor, num_points: int) -> tuple[Tensor, Tensor]:
+        """Return token 0's mask for a clear prompt, otherwise the best of the others."""
+        first = torch.zeros_like(scores)
+        first[:, 0] = 1000
+        best = (scores + (num_points - MULTI_CLICK_POINTS) * first).argmax(dim=1)
+        rows = torch.arange(len(masks), device=masks.device)
+        return masks[rows, best][:, None], scores[rows, best][:, None]
+
+    def _upscale(self, masks: Tensor, orig_im_size: Tensor) -> Tensor:
+        """Bring logits to the image's size, computed from the tensor so that tracing keeps it variable."""
+        square = F.interpolate(masks, (self.img_size, self.img_size), mode="bilinear", align_corners=False)
+        size = orig_im_size.to(torch.float32)
+        height, width = torch.floor(size * (self.img_size / size.max()) + 0.5).to(torch.int64)
+        image = square[..., :height, :width]
+        out_height, out_width = orig_im_size.to(torch.int64)
+        return F.interpolate(image, (out_height, out_width), mode="bilinear", align_corners=False)

@@ -1,0 +1,289 @@
+"""What our mask generator does that segment_anything's does not; the rest is held in tests/reference."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fakes import DiscSegmenter
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
+from sam_engine.build import ARCHITECTURES, build_architecture
+from sam_engine.config import AmgConfig
+from sam_engine.errors import ConfigError, ImageError
+from sam_engine.export.onnx import SamOnnxModel
+from sam_engine.modeling.sam import ImageEmbedding
+from sam_engine.ops import logits as logits_module
+from sam_engine.ops.mask_batch import FoundMask, clean_up_masks
+from sam_engine.ops.rle import decode_counts, mask_to_runs
+from sam_engine.predictor import SamPredictor
+from sam_engine.structures import ImageStatus
+
+SETTINGS: dict[str, Any] = {
+    "points_per_side": 4,
+    "stability_score_thresh": 0.85,
+    "output_mode": "coco_rle",
+}
+
+
+def blank(height: int, width: int) -> NDArray[np.uint8]:
+    return np.zeros((height, width, 3), dtype=np.uint8)
+
+
+class BrokenSegmenter(DiscSegmenter):
+    """Writes ``value`` into the masks or scores of the prompts named; -1 names all."""
+
+    def __init__(self, value: float, *, prompts: slice, scores: bool = False) -> None:
+        super().__init__()
+        self.value, self.prompts, self.scores = value, prompts, scores
+
+    def decode(self, embedding: ImageEmbedding, **prompts: Any) -> tuple[Tensor, Tensor]:
+        logits, scores = (output.clone() for output in super().decode(embedding, **prompts))
+        if self.scores:
+            scores[self.prompts] = self.value
+        else:
+            logits[self.prompts, :, 0, 0] = self.value
+        return logits, scores
+
+
+class FixedSegmenter(DiscSegmenter):
+    """Gives every prompt the same three masks, with the same scores."""
+
+    def __init__(self, logits: Tensor, scores: Sequence[float] = (0.9, 0.95, 1.0)) -> None:
+        super().__init__(image_size=4 * logits.shape[-1])
+        self.logits, self.scores = logits, torch.tensor(scores)
+
+    def decode(self, embedding: ImageEmbedding, **prompts: Any) -> tuple[Tensor, Tensor]:
+        batch = len(prompts["point_coords"])
+        return self.logits.expand(batch, 3, -1, -1), self.scores.expand(batch, 3)
+
+
+class RecordingSegmenter(DiscSegmenter):
+    """Notes how many images were encoded together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
+        self.batches.append(len(images))
+        return super().encode(images)
+
+
+def test_records_can_be_written_as_json() -> None:
+    """All values are plain Python, and boxes are ints."""
+    records = SamAutomaticMaskGenerator(DiscSegmenter(), crop_n_layers=1, **SETTINGS).generate(
+        blank(180, 250)
+    )
+
+    assert json.loads(json.dumps(records)) == records
+    assert all(type(value) is int for record in records for value in record["bbox"] + record["crop_box"])
+
+
+def test_area_and_box_are_those_of_the_mask() -> None:
+    """Recomputed from the decoded run lengths."""
+    records = SamAutomaticMaskGenerator(DiscSegmenter(), crop_n_layers=1, **SETTINGS).generate(
+        blank(180, 250)
+    )
+
+    assert len(records) > 10
+    for record in records:
+        mask = decode_counts(record["segmentation"]["counts"], (180, 250))
+        y, x = np.nonzero(mask)
+        assert record["area"] == len(x)
+        assert record["bbox"] == [x.min(), y.min(), x.max() - x.min(), y.max() - y.min()]
+
+
+def test_no_masks_with_crops_is_an_empty_list() -> None:
+    """Where segment_anything raises IndexError."""
+    generator = SamAutomaticMaskGenerator(DiscSegmenter(), crop_n_layers=1, pred_iou_thresh=5.0)
+
+    assert generator.generate(blank(180, 250)) == []
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (3000, 2), (1, 1), (3, 3)])
+@pytest.mark.parametrize("layers", [0, 2])
+def test_extreme_shapes(size: tuple[int, int], layers: int) -> None:
+    """A side that would be resized to nothing keeps a pixel; crops without pixels are left out."""
+    generator = SamAutomaticMaskGenerator(DiscSegmenter(), crop_n_layers=layers, **SETTINGS)
+
+    assert all(record["segmentation"]["size"] == list(size) for record in generator.generate(blank(*size)))
+
+
+def test_a_batch_gives_what_the_images_give_alone() -> None:
+    """Images of different sizes, with crops, in the order given."""
+    generator = SamAutomaticMaskGenerator(DiscSegmenter(), crop_n_layers=1, **SETTINGS)
+    images = [blank(180, 250), blank(90, 90), blank(300, 200)]
+
+    assert generator.generate_batch(images) == [generator.generate(image) for image in images]
+    assert generator.generate_batch([]) == []
+
+
+def test_a_batch_is_encoded_together() -> None:
+    """Three images with five crops each: five times three."""
+    model = RecordingSegmenter()
+    generator = SamAutomaticMaskGenerator(model, crop_n_layers=1, **SETTINGS)
+    generator.generate_batch([blank(180, 250)] * 3)
+
+    assert model.batches == [3, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("masks_at_once", [1, 2**40])
+def test_memory_limit_does_not_change_the_result(masks_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upscaling three masks at a time or all together."""
+    generator = SamAutomaticMaskGenerator(DiscSegmenter(), **SETTINGS)
+    expected = generator.generate(blank(180, 250))
+    monkeypatch.setattr(logits_module, "MAX_PIXELS_AT_ONCE", masks_at_once)
+
+    assert generator.generate(blank(180, 250)) == expected
+
+
+def test_from_config_takes_every_setting() -> None:
+    """The same as keyword arguments, with COCO run lengths by default."""
+    config = AmgConfig(
+        points_per_side=4, stability_score_thresh=0.85, crop_n_layers=1, max_mask_area_fraction=0.5
+    )
+    generator = SamAutomaticMaskGenerator.from_config(DiscSegmenter(), config)
+
+    assert generator.config == config
+    assert generator.output_mode == "coco_rle"
+    assert [len(grid) for grid in generator.point_grids] == [16, 16]
+
+
+def test_settings_can_be_read_and_set_as_attributes() -> None:
+    """As with segment_anything; a value out of range is refused."""
+    generator = SamAutomaticMaskGenerator(DiscSegmenter(), **SETTINGS)
+    generator.pred_iou_thresh = 0.97
+
+    assert generator.config.pred_iou_thresh == 0.97
+    assert {record["predicted_iou"] for record in generator.generate(blank(180, 250))} == {1.0}
+    with pytest.raises(ConfigError, match=r"amg\.points_per_batch"):
+        generator.points_per_batch = 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"points_per_side": None}, "neither was given"),
+        ({"point_grids": [np.zeros((1, 2))]}, "both was given"),
+        (
+            {"points_per_side": None, "point_grids": [np.zeros((1, 2))], "crop_n_layers": 1},
+            "needs 2 point_grids",
+        ),
+        ({"output_mode": "polygon"}, "binary_mask, uncompressed_rle, coco_rle"),
+        (
+            {"points_per_side": 2, "crop_n_layers": 2, "crop_n_points_downscale_factor": 2},
+            "no point in layer 2",
+        ),
+        ({"box_nms_thresh": 1.5}, "box_nms_thresh"),
+    ],
+)
+def test_wrong_settings_are_value_errors(settings: dict[str, Any], message: str) -> None:
+    """Each with its own message, before any image is seen."""
+    with pytest.raises(ValueError, match=message):
+        SamAutomaticMaskGenerator(DiscSegmenter(), **settings)
+
+
+def test_images_of_another_type_are_refused() -> None:
+    """Floats in [0, 1] would give masks of darkness."""
+    with pytest.raises(ValueError, match="uint8"):
+        SamAutomaticMaskGenerator(DiscSegmenter(), **SETTINGS).generate(np.zeros((9, 9, 3)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+def test_large_masks_are_dropped_on_request(fraction: float) -> None:
+    """Masks covering 100 %, 50 % and 25 % of the image; 1.0 keeps all, 0.5 drops two."""
+    full = torch.full((16, 16), 9.0)
+    half, quarter = full.clone(), full.clone()
+    half[:, 8:] = -9
+    quarter[:, 4:] = -9
+    model = FixedSegmenter(torch.stack([full, half, quarter]))
+    generator = SamAutomaticMaskGenerator(model, points_per_side=1, max_mask_area_fraction=fraction)
+
+    shares = [record["area"] / 64**2 for record in generator.generate(blank(64, 64))]
+
+    assert shares == ([0.25] if fraction == 0.5 else [0.25, 0.5, 1.0])
+
+
+def found(mask: NDArray[np.bool_]) -> FoundMask:
+    y, x = np.nonzero(mask)
+    return FoundMask(
+        runs=mask_to_runs(mask),
+        box_xyxy=(int(x.min()), int(y.min()), int(x.max()), int(y.max())),
+        predicted_iou=0.9,
+        stability_score=0.95,
+        point=(0.5, 0.5),
+        crop_box=(0, 0, mask.shape[1], mask.shape[0]),
+    )
+
+
+@pytest.mark.parametrize("drop_small", [False, True])
+def test_small_masks_are_dropped_on_request(drop_small: bool) -> None:
+    """SA-1B's rule: the largest region is below the threshold. segment_anything keeps that region."""
+    crumbs, block = np.zeros((40, 40), dtype=bool), np.zeros((40, 40), dtype=bool)
+    crumbs[0, 0] = crumbs[30, 30:33] = True
+    block[10:20, 10:20] = True
+
+    masks = [found(crumbs), found(block)]
+    cleaned = clean_up_masks(masks, (40, 40), min_area=10, drop_small=drop_small, nms_thresh=0.7)
+
+    assert cleaned[0] is masks[1]
+    assert [mask.box_xyxy for mask in cleaned[1:]] == ([] if drop_small else [(30, 30, 32, 30)])
+
+
+def test_cleaning_nothing_gives_nothing() -> None:
+    """No masks, no crash."""
+    assert clean_up_masks([], (4, 4), min_area=10, drop_small=True, nms_thresh=0.7) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("scores", [True, False])
+@pytest.mark.parametrize("threshold", [0.88, 0.0])
+def test_a_model_without_finite_outputs_is_an_image_error(
+    value: float, scores: bool, threshold: float
+) -> None:
+    """Its status is the one that the image's row gets."""
+    model = BrokenSegmenter(value, prompts=slice(None), scores=scores)
+    generator = SamAutomaticMaskGenerator(model, points_per_side=2, pred_iou_thresh=threshold)
+
+    with pytest.raises(ImageError, match="12 of 12 masks") as caught:
+        generator.generate(blank(50, 60))
+    assert caught.value.status is ImageStatus.MODEL_NONFINITE
+
+
+@pytest.mark.parametrize("scores", [True, False])
+def test_single_masks_that_are_not_finite_are_dropped(scores: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """The others are as they would be, and a warning counts the loss."""
+    settings = SETTINGS | {"box_nms_thresh": 1.0, "pred_iou_thresh": 0.0}
+    whole = SamAutomaticMaskGenerator(DiscSegmenter(), **settings).generate(blank(180, 250))
+    model = BrokenSegmenter(float("nan"), prompts=slice(0, 1), scores=scores)
+    with caplog.at_level(logging.WARNING):
+        rest = SamAutomaticMaskGenerator(model, **settings).generate(blank(180, 250))
+
+    first_point = min(record["point_coords"] for record in whole)
+    assert rest == [record for record in whole if record["point_coords"] != first_point]
+    assert len(rest) < len(whole)
+    assert "3 of 48 masks" in caplog.text
+
+
+def test_the_predictor_is_there_for_users() -> None:
+    """`generator.predictor` serves prompts of one's own over the same model."""
+    generator = SamAutomaticMaskGenerator(DiscSegmenter())
+
+    assert isinstance(generator.predictor, SamPredictor)
+    assert generator.predictor is generator.predictor
+    assert generator.predictor.model is generator.model
+
+
+def test_onnx_model_refuses_skip_features() -> None:
+    """Its inputs have no place for them."""
+    tiny = build_architecture(replace(ARCHITECTURES["tiny"], image_size=64, trunk_width=0.25))
+
+    with pytest.raises(ConfigError, match="skip features"):
+        SamOnnxModel(tiny, return_single_mask=True)
