@@ -28,9 +28,7 @@ class ResizeLongestSide:
         """Resize an (H, W, 3) uint8 image with Pillow's antialiased bilinear filter, as the original does."""
         size = self.target_size((image.shape[0], image.shape[1]))
         if size == image.shape[:2]:
-            return np.array(
-                image, order="C"
-            )  # not the argument: it may be a flipped view, which torch refuses
+            return np.array(image, order="C")  # a copy: torch refuses flipped views
         resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
         return np.array(resized)
 
