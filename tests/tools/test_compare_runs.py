@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.dataset_builder import image, sample_records, write_dataset
+from dataset_builder import image, sample_records, write_dataset
 from tools.command import run
 from tools.compare_runs import main
 

@@ -1,0 +1,58 @@
+"""Each framework has one owner, and only what computes imports torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(path for room in ("sam_engine", "pipelines", "tools") for path in (ROOT / room).rglob("*.py"))
+TORCH_ROOMS = ("modeling", "ops", "training", "export", "utils")
+TORCH_FILES = ("predictor.py", "automatic_mask_generator.py", "build.py", "annotate.py")
+OWNERS = {
+    "hydra": {"pipelines/config.py"},
+    "omegaconf": {"pipelines/config.py"},
+    "ray": {"sam_engine/distributed.py", "sam_engine/training/distributed.py"},
+}
+
+
+def imports(path):
+    """The top-level packages that a file imports anywhere, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("framework", sorted(OWNERS))
+def test_a_framework_is_imported_by_its_owner_alone(framework):
+    """Hydra and OmegaConf in pipelines/config.py, Ray in the two distributed.py."""
+    users = {path.relative_to(ROOT).as_posix() for path in FILES if framework in imports(path)}
+
+    assert users <= OWNERS[framework]
+    assert users
+
+
+def may_import_torch(path):
+    room, *rest = path.relative_to(ROOT).parts
+    return room == "sam_engine" and (rest[0] in TORCH_ROOMS or rest[0] in TORCH_FILES)
+
+
+def test_readers_exporters_and_command_lines_start_without_torch():
+    """Importing every module that does not compute loads neither torch nor Ray."""
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES if not may_import_torch(path)
+    ]
+    names = [name.removesuffix(".__init__") for name in names if name != "sam_engine.distributed"]
+    names += ["sam_engine.ops.rle", "sam_engine.training.config"]
+    code = f"import importlib, sys\nfor name in {names!r}: importlib.import_module(name)\n"
+    code += "print(*sorted({'torch', 'ray'} & set(sys.modules)))"
+
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "", "")
