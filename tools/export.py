@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sam_engine.dataset.coco import export_coco
-from sam_engine.dataset.exporting import ExportSummary
+from sam_engine.dataset.exporting import ExportSummary, refuse_used
 from sam_engine.dataset.originals import Originals, open_originals
 from sam_engine.dataset.reader import Dataset, open_dataset
 from sam_engine.dataset.sa1b import export_sa1b
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.to == "coco" and (options.tar or options.images):
         parser.error("--tar and --images go with --to sa1b")
     dataset = open_dataset(options.dataset)
+    refuse_used(options.output)  # before the images are listed, which may take minutes
     if options.to == "coco":
         summary = export_coco(dataset, options.output)
     else:

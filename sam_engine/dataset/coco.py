@@ -35,8 +35,8 @@ def export_coco(dataset: Dataset, output: Path) -> ExportSummary:
         StorageError: The output cannot be written.
     """
     totals: Counter[str] = Counter()
+    refuse_used(output)
     with writing_to(output):
-        refuse_used(output)
         output.parent.mkdir(parents=True, exist_ok=True)
         with new_file(output) as file:
             _write_images(dataset, file, totals)

@@ -46,8 +46,7 @@ def writing_to(output: Path) -> Iterator[None]:
 
 def refuse_used(output: Path) -> None:
     """Raise `ConfigError` if ``output`` is a file or a folder with something in it."""
-    if output.is_dir():
-        if any(output.iterdir()):
-            raise ConfigError(f"--output {output} is not empty; choose another place, or remove it")
-    elif output.exists():
+    with writing_to(output):
+        is_used = any(output.iterdir()) if output.is_dir() else output.exists()
+    if is_used:
         raise ConfigError(f"--output {output} exists; choose another place, or remove it")

@@ -15,7 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sam_engine.dataset.schema import RUN_INFO, SCALAR_COLUMNS, SCHEMA, display_path, table_to_records
+from sam_engine.dataset.schema import (
+    RUN_INFO,
+    SCALAR_COLUMNS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    display_path,
+    table_to_records,
+)
 from sam_engine.dataset.shards import ShardSummary, committed_shards, record_problems, shard_name
 from sam_engine.dataset.store import Store, open_store
 from sam_engine.errors import ConfigError, ShardError, StorageError
@@ -150,7 +157,11 @@ def read_tables(store: Store, name: str, columns: Sequence[str] = tuple(SCHEMA.n
     """
     with store.open(name) as source:
         try:
-            file = pq.ParquetFile(source, read_dictionary=_TEXT_COLUMNS, page_checksum_verification=True)
+            metadata = pq.read_metadata(source)
+            _check_columns(metadata)
+            file = pq.ParquetFile(
+                source, metadata=metadata, read_dictionary=_TEXT_COLUMNS, page_checksum_verification=True
+            )
             for group in range(file.num_row_groups):
                 _check_group_size(file.metadata.row_group(group))
                 table = file.read_row_group(group, columns=list(columns), use_threads=False)
@@ -161,6 +172,12 @@ def read_tables(store: Store, name: str, columns: Sequence[str] = tuple(SCHEMA.n
             if isinstance(error, OSError) and error.errno is not None:  # Arrow's own complaints have no errno
                 raise StorageError(f"{store.describe()}/{name}: {error}") from error
             raise ShardError(f"{store.describe()}/{name}: {' '.join(str(error).split())}") from error
+
+
+def _check_columns(metadata: Any) -> None:
+    """Raise `ValueError` unless a file has exactly our columns."""
+    if not metadata.schema.to_arrow_schema().equals(SCHEMA):
+        raise ValueError(f"does not have the columns of schema version {SCHEMA_VERSION}")
 
 
 def _check_group_size(group: Any) -> None:

@@ -65,8 +65,8 @@ def export_sa1b(
     """
     totals: Counter[str] = Counter()
     missing: Counter[str] = Counter()
+    refuse_used(output)
     with writing_to(output):
-        refuse_used(output)
         output.mkdir(parents=True, exist_ok=True)
         for index in sorted(dataset.shards):
             with _open_tar(output / f"sa_{index:06d}.tar") if tar else _open_folder(output) as add:
