@@ -1,0 +1,84 @@
+"""The convolutional encoder and its skip features."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sam_engine.build import ARCHITECTURES, build_architecture
+from sam_engine.modeling.sam import ImageEmbedding, Sam
+from sam_engine.modeling.tiny_encoder import TinyEncoder
+
+
+@pytest.mark.parametrize("size", [64, 96, 256])
+def test_features_and_skips_have_their_strides(size: int) -> None:
+    """Embedding at stride 16, skips at strides 4 and 8 with an eighth and a quarter of its channels."""
+    encoder = TinyEncoder(img_size=size, out_chans=64, width=0.25)
+    features, (stride_4, stride_8) = encoder.forward_features(torch.zeros(2, 3, size, size))
+
+    assert features.shape == (2, 64, size // 16, size // 16)
+    assert stride_4.shape == (2, 8, size // 4, size // 4)
+    assert stride_8.shape == (2, 16, size // 8, size // 8)
+
+
+def test_forward_is_the_embedding_alone() -> None:
+    """``image_encoder(x)`` returns one tensor, as for the other encoders."""
+    encoder = TinyEncoder(img_size=64, out_chans=64, width=0.25)
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    assert torch.equal(encoder(image), encoder.forward_features(image)[0])
+
+
+def test_trunk_has_the_channels_of_mobilenet_v2() -> None:
+    """At width 1 the taps have the channels of table 2 of the paper, and the trunk its number of weights.
+
+    The published network has 3,504,872 parameters: 1,281,000 of the classifier and 412,160 of the last
+    convolution, which the trunk leaves out, and 31,552 of batch normalisation, which is folded here.
+    """
+    encoder = TinyEncoder(out_chans=128)
+    taps = [conv.in_channels for conv in (encoder.skip_4, encoder.skip_8)]
+    taps += [conv.in_channels for conv in (encoder.lateral_16, encoder.lateral_32)]
+    num_convolution_weights = sum(p.numel() for p in encoder.trunk.parameters() if p.ndim == 4)
+
+    assert taps == [24, 32, 96, 320]
+    assert num_convolution_weights == 3_504_872 - 1_281_000 - 412_160 - 31_552
+
+
+def small_tiny() -> Sam:
+    """Return a small model with seeded weights."""
+    torch.manual_seed(0)
+    architecture = replace(ARCHITECTURES["tiny"], image_size=64, trunk_width=0.25, prompt_embed_dim=32)
+    return build_architecture(replace(architecture, decoder_mlp_dim=32, iou_head_hidden_dim=32))
+
+
+def test_skip_features_reach_the_logits() -> None:
+    """Zeroing either skip changes the masks and leaves predicted IoU alone, which is made before."""
+    sam = small_tiny()
+    [embedding] = sam.encode([np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)])
+    assert embedding.skip_features is not None
+    stride_4, stride_8 = embedding.skip_features
+    prompt = {"point_coords": torch.ones(1, 1, 2), "point_labels": torch.ones(1, 1)}
+    logits, iou = sam.decode(embedding, **prompt)
+
+    for skips in ((torch.zeros_like(stride_4), stride_8), (stride_4, torch.zeros_like(stride_8))):
+        changed = ImageEmbedding(
+            features=embedding.features, input_size=(64, 64), original_size=(64, 64), skip_features=skips
+        )
+        other_logits, other_iou = sam.decode(changed, **prompt)
+        assert not torch.allclose(other_logits, logits)
+        assert torch.equal(other_iou, iou)
+
+
+def test_images_encoded_together_are_as_if_alone() -> None:
+    """Images of different sizes share a batch without seeing each other."""
+    sam = small_tiny()
+    rng = np.random.default_rng(0)
+    images = [rng.integers(256, size=(h, w, 3), dtype=np.uint8) for h, w in ((64, 64), (90, 31), (7, 300))]
+    together = sam.encode(images)
+
+    assert [e.original_size for e in together] == [(64, 64), (90, 31), (7, 300)]
+    assert [e.input_size for e in together] == [(64, 64), (64, 22), (1, 64)]
+    for image, embedding in zip(images, together, strict=True):
+        [alone] = sam.encode([image])
+        assert torch.allclose(embedding.features, alone.features, atol=1e-5)
