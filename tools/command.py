@@ -1,6 +1,7 @@
 """What every tool does around its own work: one line for every expected failure, and exit codes."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -12,8 +13,10 @@ Main = Callable[[Sequence[str] | None], int]
 def run(main: Main, arguments: Sequence[str] | None = None) -> int:
     """Return the exit code of a tool's ``main``; our errors become one line on stderr and their own code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    code = 1
     try:
-        return main(arguments)
+        code = main(arguments)
+        sys.stdout.flush()
     except SamEngineError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
@@ -21,5 +24,5 @@ def run(main: Main, arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("interrupted\n")
         return 130
     except BrokenPipeError:  # the reader of our output went away, as `head` does
-        sys.stderr.close()
-        return 0
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code

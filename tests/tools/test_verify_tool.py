@@ -1,6 +1,7 @@
 """python -m tools.verify: one problem a line, exit codes 0, 1 and 2."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,19 @@ def test_it_runs_as_a_module(data):
 
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.endswith("sound\n")
+
+
+def test_a_reader_that_went_away_is_no_error(data):
+    """As in ``python -m tools.verify out | head``: no traceback, and the verdict stays."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-m", "tools.verify", str(data)]
+    with os.fdopen(write_end, "wb") as gone:
+        result = subprocess.run(
+            command, cwd=Path(__file__).parents[2], stdout=gone, stderr=subprocess.PIPE, check=False
+        )
+
+    assert (result.returncode, result.stderr) == (0, b"")
 
 
 def test_an_interrupt_is_exit_130(capsys):
