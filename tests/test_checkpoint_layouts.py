@@ -177,11 +177,10 @@ def test_pickle_with_code_is_refused_and_not_run(tmp_path: Path, new_format: boo
     tree = {"model": {"a": torch.zeros(1)}, "extra": Malicious(f"touch {trace}")}
     torch.save(tree, path, _use_new_zipfile_serialization=new_format)
 
-    with pytest.raises(
-        CheckpointError, match=r"evil.pth: refused, it holds Python code \((posix|nt)\.system\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"holds Python code \((posix|nt)\.system\)") as caught:
         read_shapes(path)
 
+    assert str(caught.value).startswith(f"{path}: refused")
     assert not trace.exists()
 
 
