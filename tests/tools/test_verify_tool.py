@@ -82,7 +82,12 @@ def test_a_reader_that_went_away_is_no_error(data):
     command = [sys.executable, "-m", "tools.verify", str(data)]
     with os.fdopen(write_end, "wb") as gone:
         result = subprocess.run(
-            command, cwd=Path(__file__).parents[2], stdout=gone, stderr=subprocess.PIPE, check=False
+            command,
+            cwd=Path(__file__).parents[2],
+            env=os.environ | {"PYTHONUNBUFFERED": ""},
+            stdout=gone,
+            stderr=subprocess.PIPE,
+            check=False,
         )
 
     assert (result.returncode, result.stderr) == (0, b"")
