@@ -201,7 +201,7 @@ def test_grey_colour_key_becomes_background(bits):
 def test_sixteen_bit_colour_key_is_ignored():
     """A 16-bit RGB colour key cannot be told from its neighbours in 8 bits, so pixels keep their colour."""
     raw = b"\0" + b"\x05\x00" * 3
-    data = png(1, 1, 16, 2, raw, chunk(b"tRNS", b"\x05\x00" * 3))
+    data = png(1, 1, 16, 2, raw, chunk(b"tRNS", b"\x00\x05" * 3))
 
     assert decode_image(data, DEFAULT).pixels.tolist() == [[[5, 5, 5]]]
 
@@ -301,6 +301,11 @@ def test_truncation_says_where():
     data = cases()["half.jpg"].data
 
     assert f"after {len(data)} bytes" in str(failure(data))
+
+
+def test_impossible_sizes_are_refused_before_memory_is_taken():
+    """A PNG whose data cannot inflate to its size is refused by arithmetic."""
+    assert "cannot fill 9000 x 9000" in str(failure(cases()["little_data.png"].data))
 
 
 def test_control_characters_are_escaped():

@@ -243,6 +243,7 @@ def _damaged() -> dict[str, Case]:
         "no_picture.jpg": jpeg[:2] + b"\xff\xd9",
         "segment_length.jpg": jpeg[:2] + b"\xff\xe5\x00\x01" + jpeg[2:],
         "checksum.png": patch(png_file, len(png_file) // 2, png_file[len(png_file) // 2] ^ 0xFF),
+        "checksum_itself.png": patch(png_file, len(png_file) - 13, png_file[-13] ^ 0xFF),
         "zero_width.png": png(0, 10, 8, 2, b""),
         "depth.png": png(4, 4, 3, 2, bytes(4)),
         "color_type.png": png(4, 4, 8, 5, bytes(4)),

@@ -52,7 +52,13 @@ def write_tar(path: Path, members: dict[bytes, bytes]) -> None:
 
 def test_tar_members_are_images(tmp_path):
     """Members are listed by name and read at random; links and other files are not."""
-    members = {b"./sa_1.jpg": b"one", b"sa_1.json": b"{}", b"d/bad\xff.jpg": b"two", b"../up.png": b"three"}
+    members = {
+        b"./sa_1.jpg": b"one",
+        b"sa_1.json": b"{}",
+        b"d/._sa_1.jpg": b"fork",
+        b"d/bad\xff.jpg": b"two",
+        b"../up.png": b"three",
+    }
     write_tar(tmp_path / "x.tar", members)
     source = pickle.loads(pickle.dumps(open_input(str(tmp_path / "x.tar"))))
 

@@ -192,6 +192,16 @@ def test_every_flipped_bit_is_noticed():
         assert table.equals(whole)  # a flip in a statistic or a version string
 
 
+def test_exchanged_rows_are_refused():
+    """A sound Parquet file whose rows are not those of its digest is no manifest."""
+    table = pq.read_table(pa.BufferReader(build_manifest(numbered(5)).to_bytes()))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.slice(0, 4), sink)
+
+    with pytest.raises(ShardError, match="contradicts its own digest"):
+        Manifest.from_bytes(sink.getvalue().to_pybytes())
+
+
 def test_another_table_is_no_manifest():
     """A Parquet file of other columns is refused by name."""
     sink = pa.BufferOutputStream()
