@@ -55,24 +55,27 @@ def run(config: AutoAnnotateConfig, make_model: "Callable[[], Segmenter] | None"
     """
     set_up_logging(config.log.format)
     preparation = prepare(config)
-    with preparation.store.lock(), _stopped_by_signals():
+    with preparation.store.lock(), _stopped_by_signals() as check_signals:
         plan = open_run(preparation)
         _announce(plan)
         reports: list[ShardReport] = []
         started = math.inf
         before = add_up(plan.committed.values())
-        with Progress(
+        events = run_shards(
+            plan.open_shards,
+            worker_factory(plan, make_model),
+            config.executor,
+            device=config.model.device,
+        )
+        progress = Progress(
             total=len(plan.manifest),
             done=before.num_images,
             masks=before.num_masks,
             log_format=config.log.format,
-        ) as progress:
-            for event in run_shards(
-                plan.open_shards,
-                worker_factory(plan, make_model),
-                config.executor,
-                device=config.model.device,
-            ):
+        )
+        with progress, contextlib.closing(events):
+            for event in events:
+                check_signals()
                 progress.show(event)
                 if isinstance(event, ShardReport):
                     reports.append(event)
@@ -134,23 +137,30 @@ class Stopped(BaseException):
 
 
 @contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
+def _stopped_by_signals() -> Iterator[Callable[[], None]]:
     """Turn SIGINT and SIGTERM into `Stopped`; a second one ends the process where it stands.
 
-    Either is safe at any line: what is published is whole, and what is not is done again.
+    Either is safe at any line: what is published is whole, and what is not is done again. Yields a check to
+    call now and then, for Python drops what a handler raises while an object is being finalised.
     """
+    received: list[int] = []
+
+    def check() -> None:
+        if received:
+            raise Stopped(received[0])
 
     def stop(number: int, _: object) -> None:
+        received.append(number)
         for other in handlers:
             signal.signal(other, lambda again, _: os._exit(128 + again))
-        raise Stopped(number)
+        check()
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield check
         return
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield check
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

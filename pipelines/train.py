@@ -11,7 +11,9 @@ from sam_engine.training.config import DataConfig, TrainConfig
 COMMAND = CommandLine(
     name="train",
     config_class=TrainConfig,
-    plain_texts=frozenset({"output", "init_trunk", "init_checkpoint", "data.packed", "data.sources_csv"}),
+    plain_texts=frozenset(
+        {"output", "export", "init_trunk", "init_checkpoint", "data.packed", "data.sources_csv"}
+    ),
     help="""
 Train model tiny on SA-1B-format tars: clicks, noisy boxes and interactive corrections.
 
@@ -49,9 +51,10 @@ def _train(config: TrainConfig, packed: Path) -> int:
     """Start or resume the run; return the exit code."""
     import torch
 
+    from sam_engine.training.checkpoint import export_weights
     from sam_engine.training.data import PackedDataset, sample_batch
     from sam_engine.training.initialise import build_initial
-    from sam_engine.training.trainer import LAST, Trainer, train
+    from sam_engine.training.trainer import LAST, WEIGHTS, Trainer, train
 
     torch.set_num_threads(config.threads)
     dataset = PackedDataset(packed)
@@ -62,10 +65,15 @@ def _train(config: TrainConfig, packed: Path) -> int:
         trainer.resume(output)
     log.info("%d images, step %d of %d, in %s", len(dataset), trainer.step, config.total_steps, output)
     stopped_by = train(trainer, lambda step: sample_batch(dataset, chances, config, step))
-    if stopped_by is None:
-        return 0
-    log.info("stopped at step %d; the same command resumes", trainer.step)
-    return 128 + stopped_by
+    if stopped_by is not None:
+        log.info("stopped at step %d; the same command resumes", trainer.step)
+        return 128 + stopped_by
+    if config.export is not None:
+        names = ", ".join(dataset.sources)
+        export_weights(
+            output / WEIGHTS, Path(config.export), {"data": names, "licence": "see docs/model_card.md"}
+        )
+    return 0
 
 
 def _check_tars(config: DataConfig) -> None:

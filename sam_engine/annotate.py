@@ -3,9 +3,9 @@
 import hashlib
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypedDict
@@ -105,26 +105,28 @@ class ShardAnnotator:
                 return event
         raise AssertionError("work() ends with a report")
 
-    def work(self, lease: Lease) -> Iterator[ShardProgress | ShardReport]:
+    def work(self, lease: Lease) -> Generator[ShardProgress | ShardReport, None, None]:
         """Yield progress before each image and, when the shard is published, its report."""
         torch.set_num_threads(self._threads)
         shard, started, clock = lease.shard, time.monotonic(), _Clock()
         records: list[ImageRecord] = []
         num_masks = 0
-        loaded = self._load_one_by_one(lease) if lease.careful else self._load_ahead(lease)
-        for entry in self._manifest.entries(shard.start, shard.stop):
-            yield ShardProgress(
-                shard=shard, image_id=entry.image_id, num_done=len(records), num_masks=num_masks
-            )
-            if entry.image_id in lease.verdicts:
-                records.append(_given_up(entry, lease.verdicts[entry.image_id]))
-                continue
-            with clock.stage("wait_for_image"):
-                image = next(loaded)
-            with clock.stage("generate"):
-                record = self._annotate_image(entry, image)
-            records.append(record)
-            num_masks += len(record.annotations)
+        load = self._load_one_by_one if lease.careful else self._load_ahead
+        # Closed here and not by the garbage collector, which would swallow what a signal raises meanwhile.
+        with closing(load(lease)) as loaded:
+            for entry in self._manifest.entries(shard.start, shard.stop):
+                yield ShardProgress(
+                    shard=shard, image_id=entry.image_id, num_done=len(records), num_masks=num_masks
+                )
+                if entry.image_id in lease.verdicts:
+                    records.append(_given_up(entry, lease.verdicts[entry.image_id]))
+                    continue
+                with clock.stage("wait_for_image"):
+                    image = next(loaded)
+                with clock.stage("generate"):
+                    record = self._annotate_image(entry, image)
+                records.append(record)
+                num_masks += len(record.annotations)
         with clock.stage("publish"):
             published = publish_shard(self._store, records, shard=shard, fingerprint=self._fingerprint)
         notes, self._notes = tuple(self._notes), []
@@ -140,7 +142,7 @@ class ShardAnnotator:
             notes=notes,
         )
 
-    def _load_ahead(self, lease: Lease) -> Iterator[LoadedImage]:
+    def _load_ahead(self, lease: Lease) -> Generator[LoadedImage, None, None]:
         """Yield the shard's images in order; threads are a few images ahead of the caller."""
         entries = iter(self._entries(lease))
         waiting: deque[Future[LoadedImage]] = deque()
@@ -155,7 +157,7 @@ class ShardAnnotator:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _load_one_by_one(self, lease: Lease) -> Iterator[LoadedImage]:
+    def _load_one_by_one(self, lease: Lease) -> Generator[LoadedImage, None, None]:
         """Yield the shard's images in order; none is touched before it is asked for."""
         for entry in self._entries(lease):
             yield self._load(entry)

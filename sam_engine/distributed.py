@@ -16,7 +16,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,7 @@ def run_shards(
     config: ExecutorConfig,
     *,
     device: str = "auto",
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Yield the progress of all shards and one report for each, in the order they finish.
 
     Closing the iterator, or an exception inside it, stops the workers; shards in their hands are lost, those
@@ -82,9 +82,10 @@ def _run_inline(queue: ShardQueue, make_worker: Callable[[], ShardWorker]) -> It
         lease = queue.lease()
         in_hand = None
         try:
-            for event in worker.work(lease):
-                in_hand = event.image_id if isinstance(event, ShardProgress) else None
-                yield event
+            with contextlib.closing(worker.work(lease)) as events:
+                for event in events:
+                    in_hand = event.image_id if isinstance(event, ShardProgress) else None
+                    yield event
         except SamEngineError:
             raise
         except Exception as error:

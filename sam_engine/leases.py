@@ -6,7 +6,7 @@ of which the cause is certain to be it becomes a row that says so; its neighbour
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -42,7 +42,7 @@ class ShardWorker(Protocol):
     def device_name(self) -> str:
         """What the model runs on."""
 
-    def work(self, lease: Lease) -> Iterator[ShardProgress | ShardReport]:
+    def work(self, lease: Lease) -> Generator[ShardProgress | ShardReport, None, None]:
         """Yield progress before each image and, when the shard is published, its report."""
 
 

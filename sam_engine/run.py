@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from sam_engine.checkpoints import Checkpoint, resolve_checkpoint
 from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.card import CARD, dataset_card
-from sam_engine.dataset.inputs import InputSource, open_input
+from sam_engine.dataset.inputs import InputSource, open_input, short_name
 from sam_engine.dataset.manifest import Manifest, build_manifest, cut_shards
 from sam_engine.dataset.report import (
     ERRORS,
@@ -143,7 +143,9 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     if config.amg.points_per_side is None:
         raise ConfigError("amg.points_per_side must be at least 1, got None")
     source = open_input(config.input)
-    output = os.path.abspath(config.output or os.path.join("outputs", f"{source.name}-{config.model.name}"))
+    output = config.output or os.path.join("outputs", f"{source.name}-{config.model.name}")
+    if "://" not in output:  # workers elsewhere have another working directory
+        output = os.path.abspath(output)
     store = open_store(output)
     _refuse_nesting(config, source, output)
     _refuse_foreign(store)
@@ -253,7 +255,7 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> Summar
         )
         store.replace(REPORT, report)
         card = dataset_card(
-            name=os.path.basename(store.describe()) or "dataset",
+            name=short_name(store.describe(), keep_extension=True),
             info=plan.info,
             totals=totals,
             checkpoint=f"{preparation.checkpoint.name} (sha256 {preparation.checkpoint.sha256})",

@@ -91,7 +91,7 @@ Fingerprint: `{info.fingerprint}`.
 The licence of the images was not given, so it is unknown here; the masks are derived from them. No faces or
 number plates were blurred. Settle both before you publish this.
 """
-    return text.encode()
+    return text.encode(errors="backslashreplace")  # a name need not be UTF-8
 
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:

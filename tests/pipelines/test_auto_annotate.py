@@ -1,0 +1,520 @@
+"""The program from end to end, in this process, with a model that costs nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import fakes
+import pytest
+
+from pipelines.auto_annotate import COMMAND, command_line, describe, run
+from pipelines.config import load
+from sam_engine.dataset.reader import open_dataset
+from sam_engine.errors import ConfigError, FingerprintError
+from sam_engine.run import prepare
+
+BROKEN = {"005.png": b"", "017.png": b"<html>404</html>", "030.png": b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"}
+INLINE = ("model.checkpoint=random", "executor=inline", "amg.points_per_side=2", "previews=0")
+
+
+def annotate(folder, output, **settings):
+    config = fakes.run_settings(input=str(folder), output=str(output), **settings)
+    return run(config, fakes.make_troubled_segmenter)
+
+
+def read_json(output, name):
+    return json.loads((output / name).read_text())
+
+
+def tree(folder):
+    """Return every file below a folder with its content and time, but for the lock."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.glob("**/*")
+        if path.is_file() and path.name != "lock"
+    }
+
+
+@pytest.fixture
+def forty(tmp_path):
+    """Forty files of which three are no images."""
+    folder = fakes.write_images(tmp_path / "in", 40)
+    for name, content in BROKEN.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_forty_files_are_forty_rows(forty, tmp_path):
+    """Three broken files of forty are rows, and more than one in twenty: exit 3 after writing everything."""
+    code = annotate(forty, tmp_path / "out", shard_size=16)
+    rows = list(open_dataset(tmp_path / "out").records())
+
+    assert code == 3
+    assert [row.path.decode() for row in rows] == sorted(path.name for path in forty.iterdir())
+    assert {row.path.decode() for row in rows if row.status.is_failure} == set(BROKEN)
+    assert (tmp_path / "out" / "_SUCCESS.json").exists()
+
+
+def test_allowed_failures_are_exit_0(forty, tmp_path):
+    """The same run is fine for who allows one in ten; it is not done again for that."""
+    annotate(forty, tmp_path / "out")
+    before = fakes.shard_bytes(tmp_path / "out")
+
+    assert annotate(forty, tmp_path / "out", max_failed_fraction=0.1) == 0
+    assert fakes.shard_bytes(tmp_path / "out") == before
+
+
+def test_errors_are_listed_by_reason(forty, tmp_path):
+    """One JSON line for each failed image, and the counts in the report."""
+    annotate(forty, tmp_path / "out", shard_size=16)
+    lines = [json.loads(line) for line in (tmp_path / "out/_meta/errors.jsonl").read_text().splitlines()]
+    report = read_json(tmp_path / "out", "_meta/report.json")
+
+    assert [(line["image_id"], line["file_name"], line["status"]) for line in lines] == [
+        (5, "005.png", "unsupported"),
+        (17, "017.png", "unsupported"),
+        (30, "030.png", "truncated"),
+    ]
+    assert all(line["error"] for line in lines)
+    assert report["statuses"] == {"ok": 37, "truncated": 1, "unsupported": 2}
+    assert (report["num_images"], report["num_failed"], report["complete"]) == (40, 3, True)
+
+
+def test_report_says_what_was_done_with_what(tmp_path):
+    """Counts, times, versions and all settings."""
+    fakes.write_images(tmp_path / "in", 5)
+    annotate(tmp_path / "in", tmp_path / "out", shard_size=2)
+    report = read_json(tmp_path / "out", "_meta/report.json")
+
+    assert (report["session"]["num_images"], report["session"]["num_shards"]) == (5, 3)
+    assert report["session"]["devices"] == {"cpu": 3}
+    assert report["session"]["images_per_second"] > 0
+    assert set(report["session"]["stage_seconds"]) == {"generate", "publish", "wait_for_image"}
+    assert {"python", "torch", "pyarrow"} <= report["versions"].keys()
+    assert report["config"]["amg"]["points_per_side"] == 2
+    assert report["num_masks"] == open_dataset(tmp_path / "out").num_masks
+
+
+def test_end_of_run_says_what_was_made(tmp_path, capsys):
+    """Images, masks, failures, speed, and where things lie; the log stays on stderr."""
+    fakes.write_images(tmp_path / "in", 3)
+    annotate(tmp_path / "in", tmp_path / "out", previews=2)
+    printed = capsys.readouterr().out.splitlines()
+
+    assert [line.split()[0] for line in printed] == [
+        "images", "masks", "failures", "speed", "dataset", "previews",
+    ]  # fmt: skip
+    assert printed[0] == "images    3 of 3"
+    assert printed[4:] == [f"dataset   {tmp_path}/out", f"previews  {tmp_path}/out/previews/"]
+
+
+def test_second_run_does_nothing(tmp_path, capsys):
+    """Nothing is written, nothing is computed; it says so and is content."""
+    fakes.write_images(tmp_path / "in", 5)
+    annotate(tmp_path / "in", tmp_path / "out", shard_size=2, previews=2)
+    before = tree(tmp_path / "out")
+    capsys.readouterr()
+
+    assert annotate(tmp_path / "in", tmp_path / "out", shard_size=2, previews=2) == 0
+    assert "speed     nothing was left to do" in capsys.readouterr().out
+    assert tree(tmp_path / "out") == before
+
+
+def test_lost_shard_is_made_again(tmp_path):
+    """The shards themselves say what is done: delete one and it comes back, the same to the byte."""
+    fakes.write_images(tmp_path / "in", 6)
+    annotate(tmp_path / "in", tmp_path / "out", shard_size=2)
+    before = fakes.shard_bytes(tmp_path / "out")
+    (tmp_path / "out/annotations/shard-000001.parquet").unlink()
+
+    assert annotate(tmp_path / "in", tmp_path / "out", shard_size=2) == 0
+    assert fakes.shard_bytes(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"amg__points_per_side": 3}, "amg.points_per_side is 2 there and 3 here"),
+        ({"shard_size": 3}, "shard_size is 2 there and 3 here"),
+        ({"decode__exif": False}, "decode.exif is true there and false here"),
+        ({"executor__threads_per_worker": 2}, "executor.threads_per_worker is 1 there and 2 here"),
+        ({"model__name": "vit_b"}, 'model.name is "tiny" there and "vit_b" here'),
+        ({"limit": 2}, "limit is null there and 2 here"),
+    ],
+)
+def test_dataset_of_other_settings_is_refused(tmp_path, changes, message):
+    """The message names what differs, with both values, and nothing is touched."""
+    fakes.write_images(tmp_path / "in", 4)
+    annotate(tmp_path / "in", tmp_path / "out", shard_size=2)
+    before = tree(tmp_path / "out")
+
+    with pytest.raises(FingerprintError) as caught:
+        annotate(tmp_path / "in", tmp_path / "out", **{"shard_size": 2, **changes})
+    assert message in str(caught.value)
+    assert tree(tmp_path / "out") == before
+
+
+def test_other_input_is_refused(tmp_path):
+    """A dataset belongs to its folder of images."""
+    fakes.write_images(tmp_path / "in", 4)
+    fakes.write_images(tmp_path / "other", 3)
+    annotate(tmp_path / "in", tmp_path / "out")
+
+    with pytest.raises(FingerprintError, match=r"input is .*/in\" there and .*/other\" here"):
+        annotate(tmp_path / "other", tmp_path / "out")
+
+
+def test_moved_input_is_the_same_input(tmp_path):
+    """The same files elsewhere, with times of their own, go on with the dataset."""
+    fakes.write_images(tmp_path / "in", 4)
+    annotate(tmp_path / "in", tmp_path / "out", shard_size=2)
+    before = fakes.shard_bytes(tmp_path / "out")
+    (tmp_path / "out/annotations/shard-000001.parquet").unlink()
+    (tmp_path / "in").rename(tmp_path / "moved")
+    for path in (tmp_path / "moved").iterdir():
+        os.utime(path, ns=(1, 1))
+
+    assert annotate(tmp_path / "moved", tmp_path / "out", shard_size=2) == 0
+    assert fakes.shard_bytes(tmp_path / "out") == before
+
+
+def test_new_and_vanished_files_are_mentioned(tmp_path, capsys):
+    """The frozen manifest stays: new files are left out, vanished ones keep their rows."""
+    fakes.write_images(tmp_path / "in", 4)
+    annotate(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "in/000.png").unlink()
+    fakes.write_image(tmp_path / "in/new.png")
+    fakes.write_image(tmp_path / "in/newer.png")
+
+    assert annotate(tmp_path / "in", tmp_path / "out") == 0
+    err = capsys.readouterr().err
+    assert "2 images are new since the dataset was started and are left out" in err
+    assert "1 images have vanished since the dataset was started" in err
+    assert open_dataset(tmp_path / "out").num_images == 4
+
+
+def test_things_that_do_not_matter_may_change(tmp_path):
+    """Read-ahead, previews and the allowed failures are no part of a dataset's identity."""
+    fakes.write_images(tmp_path / "in", 4)
+    annotate(tmp_path / "in", tmp_path / "out")
+
+    assert annotate(tmp_path / "in", tmp_path / "out", executor__decode_threads=5, previews=3) == 0
+
+
+def test_limit_and_sample_choose_before_the_first_shard(tmp_path):
+    """The manifest holds the chosen images only."""
+    fakes.write_images(tmp_path / "in", 20)
+    annotate(tmp_path / "in", tmp_path / "first", limit=3)
+    annotate(tmp_path / "in", tmp_path / "tenth", sample=0.1, seed=1)
+
+    assert [r.path for r in open_dataset(tmp_path / "first").records()] == [
+        b"000.png",
+        b"001.png",
+        b"002.png",
+    ]
+    assert open_dataset(tmp_path / "tenth").num_images == 2
+
+
+def test_run_of_a_real_network_repeats_to_the_byte(tmp_path):
+    """A reduced network with seeded weights: two runs, same shards; the card says it was never trained."""
+    fakes.write_images(tmp_path / "in", 3)
+    loose = {"amg__pred_iou_thresh": -100.0, "amg__stability_score_thresh": 0.0}
+    for name in ("a", "b"):
+        config = fakes.run_settings(input=str(tmp_path / "in"), output=str(tmp_path / name), **loose)
+        assert run(config, fakes.make_reduced_tiny) == 0
+
+    assert fakes.shard_bytes(tmp_path / "a") == fakes.shard_bytes(tmp_path / "b")
+    assert read_json(tmp_path / "a", "_meta/run.json")["random_weights"] is True
+    assert "Made with random weights" in (tmp_path / "a/README.md").read_text()
+
+
+def test_shard_that_raises_names_the_image_and_keeps_the_rest(tmp_path):
+    """An image that raises twice becomes a row; neighbours and other shards are whole."""
+    fakes.write_images(tmp_path / "in", 6)
+    fakes.write_image(tmp_path / "in/003.png", fakes.RAISING)
+    code = annotate(tmp_path / "in", tmp_path / "out", shard_size=2)
+    rows = list(open_dataset(tmp_path / "out").records())
+
+    assert code == 3
+    assert [str(row.status) for row in rows] == ["ok", "ok", "ok", "worker_crash", "ok", "ok"]
+    assert rows[3].error == "IndexError: no such thing"
+
+
+def test_shard_given_up_is_named_and_exit_1(tmp_path, capsys):
+    """With one attempt there is no second look: the shard is named, the others are published."""
+    fakes.write_images(tmp_path / "in", 4)
+    fakes.write_image(tmp_path / "in/003.png", fakes.RAISING)
+    code = annotate(tmp_path / "in", tmp_path / "out", shard_size=2, executor__max_shard_attempts=1)
+
+    assert code == 1
+    assert "given up  shard 1: IndexError: no such thing" in capsys.readouterr().out
+    assert list(fakes.shard_bytes(tmp_path / "out")) == ["shard-000000.parquet"]
+    assert not (tmp_path / "out/_SUCCESS.json").exists()
+    assert read_json(tmp_path / "out", "_meta/report.json")["complete"] is False
+
+
+def test_run_after_a_shard_was_given_up_goes_on(tmp_path):
+    """Whatever was wrong is mended, the same command finishes the dataset."""
+    fakes.write_images(tmp_path / "in", 4)
+    config = fakes.run_settings(
+        input=str(tmp_path / "in"),
+        output=str(tmp_path / "out"),
+        shard_size=2,
+        executor__max_shard_attempts=1,
+    )
+
+    class Flaky(fakes.DiscSegmenter):
+        calls = 0
+
+        def encode(self, images):
+            Flaky.calls += 1
+            if Flaky.calls == 3:
+                raise RuntimeError("once")
+            return super().encode(images)
+
+    assert [run(config, Flaky) for _ in range(2)] == [1, 0]
+    assert (tmp_path / "out/_SUCCESS.json").exists()
+
+
+def test_model_that_cannot_load_is_exit_1(tmp_path, capsys, monkeypatch):
+    """The reason is the line."""
+    from pipelines.config import main
+
+    fakes.write_images(tmp_path / "in", 2)
+
+    def fail():
+        raise RuntimeError("the weights are from another planet")
+
+    code = main(
+        COMMAND, lambda config: run(config, fail), [f"input={tmp_path}/in", f"output={tmp_path}/out", *INLINE]
+    )
+
+    assert code == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: the model cannot be loaded: RuntimeError: the weights are from another planet"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["input={tmp}/nowhere"], 2, "nowhere' does not exist"),
+        (["input={tmp}/empty"], 2, "no images in"),
+        (["model=vit_x"], 2, "model is 'vit_x'; choose from tiny, vit_b, vit_h, vit_l"),
+        (["modle=tiny"], 2, "did you mean model?"),
+        (["model.checkpoint={tmp}/nothing.pth"], 2, "nothing.pth"),
+        (["model.checkpoint={tmp}/page.pth"], 2, "page.pth"),
+        (["model.device=cuda:7"], 2, "model.device is 'cuda:7'"),
+        (["amg.points_per_side=null"], 2, "amg.points_per_side"),
+        (["output={tmp}/in/out"], 2, "lies inside input"),
+        (["output={tmp}/foreign"], 2, "is not empty and holds no dataset"),
+        (["output={tmp}/file"], 2, "is a file; give a directory"),
+        (["output={tmp}/file/out"], 4, "file/out"),
+        (["output=/proc/out"], 4, "/proc/out"),
+        (["output=s3://bucket/out"], 2, "object stores are not supported yet"),
+    ],
+)
+def test_mistakes_are_one_line_and_a_code(tmp_path, capsys, arguments, code, message):
+    """Every mistake of a beginner ends with a line that names the thing, before a model is loaded."""
+    fakes.write_images(tmp_path / "in", 2)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.docx").write_bytes(b"years of work")
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "page.pth").write_bytes(b"<html>404</html>")
+    given = [f"input={tmp_path}/in", f"output={tmp_path}/out", *INLINE]
+    given += [argument.format(tmp=tmp_path) for argument in arguments]
+
+    assert command_line(given) == code
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert (tmp_path / "foreign" / "thesis.docx").read_bytes() == b"years of work"
+    assert not (tmp_path / "out" / "annotations").exists()
+
+
+@pytest.mark.parametrize("name", ["a=b, (c) 'd' é ü", "#1 [x] {y}", "$HOME ${x}", "bad\udcff", "-x", "a\nb"])
+def test_odd_paths_simply_work(tmp_path, name):
+    """Input, image and output may be called anything that a file system allows."""
+    folder = tmp_path / f"in {name}"
+    fakes.write_image(folder / f"{name}.png")
+    config = load(COMMAND, [f"input={folder}", f"output={tmp_path}/out {name}", *INLINE])
+
+    assert run(config, fakes.make_disc_segmenter) == 0
+    [record] = open_dataset(f"{tmp_path}/out {name}").records()
+    assert record.path == os.fsencode(f"{name}.png")
+
+
+def test_default_output_is_named_after_input_and_model(tmp_path, monkeypatch):
+    """So that running again without output= goes on."""
+    monkeypatch.chdir(tmp_path)
+    fakes.write_images(tmp_path / "photos", 2)
+    config = load(COMMAND, ["input=photos", *INLINE])
+
+    assert run(config, fakes.make_disc_segmenter) == 0
+    assert (tmp_path / "outputs/photos-tiny/_SUCCESS.json").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs", "photos"]
+
+
+def test_defaults_take_the_sample_photos(tmp_path, monkeypatch):
+    """With nothing given there are images to begin with."""
+    pytest.importorskip("skimage")
+    monkeypatch.chdir(tmp_path)
+    preparation = prepare(load(COMMAND, ["model.checkpoint=random"]))
+
+    assert len(preparation.manifest) == 8
+    assert preparation.store.describe() == f"{tmp_path}/outputs/sample-photos-tiny"
+
+
+def test_output_in_use_is_exit_5(tmp_path, capsys):
+    """The line names the process that holds it."""
+    fakes.write_images(tmp_path / "in", 2)
+    arguments = [f"input={tmp_path}/in", f"output={tmp_path}/out", *INLINE]
+    with prepare(load(COMMAND, arguments)).store.lock():
+        code = command_line(arguments)
+
+    assert code == 5
+    assert f"another run is writing here (process {os.getpid()} on" in capsys.readouterr().err
+
+
+def test_run_that_died_before_it_began_is_begun_again(tmp_path):
+    """A manifest without run.json belongs to nobody: files may have come since."""
+    fakes.write_images(tmp_path / "in", 2)
+    annotate(tmp_path / "in", tmp_path / "out")
+    for path in [*(tmp_path / "out").glob("annotations/*"), tmp_path / "out/_meta/run.json"]:
+        path.unlink()
+    for path in (tmp_path / "out").glob("*.*"):
+        path.unlink()
+    fakes.write_image(tmp_path / "in/new.png")
+
+    assert annotate(tmp_path / "in", tmp_path / "out") == 0
+    assert open_dataset(tmp_path / "out").num_images == 3
+
+
+def test_json_log_is_json_on_every_line(tmp_path, capsys):
+    """A program can follow a run."""
+    fakes.write_images(tmp_path / "in", 2)
+    annotate(tmp_path / "in", tmp_path / "out", log__format="json")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+    assert [line["level"] for line in lines] == ["warning", "info"]
+    assert lines[1]["message"] == f"2 images in 1 shards into {tmp_path}/out"
+
+
+def test_progress_is_a_line_now_and_then(tmp_path, capsys, monkeypatch):
+    """Where no terminal is, images, masks and speed appear as a line, counted over all shards."""
+    monkeypatch.setattr("pipelines.progress.LINE_EVERY_S", 0.0)
+    fakes.write_images(tmp_path / "in", 4)
+    annotate(tmp_path / "in", tmp_path / "out", shard_size=2, log__format="json")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    progress = [line for line in lines if "images" in line]
+
+    assert [line["images"] for line in progress] == [0, 1, 2, 2, 3, 4]
+    assert {line["total"] for line in progress} == {4}
+
+
+SCRIPT = """
+import functools, sys, fakes
+from pipelines.auto_annotate import COMMAND, command_line, run
+from pipelines import auto_annotate
+make_model = functools.partial(fakes.make_troubled_segmenter, {delay})
+auto_annotate.run = functools.partial(run, make_model=make_model)
+sys.exit(command_line(sys.argv[1:]))
+"""
+
+
+def start(arguments, delay):
+    """Start the program in a process of its own, with a model that takes its time."""
+    tests = os.path.dirname(fakes.__file__)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(tests), tests])}
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(delay=delay), *arguments],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for_shards(output, count, process):
+    """Return once so many shards are published."""
+    deadline = time.monotonic() + 60
+    while len(list((output / "annotations").glob("*.parquet"))) < count:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_killed_run_goes_on_to_the_same_bytes(tmp_path):
+    """SIGKILL in the middle, the same command again: shards as those of a run that nobody disturbed."""
+    fakes.write_images(tmp_path / "in", 24)
+    annotate(tmp_path / "in", tmp_path / "calm", shard_size=2)
+    arguments = [f"input={tmp_path}/in", f"output={tmp_path}/out", "shard_size=2", *INLINE]
+    arguments += ["amg.points_per_batch=16", "amg.pred_iou_thresh=0.88", "amg.stability_score_thresh=0.95"]
+    process = start(arguments, delay=0.05)
+    wait_for_shards(tmp_path / "out", 3, process)
+    process.kill()
+    process.communicate()
+    survivors = fakes.shard_bytes(tmp_path / "out")
+
+    assert 3 <= len(survivors) < 12
+    assert annotate(tmp_path / "in", tmp_path / "out", shard_size=2) == 0
+    assert fakes.shard_bytes(tmp_path / "out") == fakes.shard_bytes(tmp_path / "calm")
+    assert list((tmp_path / "out/_meta/tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signal_stops_cleanly_and_the_run_goes_on(tmp_path, number, code):
+    """Exit 143 or 130 with one line, nothing half-written, and resumable."""
+    fakes.write_images(tmp_path / "in", 24)
+    arguments = [f"input={tmp_path}/in", f"output={tmp_path}/out", "shard_size=2", *INLINE]
+    arguments += ["amg.points_per_batch=16", "amg.pred_iou_thresh=0.88", "amg.stability_score_thresh=0.95"]
+    process = start(arguments, delay=0.05)
+    wait_for_shards(tmp_path / "out", 2, process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+
+    assert process.returncode == code
+    assert err.splitlines()[-1] == f"stopped by {number.name}; the same command goes on from here"
+    assert annotate(tmp_path / "in", tmp_path / "out", shard_size=2) == 0
+
+
+def test_run_works_outside_the_main_thread(tmp_path):
+    """A notebook or a server may call it: signals are then left alone."""
+    fakes.write_images(tmp_path / "in", 2)
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(annotate(tmp_path / "in", tmp_path / "out")))
+    thread.start()
+    thread.join()
+
+    assert codes == [0]
+
+
+def test_unreadable_now_is_no_preview(tmp_path):
+    """Previews are drawn from the files as they are; one that is gone is left out."""
+    fakes.write_images(tmp_path / "in", 3)
+    annotate(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "in/001.png").unlink()
+    (tmp_path / "out/_SUCCESS.json").unlink()
+
+    assert annotate(tmp_path / "in", tmp_path / "out", previews=3) == 0
+    assert sorted(p.name for p in (tmp_path / "out/previews").iterdir()) == ["000000000.jpg", "000000002.jpg"]
+
+
+def test_point_grid_is_needed():
+    """The reference's None has a meaning only beside point_grids."""
+    with pytest.raises(ConfigError, match=r"amg\.points_per_side must be at least 1"):
+        prepare(fakes.run_settings(amg__points_per_side=None))
+
+
+def test_summary_reads_well_when_nothing_was_found(tmp_path, capsys):
+    """No mask, no preview, no division by nothing."""
+    fakes.write_images(tmp_path / "in", 1)
+    code = annotate(tmp_path / "in", tmp_path / "out", amg__pred_iou_thresh=2.0, previews=2)
+    printed = capsys.readouterr().out
+
+    assert code == 0
+    assert "masks     0" in printed
+    assert "previews" not in printed
+    assert describe.__doc__

@@ -1,0 +1,237 @@
+"""One worker: every image exactly one row, whatever befalls it."""
+
+import dataclasses
+
+import fakes
+import pytest
+import torch
+
+from sam_engine.annotate import ShardAnnotator
+from sam_engine.dataset.inputs import open_input
+from sam_engine.dataset.manifest import build_manifest
+from sam_engine.dataset.reader import read_tables
+from sam_engine.dataset.schema import table_to_records
+from sam_engine.dataset.shards import shard_name
+from sam_engine.dataset.store import LocalStore
+from sam_engine.leases import Lease, Verdict
+from sam_engine.structures import ImageStatus, Shard, ShardProgress, ShardReport
+
+
+def make_annotator(folder, output, *, model=None, threads=1, **settings):
+    source = open_input(str(folder))
+    manifest = build_manifest(source.iter_files())
+    config = fakes.run_settings(**settings)
+    annotator = ShardAnnotator(
+        model=model or fakes.TroubledSegmenter(),
+        source=source,
+        store=LocalStore(output),
+        manifest=manifest,
+        fingerprint="f",
+        amg=config.amg,
+        decode=config.decode,
+        threads=threads,
+        decode_threads=2,
+    )
+    return annotator, Shard(index=0, start=0, stop=len(manifest))
+
+
+def records_of(output):
+    return [r for table in read_tables(LocalStore(output), shard_name(0)) for r in table_to_records(table)]
+
+
+def statuses(folder, output, **settings):
+    annotator, shard = make_annotator(folder, output, **settings)
+    report = annotator.annotate(shard)
+    return report, [str(record.status) for record in records_of(output)]
+
+
+def test_rows_are_in_order_of_the_manifest(tmp_path):
+    """Reading ahead on threads changes nothing: row k is image k, with its own size."""
+    fakes.write_images(tmp_path / "in", 23)
+    annotator, shard = make_annotator(tmp_path / "in", tmp_path / "out")
+    annotator.annotate(shard)
+
+    rows = [(r.image_id, r.path, r.height, r.width) for r in records_of(tmp_path / "out")]
+
+    assert rows == [(n, b"%03d.png" % n, 40 + n % 7, 60 + n % 5) for n in range(23)]
+
+
+def test_masks_are_the_generators(tmp_path):
+    """The row holds what generate() returns, as an annotation."""
+    fakes.write_image(tmp_path / "in" / "a.png", size=(64, 64))
+    annotator, shard = make_annotator(tmp_path / "in", tmp_path / "out", amg__points_per_side=1)
+    annotator.annotate(shard)
+    [record] = records_of(tmp_path / "out")
+    [mask] = [a for a in record.annotations if a.predicted_iou == 1.0]
+
+    assert record.status is ImageStatus.OK
+    assert mask.size == (64, 64)
+    assert mask.point_coords == ((32.0, 32.0),)
+    assert mask.crop_box == (0.0, 0.0, 64.0, 64.0)
+    assert mask.area == pytest.approx(3.14159 * 12.5**2, rel=0.02)  # radius 50 of 256, in 64 pixels
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        pytest.param(b"", "unsupported", id="empty"),
+        pytest.param(b"<html>404</html>", "unsupported", id="html"),
+        pytest.param(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "truncated", id="header-only"),
+    ],
+)
+def test_bad_file_is_a_row_among_its_neighbours(tmp_path, content, status):
+    """One bad file changes its own row only; the row says why and has the digest of what was read."""
+    fakes.write_images(tmp_path / "in", 3)
+    (tmp_path / "in" / "001.png").write_bytes(content)
+    report, found = statuses(tmp_path / "in", tmp_path / "out")
+    bad = records_of(tmp_path / "out")[1]
+
+    assert found[0] == found[2] == "ok"
+    assert found[1] == status
+    assert report.statuses == {"ok": 2, status: 1}
+    assert bad.error
+    assert bad.sha256
+    assert bad.annotations == ()
+
+
+def test_file_that_vanishes_is_a_row(tmp_path):
+    """Between listing and reading anything may happen."""
+    fakes.write_images(tmp_path / "in", 2)
+    annotator, shard = make_annotator(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "in" / "000.png").unlink()
+    annotator.annotate(shard)
+    first, second = records_of(tmp_path / "out")
+
+    assert (first.status, first.sha256, second.status) == (ImageStatus.VANISHED, None, ImageStatus.OK)
+
+
+def test_no_mask_is_ok_empty(tmp_path):
+    """An image without masks was annotated all the same."""
+    fakes.write_image(tmp_path / "in" / "a.png")
+    _, found = statuses(tmp_path / "in", tmp_path / "out", amg__pred_iou_thresh=2.0)
+
+    assert found == ["ok_empty"]
+
+
+def test_memory_that_runs_out_halves_the_batch_once(tmp_path):
+    """The masks are those of a run that had the memory; the report says so once."""
+    fakes.write_image(tmp_path / "in" / "a.png", fakes.HUNGRY)
+    fakes.write_image(tmp_path / "in" / "b.png", fakes.HUNGRY)
+    report, found = statuses(
+        tmp_path / "in", tmp_path / "out", amg__points_per_side=4, amg__points_per_batch=16
+    )
+    hungry = records_of(tmp_path / "out")
+    calm, shard = make_annotator(
+        tmp_path / "in", tmp_path / "calm", model=fakes.DiscSegmenter(), amg__points_per_side=4
+    )
+    calm.annotate(shard)
+
+    assert found == ["ok", "ok"]
+    assert report.notes == ("memory ran out: amg.points_per_batch is 8 from now on",)
+    assert hungry == records_of(tmp_path / "calm")
+
+
+def test_image_too_large_for_memory_is_a_row(tmp_path):
+    """After one try with half the prompts the image is given up, and the next one is done."""
+    fakes.write_image(tmp_path / "in" / "a.png", fakes.GREEDY)
+    fakes.write_image(tmp_path / "in" / "b.png")
+    _, found = statuses(tmp_path / "in", tmp_path / "out")
+    greedy = records_of(tmp_path / "out")[0]
+
+    assert found == ["oom", "ok"]
+    assert greedy.error == "no memory for its masks at 60 x 40 pixels"
+    assert (greedy.width, greedy.height) == (60, 40)
+
+
+def test_numbers_that_are_not_finite_are_a_row(tmp_path):
+    """NaN never becomes a mask, nor an image without masks."""
+    fakes.write_image(tmp_path / "in" / "a.png", fakes.NON_FINITE)
+    fakes.write_image(tmp_path / "in" / "b.png")
+    _, found = statuses(tmp_path / "in", tmp_path / "out")
+
+    assert found == ["model_nonfinite", "ok"]
+
+
+def test_error_of_ours_is_not_an_images_fault(tmp_path):
+    """What is not known to be the image's is raised, and nothing is published."""
+    fakes.write_image(tmp_path / "in" / "a.png", fakes.RAISING)
+    annotator, shard = make_annotator(tmp_path / "in", tmp_path / "out")
+
+    with pytest.raises(IndexError, match="no such thing"):
+        annotator.annotate(shard)
+    assert list((tmp_path / "out").glob("**/*")) == []
+
+
+def test_careful_work_gives_the_same_bytes(tmp_path):
+    """One image at a time, or ahead on threads: same rows, same shard."""
+    fakes.write_images(tmp_path / "in", 7)
+    digests = set()
+    for careful in (False, True):
+        annotator, shard = make_annotator(tmp_path / "in", tmp_path / f"out{careful}")
+        *_, report = annotator.work(Lease(shard=shard, careful=careful))
+        digests.add(report.sha256)
+
+    assert len(digests) == 1
+
+
+def test_careful_work_touches_an_image_only_after_naming_it(tmp_path):
+    """So the last name is that of the image that killed the worker, even in its decoder."""
+    fakes.write_images(tmp_path / "in", 4)
+    annotator, shard = make_annotator(tmp_path / "in", tmp_path / "out")
+    events = annotator.work(Lease(shard=shard, careful=True))
+    next(events)
+    next(events)
+    for path in (tmp_path / "in").iterdir():  # the second image is named but not touched
+        path.unlink()
+    *_, report = events
+
+    assert report.statuses == {"ok": 1, "vanished": 3}
+
+
+def test_verdict_is_the_row_of_an_image_that_is_not_touched(tmp_path):
+    """Status and reason are the verdict's; the file is not even opened."""
+    fakes.write_images(tmp_path / "in", 3)
+    annotator, shard = make_annotator(tmp_path / "in", tmp_path / "out")
+    verdict = Verdict(status=ImageStatus.WORKER_CRASH, reason="the worker died")
+    *_, report = annotator.work(Lease(shard=shard, careful=True, verdicts={1: verdict}))
+    row = records_of(tmp_path / "out")[1]
+
+    assert report.statuses == {"ok": 2, "worker_crash": 1}
+    assert (row.status, row.error, row.sha256) == (ImageStatus.WORKER_CRASH, "the worker died", None)
+
+
+def test_progress_names_every_image_before_it_is_done(tmp_path):
+    """Counts are of what lies behind."""
+    fakes.write_images(tmp_path / "in", 3)
+    annotator, shard = make_annotator(tmp_path / "in", tmp_path / "out", amg__points_per_side=1)
+    *progress, report = annotator.work(Lease(shard=shard))
+
+    assert all(isinstance(event, ShardProgress) for event in progress)
+    assert [(event.image_id, event.num_done) for event in progress] == [(0, 0), (1, 1), (2, 2)]
+    assert isinstance(report, ShardReport)
+    assert report.num_masks == sum(len(r.annotations) for r in records_of(tmp_path / "out"))
+
+
+def test_second_worker_adopts_what_the_first_published(tmp_path):
+    """Two workers on one shard: one file, and both report it."""
+    fakes.write_images(tmp_path / "in", 3)
+    annotator, shard = make_annotator(tmp_path / "in", tmp_path / "out")
+    reports = [annotator.annotate(shard) for _ in range(2)]
+
+    assert reports[0].sha256 == reports[1].sha256
+    assert dataclasses.replace(reports[0], seconds=0, stage_seconds={}) == dataclasses.replace(
+        reports[1], seconds=0, stage_seconds={}
+    )
+
+
+def test_model_gets_the_threads_of_the_settings(tmp_path):
+    """They change float sums, so a shard must not depend on who called before."""
+    fakes.write_image(tmp_path / "in" / "a.png")
+    annotator, shard = make_annotator(tmp_path / "in", tmp_path / "out", threads=2)
+    before = torch.get_num_threads()
+    try:
+        annotator.annotate(shard)
+
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
