@@ -20,8 +20,11 @@ class DataConfig:
 
     tars: list[str] = field(default_factory=list)
     """SA-1B-format tar files: ``sa_<id>.jpg`` beside ``sa_<id>.json``."""
+    region_tars: list[str] = field(default_factory=list)
+    """Tars whose images also serve with regions of even colour as masks, in place of their annotations."""
     weights: list[float] = field(default_factory=list)
-    """How often each tar is drawn from, relative to the others. Empty: by number of images."""
+    """How often each of ``tars``, then of ``region_tars``, is drawn from, relative to the others. Empty: by
+    number of images."""
     sources_csv: str | None = None
     """Table with the columns image_id and licence; needed for ``licences``."""
     licences: list[str] = field(default_factory=list)
@@ -46,7 +49,13 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         if self.weights:
-            _check("data.weights", self.weights, len(self.weights) == len(self.tars), "as many as data.tars")
+            num_sources = len(self.tars) + len(self.region_tars)
+            _check(
+                "data.weights",
+                self.weights,
+                len(self.weights) == num_sources,
+                f"{num_sources}, one for each tar",
+            )
             _check("data.weights", self.weights, min(self.weights) > 0, "above 0")
         if self.licences:
             _check(
@@ -91,6 +100,8 @@ class TrainConfig:
 
     output: str = "runs/tiny"
     """Directory of checkpoints and logs. Running again resumes from its last checkpoint."""
+    export: str | None = None
+    """File for a float16 copy of the averaged weights, made when the schedule is completed."""
     data: DataConfig = field(default_factory=DataConfig)
     init_trunk: str | None = None
     """MobileNetV2 weights (.npz, torchvision's key names) to start the trunk from. None: random."""

@@ -18,6 +18,7 @@ from PIL import Image
 
 from sam_engine.errors import InputError
 from sam_engine.training.config import DataConfig
+from sam_engine.training.regions import colour_regions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +77,15 @@ def pack(config: DataConfig, path: str | Path) -> None:
     columns: dict[str, list[int]] = {
         name: [] for name in ("image_id", "source", "height", "width", "num_masks")
     }
-    for source, tar in enumerate(config.tars):
+    for source, tar in enumerate([*config.tars, *config.region_tars]):
         for sample in read_tar(tar):
             if allowed is not None and sample.image_id not in allowed:
                 continue
             small = _shrink(Image.fromarray(sample.image), config.short_side)
-            masks = [_shrink_mask(mask, small.size) for mask in sample.masks]
+            if source < len(config.tars):
+                masks = [_shrink_mask(mask, small.size) for mask in sample.masks]
+            else:
+                masks = colour_regions(np.asarray(small))
             masks = [mask for mask in masks if mask.sum() >= config.min_mask_pixels]
             if not masks:
                 continue
@@ -93,7 +97,8 @@ def pack(config: DataConfig, path: str | Path) -> None:
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
     if not jpegs:
-        raise InputError(f"no image of {', '.join(config.tars)} passes data.licences={config.licences}")
+        tars = ", ".join([*config.tars, *config.region_tars])
+        raise InputError(f"no image of {tars} has masks and passes data.licences={config.licences}")
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".part")
@@ -104,7 +109,10 @@ def pack(config: DataConfig, path: str | Path) -> None:
             jpeg_offset=_offsets([len(jpeg) for jpeg in jpegs]),
             runs=np.concatenate(runs),
             run_offset=_offsets([len(run) for run in runs]),
-            sources=np.array([Path(tar).stem for tar in config.tars]),
+            sources=np.array(
+                [Path(tar).stem for tar in config.tars]
+                + [f"{Path(tar).stem} regions" for tar in config.region_tars]
+            ),
             image_id=np.array(columns["image_id"], np.int64),
             source=np.array(columns["source"], np.int64),
             height=np.array(columns["height"], np.int64),

@@ -12,7 +12,7 @@ from sam_engine.training.packing import read_tar
 
 
 class Knowing(Sam):
-    """A model that answers each prompt with a threshold of the image: brighter than the ground, left or right."""
+    """Answers each prompt with the bright pixels on its side of the image."""
 
     def decode(
         self, embedding, *, point_coords=None, point_labels=None, boxes=None, multimask_output=True, **_
@@ -38,7 +38,7 @@ class Knowing(Sam):
 
 
 def test_scores_separate_ranking_from_answers(drawn_tar: Path):
-    """A model whose second answer is right but ranks the whole image first has a high oracle and a low score."""
+    """A model whose second answer is right but ranks the whole image first scores low, its oracle high."""
     plain = build_architecture(
         replace(ARCHITECTURES["tiny"], image_size=64, trunk_width=0.25, prompt_embed_dim=32)
     )

@@ -38,11 +38,16 @@ def test_train_then_evaluate(drawn_tar: Path, tmp_path: Path):
     ]
     assert main(train.COMMAND, train.run, [*settings, "total_steps=1"]) == 0
     assert main(train.COMMAND, train.run, [*settings, "total_steps=2"]) == 0
-    assert main(train.COMMAND, train.run, [*settings, "total_steps=2"]) == 0
+    assert (
+        main(train.COMMAND, train.run, [*settings, "total_steps=2", f"export={tmp_path}/half.safetensors"])
+        == 0
+    )
 
     assert (tmp_path / "run" / "log.csv").read_text().count("\n") == 3
+    full, half = tmp_path / "run" / "model.safetensors", tmp_path / "half.safetensors"
+    assert 0.45 < half.stat().st_size / full.stat().st_size < 0.55
     scores = tmp_path / "scores.json"
-    arguments = [f"tars=[{drawn_tar}]", f"model.checkpoint={tmp_path}/run/model.safetensors", "limit=1"]
+    arguments = [f"tars=[{drawn_tar}]", f"model.checkpoint={tmp_path}/half.safetensors", "limit=1"]
     assert main(evaluate.COMMAND, evaluate.run, [*arguments, f"output={scores}", "threads=1"]) == 0
     assert json.loads(scores.read_text())["drawn"]["masks"] == 2
 
