@@ -122,6 +122,19 @@ def test_the_records_must_be_those_of_the_shard(records):
         encode(records)
 
 
+def test_a_writer_that_writes_something_else_is_caught(monkeypatch):
+    """Bytes are read back before anybody gets them: a fault in Parquet's writer does not reach the disk."""
+    write_table = pq.ParquetWriter.write_table
+
+    def write_shuffled(writer, table, **options):
+        write_table(writer, table.take(list(range(len(table)))[::-1]), **options)
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", write_shuffled)
+
+    with pytest.raises(ShardError, match="shard 3 reads back differently"):
+        encode()
+
+
 def broken(**changes):
     """Return RECORDS with the first image's second mask changed."""
     masks = list(RECORDS[0].annotations)
