@@ -44,7 +44,12 @@ class ModelConfig:
         )
         kind, _, index = self.device.partition(":")
         known = kind in ("auto", "cpu", "cuda", "mps") and (not index or (kind == "cuda" and index.isdigit()))
-        _check("model.device", self.device, known and not self.device.endswith(":"), "auto, cpu, cuda, cuda:N or mps")
+        _check(
+            "model.device",
+            self.device,
+            known and not self.device.endswith(":"),
+            "auto, cpu, cuda, cuda:N or mps",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +111,7 @@ class DecodeConfig:
     """How files become pixels, and which are refused."""
 
     strict: bool = True
-    """Refuse images whose decoder reports damage. False keeps what could be decoded."""
+    """Refuse JPEGs whose decoder reports damage. False keeps what could be decoded; other formats are always strict."""
     isolate: bool = False
     """Decode in child processes with resource limits, so that no file can take a worker down."""
     max_pixels: int = 100_000_000

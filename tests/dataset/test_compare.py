@@ -53,7 +53,7 @@ def test_masks_match_one_to_one():
 
 
 def test_shares_count_by_iou():
-    """A mask that gains 1 column of 80 (IoU 0.9877) is different; one that gains 1 of 110 (0.991) is at 0.99."""
+    """A mask that gains 1 column of 80 (IoU 0.988) is different; one that gains 1 of 110 has 0.991."""
     first = image(rectangle(0, 0, 80, 20), rectangle(0, 50, 110, 20))
     second = image(rectangle(0, 0, 81, 20), rectangle(0, 50, 111, 20))
 
@@ -87,7 +87,9 @@ def test_a_rival_of_equal_score_makes_a_mask_borderline():
 
 def test_comparisons_add_up():
     """Counts are summed, errors are the largest."""
-    total = Comparison(num_first=2, max_stability_error=0.1) + Comparison(num_first=3, max_stability_error=0.2)
+    total = Comparison(num_first=2, max_stability_error=0.1) + Comparison(
+        num_first=3, max_stability_error=0.2
+    )
 
     assert (total.num_first, total.max_stability_error) == (5, 0.2)
 
