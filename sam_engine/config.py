@@ -54,12 +54,12 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AmgConfig:
-    """The automatic mask generator. Names and defaults are those of ``segment_anything`` 1.0, except where noted."""
+    """The automatic mask generator. Names and defaults are those of ``segment_anything`` 1.0, but for the last two."""
 
     points_per_side: int | None = 32
     """Points along one side of the grid; ``points_per_side**2`` prompts on the whole image."""
     points_per_batch: int = 64
-    """Prompts decoded at once. Higher is faster until memory runs out; does not change which masks are found."""
+    """Prompts decoded at once. Higher is faster until memory runs out; the masks found stay the same."""
     pred_iou_thresh: float = 0.88
     """Masks whose predicted IoU is not above this are dropped. 0 or less keeps all."""
     stability_score_thresh: float = 0.95
@@ -79,9 +79,9 @@ class AmgConfig:
     min_mask_region_area: int = 0
     """Fill holes and remove islands smaller than this many pixels. 0: leave masks alone."""
     max_mask_area_fraction: float = 1.0
-    """Drop masks that cover at least this fraction of the image; 1.0 keeps all. SA-1B: 0.95. Not in segment_anything."""
+    """Drop masks that cover at least this fraction of the image, 0.95 for SA-1B. 1.0 keeps all."""
     drop_small_masks: bool = False
-    """Drop masks whose largest component is below ``min_mask_region_area``, as SA-1B did. segment_anything keeps them."""
+    """Drop masks whose largest component is below ``min_mask_region_area``, as SA-1B did. False keeps them."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -111,7 +111,7 @@ class DecodeConfig:
     """How files become pixels, and which are refused."""
 
     strict: bool = True
-    """Refuse JPEGs whose decoder reports damage. False keeps what could be decoded; other formats are always strict."""
+    """Refuse JPEGs whose decoder reports damage. False keeps what could be decoded of them."""
     isolate: bool = False
     """Decode in child processes with resource limits, so that no file can take a worker down."""
     max_pixels: int = 100_000_000
