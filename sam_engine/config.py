@@ -54,7 +54,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AmgConfig:
-    """The automatic mask generator. Names and defaults are those of ``segment_anything`` 1.0, but for the last two."""
+    """The automatic mask generator. Names and defaults as in ``segment_anything`` 1.0, but for the last two."""
 
     points_per_side: int | None = 32
     """Points along one side of the grid; ``points_per_side**2`` prompts on the whole image."""
@@ -81,7 +81,7 @@ class AmgConfig:
     max_mask_area_fraction: float = 1.0
     """Drop masks that cover at least this fraction of the image, 0.95 for SA-1B. 1.0 keeps all."""
     drop_small_masks: bool = False
-    """Drop masks whose largest component is below ``min_mask_region_area``, as SA-1B did. False keeps them."""
+    """Drop masks whose largest component is below ``min_mask_region_area``, as SA-1B did."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
