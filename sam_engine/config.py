@@ -54,7 +54,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AmgConfig:
-    """The automatic mask generator. Names and defaults as in ``segment_anything`` 1.0, but for the last two."""
+    """The automatic mask generator. Names and defaults are ``segment_anything``'s, but for the last two."""
 
     points_per_side: int | None = 32
     """Points along one side of the grid; ``points_per_side**2`` prompts on the whole image."""
