@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -66,7 +67,7 @@ def run_shards(
     if config.name == "inline":
         yield from _run_inline(queue, make_worker)
     else:
-        with _ray_session(config):
+        with ray_session(config):
             yield from _RayPool(queue, make_worker, config, device).run()
 
 
@@ -345,12 +346,12 @@ def _import_ray() -> Any:
 
 
 @contextlib.contextmanager
-def _ray_session(config: ExecutorConfig) -> Iterator[None]:
+def ray_session(config: ExecutorConfig) -> Iterator[None]:
     """Be connected to Ray inside the block; a session that was there before is used and left alone."""
-    # Read by Ray when it is imported. A cluster of others has its own rules on tokens.
     local = config.address == "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if local:
+    # Ray reads these when it is imported: later they would be half in force. Other clusters have own rules.
+    if local and "ray" not in sys.modules:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
             os.environ["RAY_AUTH_TOKEN_PATH"] = _token_file()

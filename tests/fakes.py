@@ -3,8 +3,7 @@
 import os
 import signal
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,15 @@ from sam_engine.config import (
     LogConfig,
     ModelConfig,
 )
-from sam_engine.errors import ConfigError, StorageError
-from sam_engine.leases import Lease
 from sam_engine.modeling.sam import ImageEmbedding, Sam
 from sam_engine.ops.resize import ResizeLongestSide
-from sam_engine.structures import ShardProgress, ShardReport
 
 
 class DiscSegmenter:
     """A `Segmenter` that answers every point with three discs round it: logits are 4 * (radius - distance).
 
-    Predicted IoU is 0.9, 0.95 and 1.0 from the smallest disc to the largest, and the two cuts of the stability
-    score are half a pixel apart, so that each disc survives the default thresholds.
+    Predicted IoU is 0.9, 0.95 and 1.0 from the smallest disc to the largest, and the two cuts of the
+    stability score are half a pixel apart, so that each disc survives the default thresholds.
     """
 
     mask_threshold = 0.0
@@ -99,8 +95,8 @@ NON_FINITE = (0, 255, 255)
 class TroubledSegmenter(DiscSegmenter):
     """A `DiscSegmenter` to which the first pixel of an image may be fatal.
 
-    ``DEADLY`` ends the process, ``RAISING`` raises, ``HANGING`` sleeps; ``HUNGRY`` runs out of memory unless few
-    prompts are decoded at once, ``GREEDY`` always; ``NON_FINITE`` gives NaN.
+    ``DEADLY`` ends the process, ``RAISING`` raises, ``HANGING`` sleeps; ``HUNGRY`` runs out of memory unless
+    few prompts are decoded at once, ``GREEDY`` always; ``NON_FINITE`` gives NaN.
     """
 
     def __init__(self, delay_s: float = 0.0) -> None:
@@ -196,64 +192,3 @@ def run_settings(**overrides: Any) -> AutoAnnotateConfig:
 def shard_bytes(output: Path) -> dict[str, bytes]:
     """Return the published shards by file name."""
     return {path.name: path.read_bytes() for path in sorted((output / "annotations").glob("*.parquet"))}
-
-
-class CountingWorker:
-    """A `ShardWorker` without a model: counts images, and dies, raises or hangs where it is told to."""
-
-    device_name = "none"
-
-    def __init__(self, log: Path, trouble: Mapping[int, str]) -> None:
-        """Take where images are noted, one line each, and what happens at some of them, by id."""
-        self.log = log
-        self.trouble = trouble
-
-    def work(self, lease: Lease) -> Iterator[ShardProgress | ShardReport]:
-        """Count, unless an image is in trouble: die, die-once, raise, storage or hang."""
-        shard, statuses = lease.shard, Counter[str]()
-        for number, image_id in enumerate(range(shard.start, shard.stop)):
-            yield ShardProgress(shard=shard, image_id=image_id, num_done=number, num_masks=number)
-            if image_id in lease.verdicts:
-                statuses[lease.verdicts[image_id].status] += 1
-                continue
-            with self.log.open("a") as file:
-                file.write(f"{image_id}\n")
-            self.suffer(self.trouble.get(image_id, ""))
-            statuses["ok"] += 1
-        yield ShardReport(shard=shard, statuses=dict(statuses), num_masks=shard.num_images, device="none")
-
-    def suffer(self, trouble: str) -> None:
-        """Do what happens at an image."""
-        if trouble == "die" or (trouble == "die-once" and first_time(self.log.with_suffix(".died"))):
-            os.kill(os.getpid(), signal.SIGKILL)
-        if trouble == "raise":
-            raise IndexError("no such thing")
-        if trouble == "storage":
-            raise StorageError("/out: No space left on device")
-        if trouble == "hang":
-            time.sleep(3600)
-
-
-def first_time(path: Path) -> bool:
-    """Return whether nobody has asked for this path before, in any process."""
-    try:
-        path.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
-
-
-def fail_to_load() -> CountingWorker:
-    """Raise, as a worker's factory does on a machine without memory."""
-    raise RuntimeError("the weights are from another planet")
-
-
-def die_while_loading() -> CountingWorker:
-    """End the process, as the kernel does to one that takes too much memory."""
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError
-
-
-def refuse_to_load() -> CountingWorker:
-    """Find a setting that this machine cannot follow."""
-    raise ConfigError("model.device is 'cuda', but torch finds no CUDA device here")
