@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
+from queue import SimpleQueue
 from typing import TypedDict
 
 import torch
@@ -20,6 +21,7 @@ from sam_engine.dataset.shards import publish_shard
 from sam_engine.dataset.store import Store
 from sam_engine.errors import ImageError
 from sam_engine.images import DecodedImage, decode_image
+from sam_engine.isolation import IsolatedDecoder
 from sam_engine.leases import Lease, Verdict
 from sam_engine.modeling.sam import Segmenter
 from sam_engine.structures import (
@@ -86,6 +88,15 @@ class ShardAnnotator:
         self._decode_threads = decode_threads
         self._notes: list[str] = []
         self._generator = SamAutomaticMaskGenerator.from_config(model, amg)
+        self._isolated: SimpleQueue[IsolatedDecoder] = SimpleQueue()
+        if decode.isolate:
+            for _ in range(decode_threads):
+                self._isolated.put(IsolatedDecoder(decode))
+
+    def close(self) -> None:
+        """End the decoding processes, if there are any."""
+        while not self._isolated.empty():
+            self._isolated.get().close()
 
     @property
     def device_name(self) -> str:
@@ -173,12 +184,22 @@ class ShardAnnotator:
         try:
             data = self._source.read(entry, self._decode)
             sha256 = hashlib.sha256(data).hexdigest()
-            return LoadedImage(sha256=sha256, image=decode_image(data, self._decode))
+            return LoadedImage(sha256=sha256, image=self._decode_image(data))
         except ImageError as error:
             return LoadedImage(sha256=sha256, image=error)
         except MemoryError:
             out_of_memory = ImageError(ImageStatus.OOM, "there was no memory to decode it")
             return LoadedImage(sha256=sha256, image=out_of_memory)
+
+    def _decode_image(self, data: bytes) -> DecodedImage:
+        """Decode in this process, or in one of those kept for that."""
+        if not self._decode.isolate:
+            return decode_image(data, self._decode)
+        decoder = self._isolated.get()
+        try:
+            return decoder.decode(data)
+        finally:
+            self._isolated.put(decoder)
 
     def _annotate_image(self, entry: ManifestEntry, loaded: LoadedImage) -> ImageRecord:
         """Return the row of one image."""

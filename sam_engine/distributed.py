@@ -79,21 +79,22 @@ def _run_inline(queue: ShardQueue, make_worker: Callable[[], ShardWorker]) -> It
         raise
     except Exception as error:
         raise ModelLoadError(f"the model cannot be loaded: {_describe(error)}") from error
-    while queue:
-        lease = queue.lease()
-        in_hand = None
-        try:
-            with contextlib.closing(worker.work(lease)) as events:
-                for event in events:
-                    in_hand = event.image_id if isinstance(event, ShardProgress) else None
-                    yield event
-        except SamEngineError:
-            raise
-        except Exception as error:
-            log.warning("shard %d: %s", lease.shard.index, _describe(error), exc_info=True)
-            given_up = queue.fail(lease, _describe(error), suspect=in_hand)
-            if given_up is not None:
-                yield given_up
+    with contextlib.closing(worker):
+        while queue:
+            lease = queue.lease()
+            in_hand = None
+            try:
+                with contextlib.closing(worker.work(lease)) as events:
+                    for event in events:
+                        in_hand = event.image_id if isinstance(event, ShardProgress) else None
+                        yield event
+            except SamEngineError:
+                raise
+            except Exception as error:
+                log.warning("shard %d: %s", lease.shard.index, _describe(error), exc_info=True)
+                given_up = queue.fail(lease, _describe(error), suspect=in_hand)
+                if given_up is not None:
+                    yield given_up
 
 
 @dataclass(frozen=True, slots=True)

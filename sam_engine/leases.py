@@ -45,6 +45,9 @@ class ShardWorker(Protocol):
     def work(self, lease: Lease) -> Generator[ShardProgress | ShardReport, None, None]:
         """Yield progress before each image and, when the shard is published, its report."""
 
+    def close(self) -> None:
+        """Let go of what the process holds for it."""
+
 
 @dataclass(slots=True)
 class _History:

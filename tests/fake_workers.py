@@ -36,6 +36,9 @@ class CountingWorker:
             statuses["ok"] += 1
         yield ShardReport(shard=shard, statuses=dict(statuses), num_masks=shard.num_images, device="none")
 
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
     def suffer(self, trouble: str) -> None:
         """Do what happens at an image."""
         if trouble == "die" or (trouble == "die-once" and first_time(self.log.with_suffix(".died"))):

@@ -1,6 +1,7 @@
 """One worker: every image exactly one row, whatever befalls it."""
 
 import dataclasses
+from contextlib import closing
 
 import fakes
 import pytest
@@ -186,6 +187,21 @@ def test_careful_work_touches_an_image_only_after_naming_it(tmp_path):
     *_, report = events
 
     assert report.statuses == {"ok": 1, "vanished": 3}
+
+
+def test_isolated_decoding_gives_the_same_bytes(tmp_path):
+    """Where an image is decoded changes nothing, nor does what is no image."""
+    fakes.write_images(tmp_path / "in", 5)
+    (tmp_path / "in" / "002.png").write_bytes(b"no image")
+    digests = set()
+    for isolate in (False, True):
+        annotator, shard = make_annotator(
+            tmp_path / "in", tmp_path / f"out{isolate}", decode__isolate=isolate
+        )
+        with closing(annotator):
+            digests.add(annotator.annotate(shard).sha256)
+
+    assert len(digests) == 1
 
 
 def test_verdict_is_the_row_of_an_image_that_is_not_touched(tmp_path):

@@ -1,0 +1,101 @@
+"""The fingerprint: what decides a dataset's bytes is in it, nothing else is."""
+
+import json
+
+import fakes
+import pytest
+
+from sam_engine.dataset.run_info import RunInfo, deciding_settings, library_versions, refuse_difference
+from sam_engine.errors import FingerprintError, ShardError
+
+
+def fingerprint(**changes):
+    given = {"architecture": {"depth": (1, 2)}, "checkpoint_sha256": "c", "manifest_sha256": "m"}
+    given |= {key: changes.pop(key) for key in list(changes) if key in given}
+    return info(deciding_settings(fakes.run_settings(**changes), **given)).fingerprint
+
+
+def info(settings):
+    return RunInfo(
+        settings=settings,
+        selection={"input": "/in"},
+        random_weights=False,
+        num_images=3,
+        num_shards=1,
+        versions=library_versions(),
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architecture": {"depth": (1, 3)}},
+        {"checkpoint_sha256": "d"},
+        {"manifest_sha256": "n"},
+        {"model__name": "vit_b"},
+        {"model__precision": "bf16"},
+        {"amg__crop_n_layers": 1},
+        {"amg__points_per_batch": 8},
+        {"decode__strict": False},
+        {"decode__max_pixels": 10},
+        {"executor__threads_per_worker": 2},
+        {"shard_size": 7},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_decides_the_bytes_is_in_it(change):
+    """Each changes rows, or how they lie in files."""
+    assert fingerprint(**change) != fingerprint()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"output": "elsewhere"},
+        {"previews": 4},
+        {"max_failed_fraction": 0.5},
+        {"model__device": "cpu"},
+        {"executor__name": "ray"},
+        {"executor__num_workers": 9},
+        {"executor__decode_threads": 9},
+        {"executor__address": "auto"},
+        {"decode__isolate": True},
+        {"log__format": "json"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_decides_nothing_is_not(change):
+    """A run may be resumed elsewhere and otherwise."""
+    assert fingerprint(**change) == fingerprint()
+
+
+def test_file_reads_back():
+    """run.json holds the same run."""
+    run_info = info({"a": [1, 2], "b": None})
+
+    assert RunInfo.from_json(run_info.to_json()) == run_info
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda d: d[:-9], lambda _: b"[]", lambda d: d.replace(b'"a": 1', b'"a": 2')]
+)
+def test_damaged_file_is_refused(damage):
+    """Also one that somebody edited by hand."""
+    with pytest.raises(ShardError, match=r"_meta/run\.json is damaged"):
+        RunInfo.from_json(damage(info({"a": 1}).to_json()))
+
+
+def test_difference_is_named_with_both_values():
+    """A key that only one side has is a difference too."""
+    with pytest.raises(FingerprintError) as caught:
+        refuse_difference("/out", {"same": 1, "a": 1, "old": True}, {"same": 1, "a": 2, "new": "x"})
+
+    assert str(caught.value) == (
+        "output /out holds the dataset of another configuration: a is 1 there and 2 here; old is true there "
+        'and null here; new is null there and "x" here. Give another output=, or its settings'
+    )
+
+
+def test_versions_are_plain(capsys):
+    """Those of what is installed; JSON holds them."""
+    assert json.loads(json.dumps(library_versions()))["numpy"]
