@@ -1,0 +1,326 @@
+"""The mask decoder for many prompts on one image: what they share is computed once, what is unused never.
+
+The same function as `MaskDecoder.forward` without mask prompts, in another order of operations: equal in real
+arithmetic, in float32 up to rounding. For inference. Weights are read as they are; nothing derived from them
+outlives a `PreparedImage`, so that there is nothing to invalidate when they change.
+
+What is different:
+
+- Keys, values and queries that layer 0 makes of the image are the same for all prompts.
+- Later attention never projects the image's tokens, of which there are thousands, but absorbs the projections
+  into the prompt's few tokens: ``q . (W k) = (W^T q) . k`` and ``sum(a W v) = W sum(a v)``.
+- The image reads its prompt's tokens as attention weights times (value times output projection).
+- The last attention runs only for the tokens whose output is used.
+- Predicted IoU comes first. Only chosen prompts are upscaled, by matrix products over tokens.
+
+N image tokens, T prompt tokens, H attention heads of D channels; otherwise the letters of this package.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sam_engine.modeling.image_encoder import SkipFeatures
+from sam_engine.modeling.layers import LayerNorm2d
+from sam_engine.modeling.mask_decoder import MaskDecoder
+from sam_engine.modeling.transformer import Attention, TwoWayAttentionBlock
+
+CPU_BLOCK_BYTES = 4 * 2**20
+"""How much of the prompts' images is worked on at once on a CPU. More falls out of its caches, and larger
+temporary memory is handed back to the system and fetched anew each time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedImage:
+    """All that the prompts on one image share. Valid as long as the weights that made it."""
+
+    image: Tensor
+    """(N, C) embedding plus no-mask embedding."""
+    image_pe: Tensor
+    """(N, C) positional encoding."""
+    key: Tensor
+    """(H, N, D), which layer 0's attention of tokens to image reads."""
+    value: Tensor
+    """(H, N, D), likewise."""
+    query: Tensor
+    """(H, D, N) of layer 0's attention of image to tokens, divided by the root of D."""
+    size: tuple[int, int]
+    """(h, w) of the embedding."""
+    skip_8: Tensor | None
+    """(h, w, 4, C / 4), added after the first upscaling: 2 x 2 pixels of each token."""
+    skip_4: Tensor | None
+    """(h, w, 16, C / 8), added after the second upscaling: 2 x 2 pixels of each of those."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedPrompts:
+    """P prompts after the transformer: their scores, and what masks can be made of."""
+
+    iou_predictions: Tensor
+    """(P, M)."""
+    mask_tokens: Tensor
+    """(P, M, C)."""
+    image: Tensor
+    """(P, N, C)."""
+    first_mask: int
+    """Number of the first mask token: 1 for the alternatives, 0 for the single mask."""
+
+
+def prepare_image(
+    decoder: MaskDecoder,
+    features: Tensor,
+    image_pe: Tensor,
+    no_mask_embedding: Tensor,
+    skip_features: SkipFeatures | None = None,
+) -> PreparedImage:
+    """Compute what all prompts on one image share.
+
+    Args:
+        decoder: Whose weights to use.
+        features: (1, C, h, w).
+        image_pe: (1, C, h, w).
+        no_mask_embedding: (1, C), of prompts without a mask.
+        skip_features: As `MaskDecoder.forward` takes them.
+    """
+    image = features[0].flatten(1).T.contiguous() + no_mask_embedding  # (N, C)
+    pe = image_pe[0].flatten(1).T.contiguous()
+    first = _layers(decoder)[0]
+    to_image, to_tokens = first.cross_attn_token_to_image, first.cross_attn_image_to_token
+    query = _heads(to_tokens.q_proj(image + pe), to_tokens.num_heads)
+    stride_4, stride_8 = (None, None) if skip_features is None else skip_features
+    return PreparedImage(
+        image=image,
+        image_pe=pe,
+        key=_heads(to_image.k_proj(image + pe), to_image.num_heads).contiguous(),
+        value=_heads(to_image.v_proj(image), to_image.num_heads).contiguous(),
+        query=(query / query.shape[-1] ** 0.5).transpose(1, 2).contiguous(),
+        size=(features.shape[2], features.shape[3]),
+        skip_8=None if stride_8 is None else _pixels_of_tokens(stride_8[0], levels=1),
+        skip_4=None if stride_4 is None else _pixels_of_tokens(stride_4[0], levels=2),
+    )
+
+
+def decode_prompts(
+    decoder: MaskDecoder, prepared: PreparedImage, sparse_prompt_embeddings: Tensor, multimask_output: bool
+) -> DecodedPrompts:
+    """Run the transformer and the IoU head for P prompts without masks, given as (P, tokens, C)."""
+    layers, transformer = _layers(decoder), decoder.transformer
+    own_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    own_tokens = own_tokens.expand(len(sparse_prompt_embeddings), -1, -1)
+    positions = torch.cat([own_tokens, sparse_prompt_embeddings], dim=1)  # (P, T, C)
+    tokens = layers[0].norm1(layers[0].self_attn(q=positions, k=positions, v=positions))
+    attended = _attend_shared(layers[0].cross_attn_token_to_image, tokens + positions, prepared)
+    image = None  # the same for all prompts until layer 0 has changed it
+    for i, layer in enumerate(layers):
+        tokens = layer.norm2(tokens + attended)
+        tokens = layer.norm3(tokens + layer.mlp(tokens))
+        key, value = _key_and_absorbed_value(layer.cross_attn_image_to_token, tokens + positions, tokens)
+        if i + 1 < len(layers):
+            following = layers[i + 1]
+            q = tokens + positions
+            tokens = following.norm1(tokens + following.self_attn(q=q, k=q, v=tokens))
+            reader = following.cross_attn_token_to_image
+        else:
+            used = [0, *range(2, 1 + decoder.num_mask_tokens)] if multimask_output else [0, 1]
+            tokens, positions = tokens[:, used], positions[:, used]
+            reader = transformer.final_attn_token_to_image
+        query = _absorbed_query(reader, tokens + positions)
+        image, read = _exchange(prepared, layer, image, key, value, query)
+        attended = _project_read(reader, read)
+    assert image is not None
+    tokens = transformer.norm_final_attn(tokens + attended)
+    iou_predictions = decoder.iou_prediction_head(tokens[:, 0])
+    return DecodedPrompts(
+        iou_predictions=iou_predictions[:, 1:] if multimask_output else iou_predictions[:, :1],
+        mask_tokens=tokens[:, 1:],
+        image=image,
+        first_mask=1 if multimask_output else 0,
+    )
+
+
+def upscale_masks(
+    decoder: MaskDecoder,
+    prepared: PreparedImage,
+    decoded: DecodedPrompts,
+    chosen: Tensor,
+    valid: tuple[int, int] | None = None,
+) -> Tensor:
+    """Return the logits (K, M, 4h, 4w) of K of the decoded prompts.
+
+    Args:
+        decoder: Whose weights to use.
+        prepared: What the prompts were decoded with.
+        decoded: P prompts.
+        chosen: (K,) indices of prompts.
+        valid: (rows, columns) of tokens at the top left to make masks of; the other logits are 0. None: all.
+    """
+    rows, columns = valid or prepared.size
+    tokens = decoded.mask_tokens[chosen]
+    mlps = list(decoder.output_hypernetworks_mlps)[decoded.first_mask :]
+    weights = torch.stack([mlps[i](tokens[:, i]) for i in range(tokens.shape[1])], dim=1)  # (K, M, C / 8)
+    height, width = prepared.size
+    logits = weights.new_zeros(*weights.shape[:2], 4 * height, 4 * width)
+    for block in _blocks(len(chosen), 2 * prepared.image.nbytes, prepared.image.device):  # pixels: 2 x tokens
+        image = decoded.image[chosen[block]].unflatten(1, prepared.size)[:, :rows, :columns]
+        pixels = _upscale_tokens(decoder, prepared, image)  # (K, tokens * 16, C / 8)
+        maps = (weights[block] @ pixels.transpose(1, 2)).unflatten(2, (rows, columns, 2, 2, 2, 2))
+        maps = maps.permute(0, 1, 2, 4, 6, 3, 5, 7)  # (K, M, rows, 2, 2, columns, 2, 2)
+        logits[block, :, : 4 * rows, : 4 * columns] = maps.flatten(5).flatten(2, 4)
+    return logits
+
+
+def _upscale_tokens(decoder: MaskDecoder, prepared: PreparedImage, image: Tensor) -> Tensor:
+    """Map tokens (K, rows, columns, C) to pixels (K, rows * columns * 16, C / 8), 2 x 2 within 2 x 2."""
+    first, norm, activation_1, second, activation_2 = decoder.output_upscaling
+    first, norm = cast(nn.ConvTranspose2d, first), cast(LayerNorm2d, norm)
+    second = cast(nn.ConvTranspose2d, second)
+    _, rows, columns, _ = image.shape
+    y = (
+        (image @ _weight_of_pixels(first)).unflatten(3, (4, -1)).add_(first.bias)
+    )  # (K, rows, columns, 4, C / 4)
+    if prepared.skip_8 is not None:
+        y.add_(prepared.skip_8[:rows, :columns])
+    y = activation_1(F.layer_norm(y, y.shape[-1:], norm.weight, norm.bias, norm.eps))
+    y = (y @ _weight_of_pixels(second)).unflatten(4, (4, -1)).add_(second.bias).flatten(3, 4)
+    if prepared.skip_4 is not None:
+        y.add_(prepared.skip_4[:rows, :columns])
+    pixels: Tensor = activation_2(y).flatten(1, 3)
+    return pixels
+
+
+def _exchange(
+    prepared: PreparedImage,
+    layer: TwoWayAttentionBlock,
+    image: Tensor | None,
+    key: Tensor,
+    value: Tensor,
+    query: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Let each prompt's image read its tokens, and the next attention read the new image.
+
+    Args:
+        prepared: The image before any prompt.
+        layer: Whose ``cross_attn_image_to_token`` and ``norm4`` apply.
+        image: (P, N, C), which is overwritten, or None where it is still ``prepared.image``.
+        key: (P, H, T, D), from `_key_and_absorbed_value`.
+        value: (P, H T, C), likewise.
+        query: (P, Q, C) of the next attention, from `_absorbed_query`.
+
+    Returns:
+        New image (P, N, C), and what each query read of it, (P, Q, C).
+    """
+    attention = layer.cross_attn_image_to_token
+    images = key.new_empty(len(key), *prepared.image.shape) if image is None else image
+    reads = torch.empty_like(query)
+    for block in _blocks(len(key), prepared.image.nbytes, prepared.image.device):
+        x = images[block]
+        if image is None:
+            weights = _weights_shared(prepared.query, key[block])
+            torch.bmm(weights.transpose(1, 2), value[block], out=x).add_(prepared.image)
+        else:
+            weights = _weights_absorbed(attention, key[block], x + prepared.image_pe)
+            x.baddbmm_(weights.transpose(1, 2), value[block])
+        x.copy_(layer.norm4(x))
+        scores = query[block] @ (x + prepared.image_pe).transpose(1, 2)  # (P, Q, N)
+        torch.bmm(scores.softmax(dim=-1), x, out=reads[block])
+    return images, reads
+
+
+def _attend_shared(attention: Attention, q: Tensor, prepared: PreparedImage) -> Tensor:
+    """Let tokens (P, T, C) read the image that all share: one attention with P T queries."""
+    query = _heads(attention.q_proj(q.flatten(0, 1)), attention.num_heads)  # (H, P T, D)
+    y = F.scaled_dot_product_attention(query[None], prepared.key[None], prepared.value[None])[0]
+    z: Tensor = attention.out_proj(y.transpose(0, 1).flatten(1))
+    return z.view(q.shape)
+
+
+def _absorbed_query(attention: Attention, q: Tensor) -> Tensor:
+    """Return (P, H T, C) whose products with image tokens are the scores of tokens (P, T, C).
+
+    The key's bias is left out: it adds the same to all scores of a query, which softmax ignores.
+    """
+    query = _heads(attention.q_proj(q), attention.num_heads)  # (P, H, T, D)
+    weight = _by_head(attention, attention.k_proj.weight)  # (H, D, C)
+    absorbed: Tensor = query @ weight / query.shape[-1] ** 0.5
+    return absorbed.flatten(1, 2)
+
+
+def _project_read(attention: Attention, read: Tensor) -> Tensor:
+    """Return the attention's output (P, T, C) from image tokens averaged by its weights, (P, H T, C)."""
+    heads: Tensor = read.unflatten(1, (attention.num_heads, -1))  # (P, H, T, C)
+    weight = _by_head(attention, attention.v_proj.weight)  # (H, D, C)
+    value = (heads @ weight.transpose(1, 2)).transpose(1, 2).flatten(2)  # (P, T, H D)
+    y: Tensor = attention.out_proj(value + attention.v_proj.bias)
+    return y
+
+
+def _key_and_absorbed_value(attention: Attention, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return keys (P, H, T, D), and values times output projection, (P, H T, C).
+
+    A head's weights sum to 1, so that each value can bring its head's share of the output's bias.
+    """
+    key = _heads(attention.k_proj(k), attention.num_heads)
+    value = _heads(attention.v_proj(v), attention.num_heads)  # (P, H, T, D)
+    weight = _by_head(attention, attention.out_proj.weight.T)  # (H, D, C)
+    return key, (value @ weight + attention.out_proj.bias / attention.num_heads).flatten(1, 2)
+
+
+def _weights_shared(query: Tensor, key: Tensor) -> Tensor:
+    """Return how the image that all share attends to each prompt's tokens, (P, H T, N), summing to 1 over T.
+
+    Args:
+        query: (H, D, N), divided by the root of D.
+        key: (P, H, T, D).
+    """
+    scores = key.transpose(0, 1).flatten(1, 2) @ query  # (H, P T, N)
+    num_heads, num_prompts, num_tokens = key.shape[1], key.shape[0], key.shape[2]
+    weights = scores.view(num_heads, num_prompts, num_tokens, -1).softmax(dim=2)
+    return weights.transpose(0, 1).flatten(1, 2)
+
+
+def _weights_absorbed(attention: Attention, key: Tensor, image_with_pe: Tensor) -> Tensor:
+    """Return how each prompt's image (P, N, C) attends to its tokens, (P, H T, N), summing to 1 over T."""
+    key = key / key.shape[-1] ** 0.5
+    bias = key @ _by_head(attention, attention.q_proj.bias[:, None])  # (P, H, T, 1)
+    absorbed = key @ _by_head(attention, attention.q_proj.weight)  # (P, H, T, C)
+    scores = torch.baddbmm(bias.flatten(1, 2), absorbed.flatten(1, 2), image_with_pe.transpose(1, 2))
+    return scores.view(*key.shape[:3], -1).softmax(dim=2).flatten(1, 2)
+
+
+def _weight_of_pixels(upscaling: nn.ConvTranspose2d) -> Tensor:
+    """Return a 2 x 2 upscaling of stride 2 as a matrix (C, 4 C'), its pixels in reading order."""
+    return upscaling.weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def _pixels_of_tokens(x: Tensor, levels: int) -> Tensor:
+    """Bring a map (C, 2^levels h, 2^levels w) to (h, w, 4^levels, C), in the order of its upscalings."""
+    height, width = (side >> levels for side in x.shape[1:])
+    x = x.view(len(x), height, *[2] * levels, width, *[2] * levels)
+    pairs = [axis for i in range(levels) for axis in (2 + i, 3 + levels + i)]  # dy, dx of each level
+    return x.permute(1, 2 + levels, *pairs, 0).flatten(2, -2).contiguous()
+
+
+def _heads(x: Tensor, num_heads: int) -> Tensor:
+    """Map (..., K, H D) to (..., H, K, D)."""
+    y: Tensor = x.unflatten(-1, (num_heads, -1))
+    return y.transpose(-3, -2)
+
+
+def _by_head(attention: Attention, weight: Tensor) -> Tensor:
+    """Map (H D, C) to (H, D, C)."""
+    y: Tensor = weight.unflatten(0, (attention.num_heads, -1))
+    return y
+
+
+def _layers(decoder: MaskDecoder) -> list[TwoWayAttentionBlock]:
+    return [cast(TwoWayAttentionBlock, layer) for layer in decoder.transformer.layers]
+
+
+def _blocks(num_prompts: int, bytes_per_prompt: int, device: torch.device) -> Iterator[slice]:
+    """Cut prompts into blocks that are worked on together: on a CPU as many as fit its caches, else all."""
+    step = max(1, CPU_BLOCK_BYTES // bytes_per_prompt if device.type == "cpu" else num_prompts)
+    return (slice(start, start + step) for start in range(0, num_prompts, step))
