@@ -25,7 +25,8 @@ from sam_engine.ops.boxes import (
     is_box_near_crop_edge,
     uncrop_boxes_xyxy,
 )
-from sam_engine.ops.logits import LogitFrame, masks_to_runs, measure_masks
+from sam_engine.ops.logits import LogitFrame
+from sam_engine.ops.low_res import masks_to_runs, measure_masks
 from sam_engine.ops.mask_batch import Crop, FoundMask, Image, MaskBatch, clean_up_masks
 from sam_engine.ops.points import build_all_layer_point_grids
 from sam_engine.ops.resize import ResizeLongestSide

@@ -1,0 +1,159 @@
+"""The fast measurements equal the plain ones, bit for bit."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sam_engine.ops import bilinear, low_res
+from sam_engine.ops import logits as plain
+from sam_engine.ops.logits import LogitFrame, MaskMeasures
+from sam_engine.ops.resize import ResizeLongestSide
+
+SIZES = [
+    (97, 131),
+    (131, 97),
+    (300, 40),
+    (31, 400),
+    (256, 256),
+    (600, 500),
+    (5, 7),
+    (1, 900),
+    (1, 1),
+    (900, 1200),
+]
+"""Up- and downscaled, unchanged, not divisible by anything, tall and wide, as (H, W)."""
+
+
+def frame_of(size: tuple[int, int], image_size: int) -> LogitFrame:
+    return LogitFrame(
+        image_size=image_size,
+        input_size=ResizeLongestSide(image_size).target_size(size),
+        original_size=size,
+    )
+
+
+def drawings(side: int, seed: int, scale: float = 1.0) -> Tensor:
+    """Return (N, side, side) logits: blobs with rough edges, noise, dots, and maps of one value."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.arange(side) + 0.5
+    blobs = []
+    for _ in range(6):
+        y, x, radius = (torch.rand(3, generator=generator) * side).tolist()
+        distance = torch.sqrt((centres[:, None] - y) ** 2 + (centres - x) ** 2)
+        bumps = F.interpolate(torch.randn(1, 1, 8, 8, generator=generator), (side, side), mode="bicubic")[
+            0, 0
+        ]
+        rough = 0.1 * torch.randn(side, side, generator=generator)
+        blobs.append(radius / 3 - distance + bumps + rough)
+    flat = [torch.full((side, side), value) for value in (-5.0, -1.0, 0.0, 1.0, 5.0)]
+    noise = 3 * torch.randn(side, side, generator=generator)
+    point = torch.full((side, side), -9.0)
+    point[side // 3, side // 2] = 4.0
+    corner = point.roll((side // 3, side // 2), dims=(0, 1))
+    corner[-1, -1] = corner[0, 0] = 9.0
+    return torch.stack([*blobs, *flat, noise, point, corner]) * scale
+
+
+def assert_same(fast: MaskMeasures, slow: MaskMeasures) -> None:
+    for name in ("stability_score", "area", "boxes_xyxy"):
+        assert getattr(fast, name).dtype == getattr(slow, name).dtype
+        assert torch.equal(getattr(fast, name), getattr(slow, name))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("image_size", [128, 256])
+@pytest.mark.parametrize(("threshold", "offset"), [(0.0, 1.0), (0.3, 0.0), (-0.7, 2.5)])
+def test_measures(size: tuple[int, int], image_size: int, threshold: float, offset: float) -> None:
+    """Stability, area and box of every kind of mask, in images of every shape."""
+    logits, frame = drawings(image_size // 4, seed=sum(size)), frame_of(size, image_size)
+
+    fast = low_res.measure_masks(logits, frame, threshold, offset)
+
+    assert_same(fast, plain.measure_masks(logits, frame, threshold, offset))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("image_size", [128, 256])
+def test_runs(size: tuple[int, int], image_size: int) -> None:
+    """Run lengths in an image that the masks' frame is a crop of."""
+    logits, frame = drawings(image_size // 4, seed=sum(size)), frame_of(size, image_size)
+    boxes = plain.measure_masks(logits, frame, 0.0, 1.0).boxes_xyxy
+    image_size_around = (size[0] + 5, size[1] + 4)
+
+    fast = low_res.masks_to_runs(logits, frame, 0.0, boxes, (3, 2), image_size_around)
+
+    slow = plain.masks_to_runs(logits, frame, 0.0, boxes, (3, 2), image_size_around)
+    assert len(fast) == len(slow)
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(fast, slow, strict=True))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 30.0, 1e4])
+def test_scale_of_the_logits(scale: float) -> None:
+    """What counts as close to a cut follows the size of the logits."""
+    logits, frame = drawings(32, seed=0, scale=scale), frame_of((150, 201), 128)
+
+    fast = low_res.measure_masks(logits, frame, 0.0, 1.0)
+
+    assert_same(fast, plain.measure_masks(logits, frame, 0.0, 1.0))
+
+
+def test_the_networks_real_sizes() -> None:
+    """A 1024 px model on an image of 1.5 megapixels."""
+    logits, frame = drawings(256, seed=1)[:7], frame_of((1000, 1500), 1024)
+
+    fast = low_res.measure_masks(logits, frame, 0.0, 1.0)
+
+    assert_same(fast, plain.measure_masks(logits, frame, 0.0, 1.0))
+
+
+def test_no_masks() -> None:
+    """An empty batch has empty measures of the same types."""
+    logits, frame = torch.zeros(0, 32, 32), frame_of((50, 60), 128)
+
+    assert_same(low_res.measure_masks(logits, frame, 0.0, 1.0), plain.measure_masks(logits, frame, 0.0, 1.0))
+    assert (
+        low_res.masks_to_runs(logits, frame, 0.0, torch.zeros(0, 4, dtype=torch.int64), (0, 0), (50, 60))
+        == []
+    )
+
+
+@pytest.mark.parametrize("size", [(97, 131), (300, 40), (600, 500)])
+def test_single_pixels_are_torchs_to_the_last_bit(size: tuple[int, int]) -> None:
+    """Recomputed one by one, pixels equal the upscaled map."""
+    logits, frame = drawings(64, seed=2), frame_of(size, 256)
+    geometry = bilinear.geometry_for(logits, frame)
+    assert geometry is not None
+    row, column = np.indices(size).reshape(2, -1)
+    threes = logits[:12].unflatten(0, (-1, 3))
+    upscaled = plain.upscale_logits(threes, 256, frame.input_size, size).flatten(0, 1)
+
+    for mask in range(12):
+        pixels = bilinear.pixels_as_torch(logits.numpy(), geometry, np.full(row.shape, mask), row, column)
+        assert np.array_equal(pixels.reshape(size), upscaled[mask].numpy())
+
+
+def test_unknown_rounding_takes_the_plain_way(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A torch that rounds in another way costs time, not correctness; a warning says so."""
+    monkeypatch.setattr(bilinear, "_find_rounding", lambda *_: None)
+    bilinear._geometry.cache_clear()
+    logits, frame = drawings(32, seed=3), frame_of((77, 60), 128)
+    with caplog.at_level(logging.WARNING):
+        measures = low_res.measure_masks(logits, frame, 0.0, 1.0)
+    bilinear._geometry.cache_clear()
+
+    assert_same(measures, plain.measure_masks(logits, frame, 0.0, 1.0))
+    assert "slowly" in caplog.text
+
+
+def test_other_dtypes_take_the_plain_way() -> None:
+    """Double-precision models are measured at full resolution."""
+    logits, frame = drawings(32, seed=3).double(), frame_of((77, 60), 128)
+
+    assert bilinear.geometry_for(logits, frame) is None
+    assert_same(low_res.measure_masks(logits, frame, 0.0, 1.0), plain.measure_masks(logits, frame, 0.0, 1.0))
