@@ -66,6 +66,7 @@ def test_weights_balance_the_tars(drawn_tar: Path, tmp_path: Path):
     config = DataConfig(tars=[str(drawn_tar), str(drawn_tar)], weights=[3.0, 1.0], short_side=96)
     pack(config, tmp_path / "packed.npz")
     dataset = PackedDataset(tmp_path / "packed.npz")
+    dataset.source_of[:] = [0] * 3 + [1] * 13
 
     chances = dataset.image_probabilities(config)
 
