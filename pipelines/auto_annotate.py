@@ -120,11 +120,11 @@ def _announce(plan: Plan) -> None:
         log.warning("%s", note)
     done = len(plan.committed)
     log.info(
-        "%d images in %d shards into %s%s",
+        "%d images, %d shards, into %s%s",
         len(plan.manifest),
         plan.info.num_shards,
         output,
-        f"; {done} shards are there already" if done else "",
+        f"; {done} shards are done already" if done else "",
     )
 
 

@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -32,6 +33,10 @@ MAX_FAILED_STARTS = 3
 """Workers in a row that could not load the model before the run stops."""
 POLL_S = 0.5
 """Between looks at the workers' progress, in seconds."""
+PATIENCE_S = 60.0
+"""Without any worker before the log says so, in seconds."""
+KNOCK_TIMEOUT_S = 10.0
+"""For the first contact with a cluster, in seconds."""
 OBJECT_STORE_BYTES = 100 * 2**20
 """Ray's shared memory: nothing larger than a report crosses it."""
 
@@ -208,6 +213,7 @@ class _RayPool:
         self._progress: dict[int, ShardProgress] = {}
         self._look: Any = None
         self._looked = 0.0
+        self._patience_until = time.monotonic() + PATIENCE_S
 
     def run(self) -> Iterator[Event]:
         """Yield events until no shard is left."""
@@ -224,6 +230,7 @@ class _RayPool:
                     else:
                         yield from self._collect(reference)
                 yield from self._look_at_board()
+                self._complain_of_waiting()
         finally:
             for actor in [
                 *self._starting.values(),
@@ -232,6 +239,12 @@ class _RayPool:
             ]:
                 self._ray.kill(actor)
             self._ray.kill(self._board)
+
+    def _complain_of_waiting(self) -> None:
+        """Say once that no worker has started, if that takes suspiciously long."""
+        if self._patience_until and time.monotonic() > self._patience_until:
+            self._patience_until = 0.0
+            log.warning("no worker has started for %g s: are CPUs or GPUs of the cluster free?", PATIENCE_S)
 
     def _hire(self) -> None:
         """Start actors up to what the open shards can use."""
@@ -256,6 +269,7 @@ class _RayPool:
         else:
             log.debug("a worker is ready on %s", device_name)
             self._failed_starts = 0
+            self._patience_until = 0.0
             self._idle.append(actor)
             return
         self._ray.kill(actor)
@@ -382,14 +396,22 @@ def ray_session(config: ExecutorConfig) -> Iterator[None]:
                     _temp_dir=folder,
                 )
             else:
+                _knock(config.address)
                 ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"executor.address is {config.address!r}: Ray does not answer there: {_last_line(error)}"
             ) from error
         for number, handler in handlers.items():  # Ray puts its own in their place
             signal.signal(number, handler)
         yield
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` if nothing listens at ``host:port``. Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_TIMEOUT_S).close()
 
 
 @functools.cache

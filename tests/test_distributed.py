@@ -3,6 +3,7 @@
 import functools
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import fakes
 import pytest
 
 from pipelines.auto_annotate import run
+from sam_engine import distributed
 from sam_engine.config import ExecutorConfig
 from sam_engine.dataset.manifest import cut_shards
 from sam_engine.dataset.reader import open_dataset
@@ -103,6 +105,19 @@ def test_setting_that_no_worker_can_follow_is_a_setting_error(executor, tmp_path
     """A device that is not there is the user's to change: exit 2, not 1."""
     with pytest.raises(ConfigError, match="torch finds no CUDA device here"):
         outcome(executor, tmp_path, make_worker=fake_workers.refuse_to_load)
+
+
+def test_cluster_that_is_not_there_is_found_out_at_once():
+    """Ray itself would try for minutes. Other forms of address are left to it."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]  # ours, and nobody listens
+        with pytest.raises(ConnectionRefusedError):
+            distributed._knock(f"127.0.0.1:{port}")
+        listener.listen()
+        distributed._knock(f"127.0.0.1:{port}")
+
+    distributed._knock("auto")
 
 
 @pytest.mark.ray

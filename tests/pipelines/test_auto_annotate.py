@@ -402,7 +402,7 @@ def test_json_log_is_json_on_every_line(tmp_path, capsys):
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
     assert [line["level"] for line in lines] == ["warning", "info"]
-    assert lines[1]["message"] == f"2 images in 1 shards into {tmp_path}/out"
+    assert lines[1]["message"] == f"2 images, 1 shards, into {tmp_path}/out"
 
 
 def test_progress_is_a_line_now_and_then(tmp_path, capsys, monkeypatch):
