@@ -130,7 +130,7 @@ def test_garbage_raises_or_decodes_as_pycocotools_does(counts):
         ("9é", (3, 3), "not ASCII"),
         (b"\x00", (3, 3), "'0' to 'o'"),
         ("9p", (3, 3), "'p' at 1"),
-        ("O:", (3, 3), "sum to 9"),  # a negative run that a positive one makes up for
+        ("5O5", (3, 3), "sum to 9"),  # 5, -1, 5: a negative run that the others make up for
     ],
 )
 def test_malformed_counts_raise_with_a_reason(counts, size, message):
