@@ -1,30 +1,22 @@
-"""Run shards on a pool of Ray actors, or in this process. The only module of annotation that imports Ray.
+"""Run shards on a pool of Ray actors, or in this process. Nothing else knows Ray, but `ray_session`.
 
 Ray starts processes and carries leases to them; retrying is ours (`sam_engine.leases`), because Ray's retries
 know neither shards nor images. Each worker has one lease and gets it only after it has answered once, so a
 worker that is still waiting for a machine holds up nobody.
 """
 
-import atexit
 import contextlib
 import functools
 import logging
-import os
-import secrets
-import shutil
-import signal
-import socket
-import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sam_engine.config import ExecutorConfig
-from sam_engine.errors import ConfigError, ModelLoadError, SamEngineError
+from sam_engine.errors import ModelLoadError, SamEngineError
 from sam_engine.leases import Lease, ShardQueue, ShardWorker, place_workers
+from sam_engine.ray_session import import_ray, last_line, ray_session
 from sam_engine.structures import ImageStatus, Shard, ShardProgress, ShardReport
 
 log = logging.getLogger(__name__)
@@ -35,10 +27,6 @@ POLL_S = 0.5
 """Between looks at the workers' progress, in seconds."""
 PATIENCE_S = 60.0
 """Without any worker before the log says so, in seconds."""
-KNOCK_TIMEOUT_S = 10.0
-"""For the first contact with a cluster, in seconds."""
-OBJECT_STORE_BYTES = 100 * 2**20
-"""Ray's shared memory: nothing larger than a report crosses it."""
 
 Event = ShardProgress | ShardReport
 
@@ -143,7 +131,7 @@ class _Actor:
 
     def work(self, lease: Lease) -> ShardReport | _Failure:
         """Do one shard. Errors of the engine are raised, all others returned with the image in hand."""
-        ray = _import_ray()
+        ray = import_ray()
         assert self._worker is not None
         in_hand = None
         try:
@@ -182,7 +170,7 @@ class _RayPool:
         config: ExecutorConfig,
         device: str,
     ) -> None:
-        self._ray = ray = _import_ray()
+        self._ray = ray = import_ray()
         self._queue = queue
         self._config = config
         resources = ray.cluster_resources()
@@ -263,9 +251,9 @@ class _RayPool:
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, SamEngineError):
                 raise error.cause from error
-            reason = _describe(error.cause) if error.cause else _last_line(error)
+            reason = _describe(error.cause) if error.cause else last_line(error)
         except self._ray.exceptions.RayError as error:
-            reason = f"its process died: {_last_line(error)}"
+            reason = f"its process died: {last_line(error)}"
         else:
             log.debug("a worker is ready on %s", device_name)
             self._failed_starts = 0
@@ -286,10 +274,10 @@ class _RayPool:
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, SamEngineError):
                 raise error.cause from error
-            answer = _Failure(_last_line(error), None)
+            answer = _Failure(last_line(error), None)
         except self._ray.exceptions.RayError as error:
             # Dead or unreachable; perhaps still writing, which is safe: publishing is exclusive.
-            yield from self._replace(busy, f"the worker died: {_last_line(error)}")
+            yield from self._replace(busy, f"the worker died: {last_line(error)}")
             return
         if isinstance(answer, ShardReport):
             self._progress.pop(busy.lease.shard.index, None)
@@ -353,96 +341,6 @@ class _RayPool:
                 yield from self._replace(busy, reason, ImageStatus.TIMEOUT)
 
 
-def _import_ray() -> Any:
-    """Import Ray late: it takes a second. Any, because its annotations lag behind its interface."""
-    import ray
-
-    return ray
-
-
-@contextlib.contextmanager
-def ray_session(config: ExecutorConfig) -> Iterator[None]:
-    """Be connected to Ray inside the block; a session that was there before is used and left alone."""
-    local = config.address == "local"
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray reads these when it is imported: later they would be half in force. Other clusters have own rules.
-    if local and "ray" not in sys.modules:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-            os.environ["RAY_AUTH_TOKEN_PATH"] = _token_file()
-        # Or Ray hides all GPUs from workers that reserve none, as those of model.device=cuda:N.
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray = _import_ray()
-    if ray.is_initialized():
-        yield
-        return
-    with contextlib.ExitStack() as stack:
-        if local:
-            # Private, and short: Ray puts sockets below it, whose paths may have 107 characters.
-            folder = tempfile.mkdtemp(prefix="sam-engine-", dir=_short_temporary_directory())
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        stack.callback(ray.shutdown)
-        handlers = _signal_handlers()
-        try:
-            if local:
-                wanted = (config.num_workers or 0) * config.threads_per_worker
-                ray.init(
-                    address="local",
-                    num_cpus=max(wanted, len(os.sched_getaffinity(0))),
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    _temp_dir=folder,
-                )
-            else:
-                _knock(config.address)
-                ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ConfigError(
-                f"executor.address is {config.address!r}: Ray does not answer there: {_last_line(error)}"
-            ) from error
-        for number, handler in handlers.items():  # Ray puts its own in their place
-            signal.signal(number, handler)
-        yield
-
-
-def _knock(address: str) -> None:
-    """Raise `OSError` if nothing listens at ``host:port``. Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "/" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_TIMEOUT_S).close()
-
-
-@functools.cache
-def _token_file() -> str:
-    """Write this process's secret for its own Ray; return the path. Ray reads it once in a process's life."""
-    descriptor, path = tempfile.mkstemp(prefix="sam-engine-token-")  # mode 0600
-    atexit.register(os.unlink, path)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
-    return path
-
-
-def _short_temporary_directory() -> str:
-    """Return where a session's sockets fit."""
-    folder = tempfile.gettempdir()
-    return folder if len(folder) <= 20 else "/tmp"  # noqa: S108 - mkdtemp makes a private folder in it
-
-
-def _signal_handlers() -> dict[int, Any]:
-    """Return the handlers of the signals that end a run; none outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-
 def _describe(error: BaseException) -> str:
     """Return an exception as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _last_line(error: BaseException) -> str:
-    """Return the last line of an exception's text, which is where Ray has the cause."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -15,12 +15,12 @@ import fakes
 import pytest
 
 from pipelines.auto_annotate import run
-from sam_engine import distributed
 from sam_engine.config import ExecutorConfig
 from sam_engine.dataset.manifest import cut_shards
 from sam_engine.dataset.reader import open_dataset
-from sam_engine.distributed import ray_session, run_shards
+from sam_engine.distributed import run_shards
 from sam_engine.errors import ConfigError, ModelLoadError, StorageError
+from sam_engine.ray_session import knock, ray_session
 from sam_engine.structures import ShardReport
 
 TESTS = Path(fakes.__file__).parent
@@ -113,11 +113,11 @@ def test_cluster_that_is_not_there_is_found_out_at_once():
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]  # ours, and nobody listens
         with pytest.raises(ConnectionRefusedError):
-            distributed._knock(f"127.0.0.1:{port}")
+            knock(f"127.0.0.1:{port}")
         listener.listen()
-        distributed._knock(f"127.0.0.1:{port}")
+        knock(f"127.0.0.1:{port}")
 
-    distributed._knock("auto")
+    knock("auto")
 
 
 @pytest.mark.ray

@@ -14,7 +14,7 @@ TORCH_FILES = ("predictor.py", "automatic_mask_generator.py", "build.py", "annot
 OWNERS = {
     "hydra": {"pipelines/config.py"},
     "omegaconf": {"pipelines/config.py"},
-    "ray": {"sam_engine/distributed.py", "sam_engine/training/distributed.py"},
+    "ray": {"sam_engine/ray_session.py", "sam_engine/training/distributed.py"},
 }
 
 

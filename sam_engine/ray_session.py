@@ -1,0 +1,114 @@
+"""A connection to Ray: our own, private and token-protected on this machine, or that of a running cluster."""
+
+import atexit
+import contextlib
+import functools
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from sam_engine.config import ExecutorConfig
+from sam_engine.errors import ConfigError
+
+KNOCK_TIMEOUT_S = 10.0
+"""For the first contact with a cluster, in seconds."""
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Ray's shared memory: nothing larger than a report crosses it."""
+
+
+def import_ray() -> Any:
+    """Import Ray late: it takes a second. Any, because its annotations lag behind its interface."""
+    import ray
+
+    return ray
+
+
+@contextlib.contextmanager
+def ray_session(config: ExecutorConfig) -> Iterator[None]:
+    """Be connected to Ray inside the block; a session that was there before is used and left alone."""
+    local = config.address == "local"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray reads these when it is imported: later they would be half in force. Other clusters have own rules.
+    if local and "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+            os.environ["RAY_AUTH_TOKEN_PATH"] = _token_file()
+        # Or Ray hides all GPUs from workers that reserve none, as those of model.device=cuda:N.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray = import_ray()
+    if ray.is_initialized():
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        if local:
+            # Private, and short: Ray puts sockets below it, whose paths may have 107 characters.
+            folder = tempfile.mkdtemp(prefix="sam-engine-", dir=_short_temporary_directory())
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(ray.shutdown)
+        handlers = _signal_handlers()
+        try:
+            if local:
+                wanted = (config.num_workers or 0) * config.threads_per_worker
+                ray.init(
+                    address="local",
+                    num_cpus=max(wanted, len(os.sched_getaffinity(0))),
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=folder,
+                )
+            else:
+                knock(config.address)
+                ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"executor.address is {config.address!r}: Ray does not answer there: {last_line(error)}"
+            ) from error
+        for number, handler in handlers.items():  # Ray puts its own in their place
+            signal.signal(number, handler)
+        yield
+
+
+def knock(address: str) -> None:
+    """Raise `OSError` if nothing listens at ``host:port``. Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_TIMEOUT_S).close()
+
+
+@functools.cache
+def _token_file() -> str:
+    """Write this process's secret for its own Ray; return the path. Ray reads it once in a process's life."""
+    descriptor, path = tempfile.mkstemp(prefix="sam-engine-token-")  # mode 0600
+    atexit.register(os.unlink, path)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    return path
+
+
+def _short_temporary_directory() -> str:
+    """Return where a session's sockets fit."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= 20 else "/tmp"  # noqa: S108 - mkdtemp makes a private folder in it
+
+
+def _signal_handlers() -> dict[int, Any]:
+    """Return the handlers of the signals that end a run; none outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an exception's text, which is where Ray has the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
