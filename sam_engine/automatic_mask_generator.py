@@ -139,6 +139,11 @@ class SamAutomaticMaskGenerator:
             )
         elif point_grids is not None:
             self.point_grids = point_grids
+            for layer, grid in enumerate(point_grids):
+                if grid.ndim != 2 or grid.shape[1] != 2 or len(grid) == 0:
+                    raise ConfigError(
+                        f"point_grids[{layer}] has shape {grid.shape}; wanted is (P, 2) with a point or more"
+                    )
             if len(point_grids) <= crop_n_layers:
                 raise ConfigError(
                     f"crop_n_layers={crop_n_layers} needs {crop_n_layers + 1} point_grids: one for the whole "

@@ -176,6 +176,10 @@ def test_settings_can_be_read_and_set_as_attributes() -> None:
             {"points_per_side": None, "point_grids": [np.zeros((1, 2))], "crop_n_layers": 1},
             "needs 2 point_grids",
         ),
+        (
+            {"points_per_side": None, "point_grids": [np.zeros((0, 2))]},
+            r"point_grids\[0\] has shape \(0, 2\)",
+        ),
         ({"output_mode": "polygon"}, "binary_mask, uncompressed_rle, coco_rle"),
         (
             {"points_per_side": 2, "crop_n_layers": 2, "crop_n_points_downscale_factor": 2},

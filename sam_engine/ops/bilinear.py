@@ -27,8 +27,7 @@ Ints = NDArray[np.int64]
 SUPPORT = 3
 """Samples along an axis that a pixel depends on, at most."""
 
-_TRIAL_SIDE = 1024
-_TRIAL_PIXELS = 2000
+_TRIAL_SIDE = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -89,11 +88,8 @@ def geometry_for(logits: Tensor, frame: LogitFrame) -> Geometry | None:
 @lru_cache(maxsize=64)
 def _geometry(low_res: tuple[int, int], frame: LogitFrame, num_threads: int) -> Geometry | None:
     """Build a geometry; ``num_threads`` is part of the key because torch chooses kernels by it."""
-    square = (frame.image_size, frame.image_size)
-    first = _find_rounding(low_res, square, low_res)
-    # The rounding is that of any size; a smaller one keeps the trial cheap.
-    trial = (min(frame.original_size[0], _TRIAL_SIDE), min(frame.original_size[1], _TRIAL_SIDE))
-    second = _find_rounding(square, trial, frame.input_size)
+    first = _rounding_of(frame.image_size, frame.image_size, num_threads)
+    second = _rounding_of(*frame.original_size, num_threads)
     if first is None or second is None:
         log.warning("torch rounds bilinear interpolation in a way not known here; masks are measured slowly")
         return None
@@ -107,23 +103,27 @@ def _geometry(low_res: tuple[int, int], frame: LogitFrame, num_threads: int) -> 
     return Geometry(y=axes[0], x=axes[1], roundings=(first, second))
 
 
-def _find_rounding(
-    source: tuple[int, int], target: tuple[int, int], cropped_to: tuple[int, int]
-) -> Rounding | None:
-    """Return how torch rounds a map of three channels, found by trying; None if it is none of those known."""
+def _rounding_of(height: int, width: int, num_threads: int) -> Rounding | None:
+    """Return how torch rounds when it interpolates three channels to this size.
+
+    Torch has a kernel of its own for small outputs, and chooses by nothing else; so a trial of at most
+    ``_TRIAL_SIDE`` speaks for all larger sizes.
+    """
+    return _find_rounding(min(height, _TRIAL_SIDE), min(width, _TRIAL_SIDE), num_threads)
+
+
+@lru_cache(maxsize=1024)
+def _find_rounding(height: int, width: int, num_threads: int) -> Rounding | None:
+    """Return the rounding, found by trying; None if it is none of those known."""
     random = np.random.default_rng(0)
-    maps = torch.from_numpy(random.standard_normal((1, 3, *source), dtype=np.float32))
-    maps = maps[..., : cropped_to[0], : cropped_to[1]]
-    result = F.interpolate(maps, target, mode="bilinear", align_corners=False)[0, 0].numpy()
-    row, column = (
-        random.integers(target[0], size=_TRIAL_PIXELS),
-        random.integers(target[1], size=_TRIAL_PIXELS),
-    )
-    values = maps[0, 0].numpy()
+    source = (2 * height + 3, 2 * width + 3)  # not a multiple: all weights differ
+    maps = random.standard_normal((1, 3, *source), dtype=np.float32)
+    result = F.interpolate(torch.from_numpy(maps), (height, width), mode="bilinear", align_corners=False)
+    row, column = np.indices((height, width)).reshape(2, -1)
     for fused_index, arithmetic in itertools.product((True, False), ("four", "lerp", "plain")):
-        y, x = (_taps(cropped_to[i], target[i], fused_index) for i in (0, 1))
-        tried = _interpolate(lambda iy, ix: values[iy, ix], y, x, row, column, arithmetic)
-        if np.array_equal(tried, result[row, column]):
+        y, x = _taps(source[0], height, fused_index), _taps(source[1], width, fused_index)
+        tried = _interpolate(lambda iy, ix: maps[0, 0, iy, ix], y, x, row, column, arithmetic)
+        if np.array_equal(tried, result[0, 0].numpy().ravel()):
             return Rounding(fused_index=fused_index, arithmetic=arithmetic)
     return None
 
