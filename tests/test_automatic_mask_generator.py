@@ -215,6 +215,29 @@ def test_large_masks_are_dropped_on_request(fraction: float) -> None:
     assert shares == ([0.25] if fraction == 0.5 else [0.25, 0.5, 1.0])
 
 
+def test_thresholds_are_compared_in_float32() -> None:
+    """A stability on the threshold is kept, a predicted IoU is not; a difference below float32 is none."""
+    soft = (8.5 - torch.arange(16.0)).expand(3, 16, 16)
+
+    def count(stability: float, iou: float) -> int:
+        model = FixedSegmenter(soft)
+        generator = SamAutomaticMaskGenerator(
+            model, points_per_side=1, stability_score_thresh=stability, pred_iou_thresh=iou
+        )
+        return len(generator.generate(blank(64, 64)))
+
+    exact = SamAutomaticMaskGenerator(FixedSegmenter(soft), points_per_side=1, stability_score_thresh=0.5)
+    stability = exact.generate(blank(64, 64))[0]["stability_score"]
+    assert 0.5 < stability < 0.9
+
+    assert count(stability, 0.98) == 1
+    assert count(stability + 1e-9, 0.98) == 1
+    assert count(stability + 1e-6, 0.98) == 0
+    assert count(stability, 1.0) == 0
+    assert count(stability, 1.0 - 1e-9) == 0
+    assert count(stability, 1.0 - 1e-6) == 1
+
+
 def found(mask: NDArray[np.bool_]) -> FoundMask:
     y, x = np.nonzero(mask)
     return FoundMask(
