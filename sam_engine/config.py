@@ -187,8 +187,8 @@ class AutoAnnotateConfig:
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     log: LogConfig = field(default_factory=LogConfig)
-    shard_size: int = 500
-    """Images per shard: what is lost at most when a worker dies."""
+    shard_size: int | None = None
+    """Images per shard: what is lost at most when a worker dies. None: 500, for small inputs fewer."""
     limit: int | None = None
     """Annotate only the first so many images of the sorted listing."""
     sample: float | None = None
@@ -202,7 +202,8 @@ class AutoAnnotateConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _check("shard_size", self.shard_size, self.shard_size >= 1, "at least 1")
+        if self.shard_size is not None:
+            _check("shard_size", self.shard_size, self.shard_size >= 1, "at least 1")
         if self.limit is not None:
             _check("limit", self.limit, self.limit >= 1, "at least 1")
         if self.sample is not None:

@@ -12,7 +12,7 @@ from sam_engine.checkpoints import Checkpoint, resolve_checkpoint
 from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.card import CARD, dataset_card
 from sam_engine.dataset.inputs import InputSource, open_input, short_name
-from sam_engine.dataset.manifest import Manifest, build_manifest, cut_shards
+from sam_engine.dataset.manifest import Manifest, build_manifest, cut_shards, default_shard_size
 from sam_engine.dataset.report import (
     ERRORS,
     REPORT,
@@ -31,6 +31,7 @@ from sam_engine.dataset.run_info import (
     library_versions,
     refuse_difference,
     selection_settings,
+    version_notes,
 )
 from sam_engine.dataset.schema import MANIFEST, RUN_INFO, SUCCESS
 from sam_engine.dataset.shards import ShardSummary, committed_shards, shard_sha256, success_json
@@ -187,8 +188,9 @@ def open_run(preparation: Preparation) -> Plan:
         manifest, notes = _frozen_manifest(preparation, there)
         here = _run_info(preparation, manifest)
         refuse_difference(store.describe(), there.settings, here.settings)
+        notes += version_notes(there.versions, here.versions)
     committed = committed_shards(store, here.fingerprint)
-    shards = cut_shards(len(manifest), preparation.config.shard_size)
+    shards = cut_shards(len(manifest), _shard_size(preparation, manifest))
     return Plan(
         preparation=preparation,
         info=here,
@@ -298,6 +300,11 @@ def _refuse_foreign(store: Store) -> None:
         )
 
 
+def _shard_size(preparation: Preparation, manifest: Manifest) -> int:
+    """Return the images per shard."""
+    return preparation.config.shard_size or default_shard_size(len(manifest))
+
+
 def _run_info(preparation: Preparation, manifest: Manifest) -> RunInfo:
     """Return what the run's settings say with this manifest."""
     config = preparation.config
@@ -307,11 +314,12 @@ def _run_info(preparation: Preparation, manifest: Manifest) -> RunInfo:
             architecture=preparation.architecture,
             checkpoint_sha256=preparation.checkpoint.sha256,
             manifest_sha256=manifest.sha256,
+            shard_size=_shard_size(preparation, manifest),
         ),
         selection=selection_settings(config, preparation.source.root),
         random_weights=config.model.checkpoint == "random",
         num_images=len(manifest),
-        num_shards=len(cut_shards(len(manifest), config.shard_size)),
+        num_shards=len(cut_shards(len(manifest), _shard_size(preparation, manifest))),
         versions=library_versions(),
     )
 

@@ -45,7 +45,7 @@ def test_nothing_given_is_the_schema_with_the_small_model():
     config = load_run()
 
     assert dataclasses.replace(config, amg=AmgConfig()) == AutoAnnotateConfig()
-    assert (config.model.name, config.executor.name, config.shard_size) == ("tiny", "ray", 500)
+    assert (config.model.name, config.executor.name, config.shard_size) == ("tiny", "ray", None)
 
 
 @pytest.mark.parametrize(

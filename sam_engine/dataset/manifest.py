@@ -133,6 +133,14 @@ def build_manifest(
     return Manifest(table.add_column(0, "image_id", image_id).cast(SCHEMA))
 
 
+def default_shard_size(num_images: int) -> int:
+    """Return 500, or for small inputs what gives 16 shards of at least 4, so that several workers have some.
+
+    It depends on nothing but the input: the same shards must come out whatever machine makes them.
+    """
+    return min(500, max(4, -(-num_images // 16)))
+
+
 def cut_shards(num_images: int, shard_size: int) -> list[Shard]:
     """Return the contiguous shards that together hold every image once; only the last may be smaller."""
     return [

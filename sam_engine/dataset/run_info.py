@@ -82,6 +82,7 @@ def deciding_settings(
     architecture: Mapping[str, Any],
     checkpoint_sha256: str | None,
     manifest_sha256: str,
+    shard_size: int,
 ) -> dict[str, Any]:
     """Return what goes into the fingerprint.
 
@@ -92,6 +93,7 @@ def deciding_settings(
         architecture: Sizes of the model.
         checkpoint_sha256: Of the weights' file; None for untrained ones.
         manifest_sha256: Of the frozen manifest.
+        shard_size: Images per shard.
     """
     return {
         "schema_version": SCHEMA_VERSION,
@@ -103,7 +105,7 @@ def deciding_settings(
         **{f"amg.{name}": value for name, value in dataclasses.asdict(config.amg).items()},
         **{f"decode.{name}": getattr(config.decode, name) for name in DECODE_SETTINGS},
         "executor.threads_per_worker": config.executor.threads_per_worker,
-        "shard_size": config.shard_size,
+        "shard_size": shard_size,
         "manifest_sha256": manifest_sha256,
     }
 
@@ -141,6 +143,18 @@ def config_yaml(config: object, indent: str = "") -> str:
         else:
             lines.append(f"{indent}{field.name}: {json.dumps(value)}\n")
     return "".join(lines)
+
+
+def version_notes(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """Say which versions have changed since the dataset was started; that is no reason to refuse it."""
+    changed = [
+        f"{name} {there.get(name, 'absent')} -> {here.get(name, 'absent')}"
+        for name in {**there, **here}
+        if there.get(name) != here.get(name)
+    ]
+    if not changed:
+        return []
+    return [f"versions have changed since the dataset was started, and masks may too: {', '.join(changed)}"]
 
 
 def library_versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sam_engine.dataset.inputs import InputFile
-from sam_engine.dataset.manifest import SCHEMA, Manifest, build_manifest, cut_shards
+from sam_engine.dataset.manifest import SCHEMA, Manifest, build_manifest, cut_shards, default_shard_size
 from sam_engine.errors import InputError, ShardError
 
 paths = st.sets(st.binary(min_size=1, max_size=12), min_size=1, max_size=40)
@@ -221,3 +221,11 @@ def test_listing_is_consumed_in_batches():
     assert np.array_equal(manifest.table["size"].to_numpy(), np.arange(count))
     assert manifest.table.schema.equals(SCHEMA)
     assert manifest.table["path_bytes"].num_chunks == 1
+
+
+@pytest.mark.parametrize(
+    ("num_images", "shard_size"), [(1, 4), (8, 4), (64, 4), (400, 25), (8000, 500), (11_000_000, 500)]
+)
+def test_small_inputs_are_cut_finer(num_images, shard_size):
+    """Sixteen shards where there are images for them, of at least 4 and at most 500 images."""
+    assert default_shard_size(num_images) == shard_size

@@ -5,12 +5,23 @@ import json
 import fakes
 import pytest
 
-from sam_engine.dataset.run_info import RunInfo, deciding_settings, library_versions, refuse_difference
+from sam_engine.dataset.run_info import (
+    RunInfo,
+    deciding_settings,
+    library_versions,
+    refuse_difference,
+    version_notes,
+)
 from sam_engine.errors import FingerprintError, ShardError
 
 
 def fingerprint(**changes):
-    given = {"architecture": {"depth": (1, 2)}, "checkpoint_sha256": "c", "manifest_sha256": "m"}
+    given = {
+        "architecture": {"depth": (1, 2)},
+        "checkpoint_sha256": "c",
+        "manifest_sha256": "m",
+        "shard_size": 5,
+    }
     given |= {key: changes.pop(key) for key in list(changes) if key in given}
     return info(deciding_settings(fakes.run_settings(**changes), **given)).fingerprint
 
@@ -99,3 +110,13 @@ def test_difference_is_named_with_both_values():
 def test_versions_are_plain(capsys):
     """Those of what is installed; JSON holds them."""
     assert json.loads(json.dumps(library_versions()))["numpy"]
+
+
+def test_other_versions_are_said_aloud():
+    """Whatever was updated, added or removed since the dataset was started is named, in one line."""
+    there, here = {"torch": "2.12", "numpy": "2.4", "ray": "2.60"}, {"torch": "2.13", "numpy": "2.4"}
+
+    [note] = version_notes(there, here)
+
+    assert note.endswith("torch 2.12 -> 2.13, ray 2.60 -> absent")
+    assert version_notes(here, here) == []
