@@ -9,7 +9,6 @@ import threading
 import warnings
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import simplejpeg
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
@@ -90,6 +89,8 @@ def turn_upright(stored: np.ndarray, orientation: int) -> np.ndarray:
     Returns:
         Contiguous (H, W, 3) for orientations 1 to 4, (W, H, 3) for 5 to 8.
     """
+    import cv2  # late: readers and exporters use this module and start at once
+
     # OpenCV copies in blocks: up to 8 times as fast as numpy on transposed and mirrored views.
     if orientation >= 5:
         stored = cv2.transpose(stored)
