@@ -186,7 +186,7 @@ def test_onnx_model(
         "point_labels": torch.tensor([[1.0, -1.0, 0.0, 2.0, 3.0][:num_points]]),
         "mask_input": torch.randn(1, 1, 64, 64, generator=generator),
         "has_mask_input": torch.tensor([float(num_points % 2)]),
-        "orig_im_size": torch.tensor([150.0, 201.0]),
+        "orig_im_size": torch.tensor([152.0, 201.0]),  # 193.6 rows in the input frame: rounded up
     }
 
     results = SamOnnxModel(models[0], single, **options)(**inputs)
