@@ -30,7 +30,7 @@ def colour_regions(image: NDArray[np.uint8]) -> list[NDArray[np.bool_]]:
     factor = min(1.0, SHORT_SIDE / min(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     small = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2LAB)
-    flat = cv2.pyrMeanShiftFiltering(small, SPATIAL_RADIUS, COLOUR_RADIUS, maxLevel=1)
+    flat = np.asarray(cv2.pyrMeanShiftFiltering(small, SPATIAL_RADIUS, COLOUR_RADIUS, maxLevel=1), np.uint8)
     masks = []
     for component in _even_components(flat):
         region = _smooth(component)
