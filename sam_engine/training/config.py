@@ -57,10 +57,6 @@ class DataConfig:
                 f"{num_sources}, one for each tar",
             )
             _check("data.weights", self.weights, min(self.weights) > 0, "above 0")
-        if self.licences:
-            _check(
-                "data.sources_csv", self.sources_csv, self.sources_csv is not None, "set, for data.licences"
-            )
         _check("data.short_side", self.short_side, self.short_side >= 32, "at least 32")
         _check("data.jpeg_quality", self.jpeg_quality, 1 <= self.jpeg_quality <= 100, "in [1, 100]")
         _check("data.min_mask_pixels", self.min_mask_pixels, self.min_mask_pixels >= 1, "at least 1")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sam_engine.errors import InputError
+from sam_engine.errors import ConfigError, InputError
 from sam_engine.training.config import DataConfig
 from sam_engine.training.regions import colour_regions
 
@@ -69,7 +69,8 @@ def pack(config: DataConfig, path: str | Path) -> None:
     """Write the packed copy of ``config.tars``, reduced and filtered as configured.
 
     Raises:
-        InputError: A tar is unusable, or no image passes the filter.
+        ConfigError: Licences are asked for without a table that has them.
+        InputError: A tar or the table is unusable, or no image passes the filter.
     """
     allowed = _allowed_ids(config)
     jpegs: list[bytes] = []
@@ -143,14 +144,20 @@ def matches_licence(text: str, wanted: Sequence[str]) -> bool:
 
 def _allowed_ids(config: DataConfig) -> set[int] | None:
     """Return the image ids that ``config.licences`` lets through; None for all."""
-    if not config.licences or config.sources_csv is None:
+    if not config.licences:
         return None
-    with Path(config.sources_csv).open(newline="", encoding="utf-8") as file:
-        return {
-            int(row["image_id"])
-            for row in csv.DictReader(file)
-            if matches_licence(row["licence"], config.licences)
-        }
+    if config.sources_csv is None:
+        raise ConfigError(
+            "data.licences needs data.sources_csv, the table that has the licence of each image"
+        )
+    try:
+        with Path(config.sources_csv).open(newline="", encoding="utf-8") as file:
+            rows = [(int(row["image_id"]), row["licence"]) for row in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(
+            f"{config.sources_csv}: no table with the columns image_id and licence ({error})"
+        ) from error
+    return {image_id for image_id, licence in rows if matches_licence(licence, config.licences)}
 
 
 def _shrink(image: Image.Image, short_side: int) -> Image.Image:

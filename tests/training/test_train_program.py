@@ -9,6 +9,7 @@ import pytest
 
 from pipelines import evaluate, train
 from pipelines.config import main
+from sam_engine.training.data import PackedDataset
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate"])
@@ -73,7 +74,6 @@ def test_pack_only_stops_before_training(drawn_tar: Path, tmp_path: Path):
         (["data.tars=[/nowhere/a.tar]"], "data.tars: there is no file /nowhere/a.tar"),
         ([], "data.tars is empty"),
         (["image_size=100"], "image_size must be a multiple of 32, got 100"),
-        (["data.licences=[CC0]", "data.tars=[a.tar]"], "data.sources_csv must be set"),
         (["precision=fp8"], "precision must be one of fp32, bf16"),
     ],
 )
@@ -86,6 +86,35 @@ def test_train_mistakes_end_with_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_licences_can_be_asked_for_on_the_command_line(drawn_tar: Path, tmp_path: Path):
+    """Terms of several words are quoted; the table is a path like any other."""
+    table, packed = tmp_path / "sources, all.csv", tmp_path / "a.npz"
+    table.write_text("image_id,licence\n100,CC BY 4.0\n101,CC BY-NC 4.0\n102,CC0\n")
+    arguments = [f"data.tars=[{drawn_tar}]", f"data.packed={packed}", "data.pack_only=true"]
+    licences = [f"data.sources_csv={table}", "data.licences=[CC0,'CC BY']"]
+
+    assert main(train.COMMAND, train.run, [*arguments, *licences]) == 0
+    assert PackedDataset(packed).image_ids.tolist() == [100, 102]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ([], "data.licences needs data.sources_csv"),
+        (["data.sources_csv=/nowhere.csv"], "/nowhere.csv: no table"),
+    ],
+)
+def test_licences_need_a_table(
+    settings: list[str], message: str, drawn_tar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Without one, or with a missing one, nothing is packed."""
+    arguments = [f"data.tars=[{drawn_tar}]", "data.licences=[CC0]", f"output={tmp_path}", *settings]
+
+    assert main(train.COMMAND, train.run, arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_evaluate_without_truth_says_so(capsys: pytest.CaptureFixture[str]):
