@@ -238,26 +238,33 @@ class SamAutomaticMaskGenerator:
         coords = ResizeLongestSide(self.model.image_size).apply_coords(self._points_of(crop), crop.size)
         prompts = torch.from_numpy(coords).float().to(self.model.device)
         step = self.config.points_per_batch
-        candidates, num_masks, num_finite = [], 0, 0
+        candidates, num_masks, num_non_finite, num_found = [], 0, 0, 0
         for start in range(0, len(prompts), step):
             chunk = prompts[start : start + step]
             logits, predicted_iou = self.model.decode(
                 embedding,
                 point_coords=chunk[:, None],
                 point_labels=torch.ones(len(chunk), 1, dtype=torch.int, device=chunk.device),
+                iou_thresh=self.config.pred_iou_thresh if self.config.pred_iou_thresh > 0 else None,
             )
             index = torch.arange(start, start + len(chunk), device=chunk.device)
             index = index.repeat_interleave(logits.shape[1])  # (P * M,): the masks of a prompt stay together
             logits, predicted_iou = logits.flatten(0, 1), predicted_iou.flatten()
-            keep = predicted_iou.isfinite() & logits.sum(dim=(-2, -1)).isfinite()
-            num_masks += len(keep)
-            num_finite += int(keep.sum())
+            num_masks += len(predicted_iou)
+            num_non_finite += int((~predicted_iou.isfinite()).sum())
+            keep = predicted_iou.isfinite()
             if self.config.pred_iou_thresh > 0:
                 keep &= predicted_iou > self.config.pred_iou_thresh
+            logits, predicted_iou, index = logits[keep], predicted_iou[keep], index[keep]
+            finite = logits.sum(dim=(-2, -1)).isfinite()
+            num_non_finite += int((~finite).sum())
+            num_found += int(finite.sum())
             candidates.append(
-                self._measure(logits[keep], predicted_iou[keep], index[keep], crop, crop_index, image_size)
+                self._measure(
+                    logits[finite], predicted_iou[finite], index[finite], crop, crop_index, image_size
+                )
             )
-        _report_non_finite(num_masks - num_finite, num_masks, crop)
+        _report_non_finite(num_non_finite, num_masks, num_found, crop)
         batch = MaskBatch.cat(candidates)
         return batch[box_nms(batch.boxes_xyxy, batch.predicted_iou, self.config.box_nms_thresh)]
 
@@ -377,13 +384,13 @@ def _xywh(box_xyxy: tuple[int, int, int, int]) -> list[int]:
     return [left, top, right - left, bottom - top]
 
 
-def _report_non_finite(num_non_finite: int, num_masks: int, crop: Crop) -> None:
-    """Raise `ImageError` if no mask of the crop is finite; log a warning if some are not."""
+def _report_non_finite(num_non_finite: int, num_masks: int, num_found: int, crop: Crop) -> None:
+    """Raise `ImageError` if a crop gave no masks but some that are not finite; warn if it gave others too."""
     if num_non_finite == 0:
         return
     message = (
         f"{num_non_finite} of {num_masks} masks of crop {list(crop.box)} are not finite in logits or score"
     )
-    if num_non_finite == num_masks:
+    if num_found == 0:
         raise ImageError(ImageStatus.MODEL_NONFINITE, message)
     log.warning("%s; they were dropped", message)

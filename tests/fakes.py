@@ -64,6 +64,7 @@ class DiscSegmenter:
         boxes: Tensor | None = None,
         mask_input: Tensor | None = None,
         multimask_output: bool = True,
+        iou_thresh: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draw discs round the first point of every prompt."""
         assert point_coords is not None

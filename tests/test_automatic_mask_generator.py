@@ -11,6 +11,7 @@ import pytest
 import torch
 from fakes import DiscSegmenter
 from numpy.typing import NDArray
+from reference_models import SMALL, randomise
 from torch import Tensor
 
 from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
@@ -18,7 +19,7 @@ from sam_engine.build import ARCHITECTURES, build_architecture
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError, ImageError
 from sam_engine.export.onnx import SamOnnxModel
-from sam_engine.modeling.sam import ImageEmbedding
+from sam_engine.modeling.sam import ImageEmbedding, Sam
 from sam_engine.ops import logits as logits_module
 from sam_engine.ops.mask_batch import FoundMask, clean_up_masks
 from sam_engine.ops.rle import decode_counts, mask_to_runs
@@ -314,3 +315,43 @@ def test_onnx_model_refuses_skip_features() -> None:
 
     with pytest.raises(ConfigError, match="skip features"):
         SamOnnxModel(tiny, return_single_mask=True)
+
+
+class ThoroughSam:
+    """A `Sam` that makes the logits of all prompts, wanted or not."""
+
+    def __init__(self, sam: Sam) -> None:
+        self.sam = sam
+        self.mask_threshold, self.image_size, self.device = sam.mask_threshold, sam.image_size, sam.device
+
+    def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
+        return self.sam.encode(images)
+
+    def decode(self, embedding: ImageEmbedding, **prompts: Any) -> tuple[Tensor, Tensor]:
+        return self.sam.decode(embedding, **{**prompts, "iou_thresh": None})
+
+
+@pytest.mark.parametrize("kind", ["vit", "tiny"])
+@pytest.mark.parametrize("size", [(48, 96), (80, 64)])
+def test_work_saved_by_the_model_changes_no_record(kind: str, size: tuple[int, int]) -> None:
+    """Leaving out prompts below the threshold, and logits of padding, gives the same records."""
+    architecture = SMALL if kind == "vit" else replace(SMALL, encoder="tiny", trunk_width=0.25)
+    sam = build_architecture(architecture)
+    randomise(sam, seed=3)
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    embedding = sam.encode([image])[0]
+    points = torch.rand(64, 1, 2, generator=torch.Generator().manual_seed(0)) * sam.image_size
+    with torch.no_grad():
+        _, predicted_iou = sam.decode(embedding, point_coords=points, point_labels=torch.ones(64, 1))
+    settings = {
+        "points_per_side": 8,
+        "pred_iou_thresh": max(1e-9, float(predicted_iou.quantile(0.8))),
+        "stability_score_thresh": 0.0,
+        "output_mode": "coco_rle",
+    }
+
+    saving, thorough = (SamAutomaticMaskGenerator(model, **settings) for model in (sam, ThoroughSam(sam)))
+    records = saving.generate(image)
+
+    assert records == thorough.generate(image)
+    assert 0 < len(records) < 3 * 64

@@ -67,6 +67,7 @@ class Segmenter(Protocol):
         boxes: Tensor | None = None,
         mask_input: Tensor | None = None,
         multimask_output: bool = True,
+        iou_thresh: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Predict masks for P prompts on one image.
 
@@ -77,6 +78,8 @@ class Segmenter(Protocol):
             boxes: (P, 4) XYXY in the same frame.
             mask_input: (P, 1, 4h, 4w) logits of a previous round.
             multimask_output: Return three alternatives for each prompt instead of one mask.
+            iou_thresh: If given, a model may save work: the logits of prompts without a predicted IoU above
+                it are not wanted, nor are logits that no pixel of the image depends on; they may be 0.
 
         Returns:
             Logits (P, M, 4h, 4w) over the padded square input, and predicted IoU (P, M), both float32.
@@ -155,11 +158,13 @@ class Sam(nn.Module):
         )
         features, skips = self.encode_inputs(inputs)
         return [
-            ImageEmbedding(
-                features=features[i : i + 1],
-                skip_features=None if skips is None else (skips[0][i : i + 1], skips[1][i : i + 1]),
-                input_size=(resized[i].shape[0], resized[i].shape[1]),
-                original_size=(image.shape[0], image.shape[1]),
+            self.prepare(
+                ImageEmbedding(
+                    features=features[i : i + 1],
+                    skip_features=None if skips is None else (skips[0][i : i + 1], skips[1][i : i + 1]),
+                    input_size=(resized[i].shape[0], resized[i].shape[1]),
+                    original_size=(image.shape[0], image.shape[1]),
+                )
             )
             for i, image in enumerate(images)
         ]
@@ -185,6 +190,7 @@ class Sam(nn.Module):
         boxes: Tensor | None = None,
         mask_input: Tensor | None = None,
         multimask_output: bool = True,
+        iou_thresh: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Predict masks for P prompts on one image; see `Segmenter.decode`.
 
@@ -201,8 +207,14 @@ class Sam(nn.Module):
                 boxes=boxes,
                 multimask_output=multimask_output,
             )
-            every_prompt = torch.arange(len(decoded.iou_predictions), device=self.device)
-            return self.upscale_masks(embedding, decoded, every_prompt), decoded.iou_predictions
+            iou_predictions = decoded.iou_predictions
+            if iou_thresh is None:
+                every_prompt = torch.arange(len(iou_predictions), device=self.device)
+                return self.upscale_masks(embedding, decoded, every_prompt), iou_predictions
+            chosen = (iou_predictions > iou_thresh).any(dim=1).nonzero()[:, 0]
+            found = self.upscale_masks(embedding, decoded, chosen, skip_padding=True)
+            logits = found.new_zeros(len(iou_predictions), *found.shape[1:])
+            return logits.index_copy_(0, chosen, found), iou_predictions
         points = _paired(point_coords, point_labels)
         with cuda_tf32(self.device, False):
             sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=mask_input)

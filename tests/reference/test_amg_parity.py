@@ -64,6 +64,7 @@ class DrawnSegmenter:
         boxes: Tensor | None = None,
         mask_input: Tensor | None = None,
         multimask_output: bool = True,
+        iou_thresh: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         assert point_coords is not None
         assert point_labels is not None
