@@ -84,16 +84,25 @@ def main(command: CommandLine, run: Callable[[Any], int], argv: Sequence[str] | 
     try:
         flags = _flags(command, sys.argv[1:] if argv is None else argv)
         if flags.help:
-            print(help_text(command))
+            _show(help_text(command) + "\n")
             return 0
         config = load(command, flags.overrides, flags.config_dir)
         if flags.cfg:
-            print(config_yaml(config), end="")
+            _show(config_yaml(config))
             return 0
         return run(config)
     except SamEngineError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
+
+
+def _show(text: str) -> None:
+    """Print to a reader that may go away before the end, as `head` does."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def load(command: CommandLine, overrides: Sequence[str], config_dir: str | None = None) -> Any:

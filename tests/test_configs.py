@@ -223,3 +223,20 @@ def test_two_programs_share_a_section():
     command = CommandLine(name="auto_annotate", config_class=AutoAnnotateConfig, help="")
 
     assert load(command, ["model=vit_b"]).model == ModelConfig(name="vit_b")
+
+
+def test_help_ends_quietly_when_its_reader_goes_away():
+    """As with ``--help | head -1``; the pipe is closed before a line is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    result = subprocess.run(
+        [sys.executable, "-m", "pipelines.auto_annotate", "--help"],
+        cwd=CONFIGS.parent,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writer)
+
+    assert (result.returncode, result.stderr) == (0, b"")
