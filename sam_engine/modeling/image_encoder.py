@@ -12,6 +12,11 @@ from torch.nn import functional as F
 
 from sam_engine.modeling.layers import LayerNorm2d, MLPBlock
 
+CPU_BLOCK_BYTES = 16 << 20
+"""Of attention bias on a CPU: about what its caches hold; 64 MiB took 1.4 times as long."""
+GPU_BLOCK_BYTES = 256 << 20
+"""Of attention bias on a GPU, which wants large blocks: an image's global bias is 12 to 16 times 64 MiB."""
+
 SkipFeatures = tuple[Tensor, Tensor]
 """Maps at strides 4 and 8, (B, C/8, S/4, S/4) and (B, C/4, S/8, S/8), added in the mask decoder."""
 
@@ -80,55 +85,91 @@ class Block(nn.Module):
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, grid: int, window_size: int) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, num_heads, window_size or grid)
+        self.attn = Attention(dim, num_heads, grid, window_size)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = MLPBlock(dim, int(dim * mlp_ratio))
-        self.window_size = window_size
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, h, w, C) to the same shape."""
-        y = self.norm1(x)
-        if self.window_size:
-            windows = partition_windows(y, self.window_size)
-            y = merge_windows(self.attn(windows), self.window_size, x.shape[1:3])
-        else:
-            y = self.attn(y)
-        x = x + y
-        z: Tensor = x + self.mlp(self.norm2(x))
-        return z
+        x = x + self.attn(self.norm1(x))
+        y: Tensor = x + self.mlp(self.norm2(x))
+        return y
 
 
 class Attention(nn.Module):
-    """Self-attention over a square of tokens, with a learned bias per row offset and per column offset."""
+    """Self-attention with a learned bias per row offset and per column offset, whole or within windows."""
 
-    def __init__(self, dim: int, num_heads: int, size: int) -> None:
+    def __init__(self, dim: int, num_heads: int, grid: int, window_size: int) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.window_size = window_size
+        size = window_size or grid
         self.qkv = nn.Linear(dim, dim * 3)
         self.proj = nn.Linear(dim, dim)
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * size - 1, dim // num_heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * size - 1, dim // num_heads))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, s, s, C) to the same shape, where s is the size that the block was made for."""
-        batch, height, width, dim = x.shape
-        qkv = self.qkv(x).view(batch, height * width, 3, self.num_heads, dim // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, s * s, C / heads)
-        bias = self._relative_position_bias(q, height, width)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        y = y.transpose(1, 2).reshape(batch, height, width, dim)
+        """Map (B, h, w, C) to the same shape; without windows, h and w are the grid's."""
+        _, height, width, dim = x.shape
+        qkv = self.qkv(x)
+        if self.window_size:
+            # Padding joins in as in the released models: zeros before the projection, its bias after it.
+            qkv = partition_windows(qkv, self.window_size, self.qkv.bias)
+        num_maps, rows, columns, _ = qkv.shape  # windows, or images
+        qkv = qkv.view(num_maps, rows * columns, 3, self.num_heads, dim // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2)  # each (maps * heads, rows * columns, C / heads)
+        y = attend(
+            q,
+            k,
+            v,
+            self.rel_pos_h[_offsets(rows, q.device)],
+            self.rel_pos_w[_offsets(columns, q.device)],
+            block_bytes=CPU_BLOCK_BYTES if q.device.type == "cpu" else GPU_BLOCK_BYTES,
+        )
+        y = y.unflatten(0, (num_maps, -1)).transpose(1, 2).reshape(num_maps, rows, columns, dim)
+        if self.window_size:
+            y = merge_windows(y, self.window_size, (height, width))
         z: Tensor = self.proj(y)
         return z
 
-    def _relative_position_bias(self, q: Tensor, height: int, width: int) -> Tensor:
-        """Return (B, heads, s * s, s * s), to be added to the scaled scores. It uses q as it is, unscaled."""
-        rows = q.unflatten(2, (height, width))  # (B, heads, s, s, C / heads)
-        table_h = self.rel_pos_h[_offsets(height, q.device)]  # (s, s, C / heads) by query row, key row
-        table_w = self.rel_pos_w[_offsets(width, q.device)]
-        bias_h = torch.einsum("bnhwc,hkc->bnhwk", rows, table_h)
-        bias_w = torch.einsum("bnhwc,wkc->bnhwk", rows, table_w)
-        bias = bias_h[..., :, None] + bias_w[..., None, :]  # (B, heads, s, s, s, s)
-        return bias.flatten(4).flatten(2, 3)
+
+def attend(q: Tensor, k: Tensor, v: Tensor, table_h: Tensor, table_w: Tensor, *, block_bytes: int) -> Tensor:
+    """Return softmax(q k^T / sqrt(c) + bias) v, without ever holding the bias of all queries and keys.
+
+    Query (i, j) and key (m, n) of a map of R x S tokens have the bias q . (table_h[i, m] + table_w[j, n]),
+    with q unscaled. It is made for as many heads, or rows of queries of one head, as fit ``block_bytes``.
+
+    Args:
+        q: (N, R * S, c) queries of N heads, of any number of maps.
+        k: (N, R * S, c) keys.
+        v: (N, R * S, c) values.
+        table_h: (R, R, c) by row of the query and of the key.
+        table_w: (S, S, c) by column of the query and of the key.
+        block_bytes: Size of a block's bias. It does not change the result.
+
+    Returns:
+        (N, R * S, c).
+    """
+    num_rows, num_columns = len(table_h), len(table_w)
+    maps = q.unflatten(1, (num_rows, num_columns))
+    bias_h = torch.einsum("nijc,imc->nijm", maps, table_h)
+    bias_w = torch.einsum("nijc,jmc->nijm", maps, table_w)
+    bytes_per_row = num_columns * num_rows * num_columns * q.element_size()
+    heads_per_block = max(1, block_bytes // (bytes_per_row * num_rows))
+    rows_per_block = min(num_rows, max(1, block_bytes // bytes_per_row))
+    blocks = []
+    for head in range(0, len(q), heads_per_block):
+        heads = slice(head, head + heads_per_block)
+        for row in range(0, num_rows, rows_per_block):
+            rows = slice(row, row + rows_per_block)
+            bias = bias_h[heads, rows, :, :, None] + bias_w[heads, rows, :, None, :]  # (n, r, S, R, S)
+            mask = bias.flatten(3).flatten(1, 2)[None]
+            queries = maps[heads, rows].flatten(1, 2)[None]
+            y = F.scaled_dot_product_attention(queries, k[None, heads], v[None, heads], mask)
+            # Blocks are several whole heads, or a part of one: either way the next block's tokens follow.
+            blocks.append(y.flatten(0, 2))
+    return torch.cat(blocks).view_as(q)
 
 
 def _offsets(size: int, device: torch.device) -> Tensor:
@@ -137,15 +178,19 @@ def _offsets(size: int, device: torch.device) -> Tensor:
     return positions[:, None] - positions[None, :] + size - 1
 
 
-def partition_windows(x: Tensor, size: int) -> Tensor:
-    """Cut (B, h, w, C) into (B * windows, size, size, C), zero-padded at the bottom and right.
+def partition_windows(x: Tensor, size: int, fill: Tensor | None = None) -> Tensor:
+    """Cut (B, h, w, C) into (B * windows, size, size, C), padded at the bottom and right.
 
-    Padded tokens take part in attention like any other, as in the released models.
+    Padded tokens are ``fill`` (C,), or zeros.
     """
-    _, height, width, _ = x.shape
-    x = F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
-    x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))  # (B, rows, size, columns, size, C)
-    return x.transpose(2, 3).flatten(0, 2)
+    batch, height, width, channels = x.shape
+    padded = x.new_zeros(batch, height + -height % size, width + -width % size, channels)
+    if fill is not None:
+        padded[:, height:] = fill
+        padded[:, :height, width:] = fill
+    padded[:, :height, :width] = x
+    windows: Tensor = padded.unflatten(2, (-1, size)).unflatten(1, (-1, size))
+    return windows.transpose(2, 3).flatten(0, 2)  # from (B, rows, size, columns, size, C)
 
 
 def merge_windows(windows: Tensor, size: int, shape: Sequence[int]) -> Tensor:
