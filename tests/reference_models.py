@@ -1,9 +1,6 @@
-"""Models of ``segment_anything`` 1.0 with our sizes, and random weights for both."""
+"""Sizes of a small model, and random weights for it and its twin in ``segment_anything`` 1.0."""
 
 import math
-from functools import partial
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,43 +18,6 @@ SMALL = Architecture(
     decoder_mlp_dim=96,
     iou_head_hidden_dim=40,
 )
-
-
-def build_reference(package: ModuleType, architecture: Architecture) -> Any:
-    """Return the reference's model of these sizes, in eval mode."""
-    modeling = package.modeling
-    size, channels = architecture.image_size, architecture.prompt_embed_dim
-    return modeling.Sam(
-        image_encoder=modeling.ImageEncoderViT(
-            img_size=size,
-            embed_dim=architecture.embed_dim,
-            depth=architecture.depth,
-            num_heads=architecture.num_heads,
-            out_chans=channels,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
-            window_size=architecture.window_size,
-            global_attn_indexes=architecture.global_attn_indexes,
-        ),
-        prompt_encoder=modeling.PromptEncoder(
-            embed_dim=channels,
-            image_embedding_size=(size // 16, size // 16),
-            input_image_size=(size, size),
-            mask_in_chans=16,
-        ),
-        mask_decoder=modeling.MaskDecoder(
-            transformer_dim=channels,
-            transformer=modeling.TwoWayTransformer(
-                depth=2,
-                embedding_dim=channels,
-                num_heads=architecture.decoder_heads,
-                mlp_dim=architecture.decoder_mlp_dim,
-            ),
-            iou_head_hidden_dim=architecture.iou_head_hidden_dim,
-        ),
-        pixel_mean=architecture.pixel_mean,
-        pixel_std=architecture.pixel_std,
-    ).eval()
 
 
 def randomise(model: nn.Module, seed: int) -> None:

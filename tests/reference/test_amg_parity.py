@@ -7,7 +7,7 @@ see the same numbers; records must agree in order and in every value.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from reference_models import SMALL, randomise
 from torch import Tensor
-from torch.nn import functional as F
 
 from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
 from sam_engine.build import ARCHITECTURES, build_architecture
 from sam_engine.modeling.sam import ImageEmbedding, Segmenter
 from sam_engine.ops.resize import ResizeLongestSide
+from tools.reference import reference_generator
 
 pytestmark = pytest.mark.reference
 
@@ -101,43 +101,6 @@ class DrawnSegmenter:
             (3 - distance) * 4,  # some pixels
         ]
         return figures[seed % len(figures)]
-
-
-class PredictorOverSegmenter:
-    """What the reference's generator asks of its predictor, answered by a `Segmenter`."""
-
-    def __init__(self, model: Segmenter, package: ModuleType) -> None:
-        self.model = model
-        self.device = model.device
-        self.transform = package.utils.transforms.ResizeLongestSide(model.image_size)
-
-    def set_image(self, image: NDArray[np.uint8]) -> None:
-        self.embedding = self.model.encode([image])[0]
-
-    def reset_image(self) -> None:
-        del self.embedding
-
-    def predict_torch(
-        self, point_coords: Tensor, point_labels: Tensor, multimask_output: bool, return_logits: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        assert multimask_output
-        assert return_logits
-        logits, scores = self.model.decode(
-            self.embedding, point_coords=point_coords, point_labels=point_labels
-        )
-        side, (height, width) = self.model.image_size, self.embedding.input_size
-        square = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
-        size = self.embedding.original_size
-        masks = F.interpolate(square[..., :height, :width], size, mode="bilinear", align_corners=False)
-        return masks, scores, logits
-
-
-def reference_generator(package: ModuleType, model: Segmenter, **settings: Any) -> Any:
-    """Return the reference's generator, asking ``model``."""
-    stand_in = SimpleNamespace(image_encoder=SimpleNamespace(img_size=model.image_size), device=model.device)
-    generator = package.SamAutomaticMaskGenerator(stand_in, **settings)
-    generator.predictor = PredictorOverSegmenter(model, package)
-    return generator
 
 
 def noise_image(size: tuple[int, int]) -> NDArray[np.uint8]:

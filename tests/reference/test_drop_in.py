@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from reference_models import SMALL, build_reference, randomise
+from reference_models import SMALL, randomise
 
 import sam_engine
 from sam_engine.build import build_architecture
+from tools.reference import build_reference
 
 pytestmark = pytest.mark.reference
 
