@@ -5,6 +5,7 @@ normalisation is folded into the convolutions, and stride-2 convolutions pad at 
 which is how the ImageNet weights that it starts from were trained.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,13 +49,16 @@ class TinyEncoder(nn.Module):
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, SkipFeatures]:
         """Return embeddings (B, C, S/16, S/16) and the skips (B, C/8, S/4, S/4), (B, C/4, S/8, S/8)."""
+        # Channels last: 1 x 1 convolutions, most of the work, are then matrix products as the pixels lie.
+        x = x.contiguous(memory_format=torch.channels_last)
         taps: dict[int, Tensor] = {}
         for index, layer in enumerate(self.trunk):
             x = layer(x)
             taps[index] = x
         deep = F.interpolate(self.lateral_32(taps[TAPS[32]]), scale_factor=2.0, mode="nearest")
         features: Tensor = self.neck(self.lateral_16(taps[TAPS[16]]) + deep)
-        return features, (self.skip_4(taps[TAPS[4]]), self.skip_8(taps[TAPS[8]]))
+        skips = self.skip_4(taps[TAPS[4]]).contiguous(), self.skip_8(taps[TAPS[8]]).contiguous()
+        return features.contiguous(), skips
 
 
 def _build_trunk(width: float) -> tuple[nn.ModuleList, list[int]]:
@@ -94,22 +98,23 @@ class InvertedResidual(nn.Module):
 
 
 class ConvReLU6(nn.Module):
-    """A convolution, padded so that the output is the input divided by the stride, and ReLU6."""
+    """A convolution, padded so that the output is the input divided by the stride, and ReLU6.
+
+    TensorFlow's SAME rule: kernel_size - stride pixels, the uneven one at the bottom and right.
+    """
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, groups: int = 1
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, groups=groups)
-        self.padding = _same_padding(kernel_size, stride)
+        total = kernel_size - stride
+        # Convolutions pad both sides alike for free; an uneven pixel costs a copy of the map.
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride=stride, padding=total // 2, groups=groups
+        )
+        self.is_uneven = total % 2 == 1
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, h, w) to (B, C', h / stride, w / stride); h and w are multiples of the stride."""
-        return F.relu6(self.conv(F.pad(x, self.padding)))
-
-
-def _same_padding(kernel_size: int, stride: int) -> tuple[int, int, int, int]:
-    """Return (left, right, top, bottom) for TensorFlow's SAME rule on sizes divisible by the stride."""
-    total = kernel_size - stride
-    before, after = total // 2, total - total // 2
-    return before, after, before, after
+        y: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)) if self.is_uneven else x)
+        return F.relu6(y, inplace=True)

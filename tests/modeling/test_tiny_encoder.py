@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from sam_engine.build import ARCHITECTURES, build_architecture
 from sam_engine.modeling.sam import ImageEmbedding, Sam
-from sam_engine.modeling.tiny_encoder import TinyEncoder
+from sam_engine.modeling.tiny_encoder import ConvReLU6, TinyEncoder
 
 
 @pytest.mark.parametrize("size", [64, 96, 256])
@@ -28,6 +29,32 @@ def test_forward_is_the_embedding_alone() -> None:
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
     assert torch.equal(encoder(image), encoder.forward_features(image)[0])
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "same"), [(1, 1, (0, 0, 0, 0)), (3, 1, (1, 1, 1, 1)), (3, 2, (0, 1, 0, 1))]
+)
+def test_convolutions_pad_by_tensorflows_rule(
+    kernel_size: int, stride: int, same: tuple[int, int, int, int]
+) -> None:
+    """An uneven pixel of padding lies at the right and bottom, as the ImageNet weights expect."""
+    torch.manual_seed(0)
+    layer = ConvReLU6(4, 4, kernel_size, stride=stride, groups=2).double()
+    x = torch.randn(2, 4, 6, 8, dtype=torch.float64)
+    plain = F.conv2d(F.pad(x, same), layer.conv.weight, layer.conv.bias, stride, groups=2).clamp(0, 6)
+
+    torch.testing.assert_close(layer(x), plain, rtol=0, atol=1e-14)
+
+
+def test_outputs_lie_as_the_decoder_reads_them() -> None:
+    """The trunk works with channels last; embedding and skips are contiguous, and the input is as it was."""
+    encoder = TinyEncoder(img_size=64, out_chans=64, width=0.25)
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    before = image.clone()
+    features, skips = encoder.forward_features(image)
+
+    assert all(x.is_contiguous() for x in (features, *skips))
+    assert torch.equal(image, before)
 
 
 def test_trunk_has_the_channels_of_mobilenet_v2() -> None:
