@@ -23,7 +23,8 @@ Usage: python -m pipelines.train data.tars=[A.tar,B.tar] [output=RUN] [key=value
   python -m pipelines.train data.tars=[a.tar] data.packed=a.npz data.pack_only=true   one file to carry
   python -m pipelines.train data.packed=a.npz device=cuda precision=bf16 images_per_step=64 total_steps=20000
 
-Writes last.safetensors (to resume), model.safetensors (averaged weights, for model.checkpoint=) and log.csv.
+Writes last.safetensors (to resume), model.safetensors (averaged weights, for model.checkpoint=), log.csv, and
+config.json, with which `python -m sam_engine.training CONFIG.json` goes on on a machine that has no Hydra.
 Flags: --help, --cfg job (print the configuration and stop). Exit codes: 0 done, 1 failed, 2 bad setting,
 130 and 143 stopped by a signal, after saving.
 """,
@@ -35,45 +36,18 @@ log = logging.getLogger(__name__)
 def run(config: TrainConfig) -> int:
     """Pack what is not packed, then train to the end of the schedule; return the exit code."""
     from sam_engine.training.packing import pack
+    from sam_engine.training.run import packed_path, run_training, write_config
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    packed = Path(config.data.packed or Path(config.output) / "packed.npz")
+    packed = packed_path(config)
     if not packed.exists():
         _check_tars(config.data)
         log.info("packing %d tars to %s", len(config.data.tars), packed)
         pack(config.data, packed)
+    write_config(config)
     if config.data.pack_only:
         return 0
-    return _train(config, packed)
-
-
-def _train(config: TrainConfig, packed: Path) -> int:
-    """Start or resume the run; return the exit code."""
-    import torch
-
-    from sam_engine.training.checkpoint import export_weights
-    from sam_engine.training.data import PackedDataset, sample_batch
-    from sam_engine.training.initialise import build_initial
-    from sam_engine.training.trainer import LAST, WEIGHTS, Trainer, train
-
-    torch.set_num_threads(config.threads)
-    dataset = PackedDataset(packed)
-    chances = dataset.image_probabilities(config.data)
-    trainer = Trainer(build_initial(config), config)
-    output = Path(config.output)
-    if (output / LAST).exists():
-        trainer.resume(output)
-    log.info("%d images, step %d of %d, in %s", len(dataset), trainer.step, config.total_steps, output)
-    stopped_by = train(trainer, lambda step: sample_batch(dataset, chances, config, step))
-    if stopped_by is not None:
-        log.info("stopped at step %d; the same command resumes", trainer.step)
-        return 128 + stopped_by
-    if config.export is not None:
-        names = ", ".join(dataset.sources)
-        export_weights(
-            output / WEIGHTS, Path(config.export), {"data": names, "licence": "see docs/model_card.md"}
-        )
-    return 0
+    return run_training(config)
 
 
 def _check_tars(config: DataConfig) -> None:

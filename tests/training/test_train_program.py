@@ -9,7 +9,10 @@ import pytest
 
 from pipelines import evaluate, train
 from pipelines.config import main
+from sam_engine.training.__main__ import main as run_module
+from sam_engine.training.config import TrainConfig
 from sam_engine.training.data import PackedDataset
+from sam_engine.training.run import write_config
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate"])
@@ -54,7 +57,7 @@ def test_train_then_evaluate(drawn_tar: Path, tmp_path: Path):
 
 
 def test_pack_only_stops_before_training(drawn_tar: Path, tmp_path: Path):
-    """With data.pack_only the packed copy is all that is made."""
+    """With data.pack_only the packed copy and the settings are made, and nothing else."""
     packed = tmp_path / "a.npz"
     arguments = [
         f"data.tars=[{drawn_tar}]",
@@ -65,7 +68,7 @@ def test_pack_only_stops_before_training(drawn_tar: Path, tmp_path: Path):
 
     assert main(train.COMMAND, train.run, arguments) == 0
     assert packed.exists()
-    assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
 
 
 @pytest.mark.parametrize(
@@ -122,3 +125,44 @@ def test_evaluate_without_truth_says_so(capsys: pytest.CaptureFixture[str]):
     assert main(evaluate.COMMAND, evaluate.run, []) == 2
 
     assert "tars is empty" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_without_hydra_ray_or_pycocotools(drawn_tar: Path, tmp_path: Path):
+    """From its settings and packed data alone, as on a bare accelerator machine; values may be changed."""
+    output = tmp_path / "run"
+    settings = [f"data.tars=[{drawn_tar}]", f"output={output}", "data.short_side=96", "image_size=32"]
+    settings += ["images_per_step=1", "prompts_per_image=2", "log_steps=1", "threads=1", "total_steps=1"]
+    assert main(train.COMMAND, train.run, settings) == 0
+    absent = ["hydra", "omegaconf", "ray", "pycocotools", "pyarrow", "simplejpeg"]
+    code = f"import runpy, sys\nsys.modules.update(dict.fromkeys({absent}))\n"
+    code += f"sys.argv[1:] = [{str(output / 'config.json')!r}, 'total_steps=3']\n"
+    code += "runpy.run_module('sam_engine.training', run_name='__main__')"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    assert [line.split(",")[0] for line in (output / "log.csv").read_text().split()[1:]] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("content", "change", "message"),
+    [
+        (None, "seed=1", "no settings of a training run"),
+        ("{}", "seed=1", "no settings of a training run"),
+        ("good", "sead=1", "there is no setting 'sead'"),
+        ("good", "data.sides=1", "there is no setting 'data.sides'"),
+        ("good", "log_steps=0", "log_steps must be at least 1, got 0"),
+        ("good", "seed=1", "packed.npz does not exist"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_one_line(tmp_path: Path, content, change, message, capsys):
+    """A missing or foreign file, a misspelt setting, a wrong value, missing data."""
+    path = tmp_path / "config.json"
+    if content == "good":
+        write_config(TrainConfig(output=str(tmp_path)))
+    elif content is not None:
+        path.write_text(content)
+
+    assert run_module([str(path), change]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
