@@ -1,0 +1,99 @@
+"""The instruments of `tools.bench`: time, memory, waits for the device, rate of matrix products."""
+
+import functools
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def stopwatch(
+    watched: Sequence[tuple[Any, Mapping[str, str]]], seconds: dict[str, float], device: torch.device
+) -> Iterator[None]:
+    """Add the time that methods take to their stages. One that another calls counts for the other's stage."""
+    running = False
+
+    def timed(method: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal running
+            if running:
+                return method(*args, **kwargs)
+            running = True
+            synchronise(device)
+            start = time.perf_counter()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                synchronise(device)
+                seconds[stage] += time.perf_counter() - start
+                running = False
+
+        return call
+
+    for thing, stages in watched:
+        for name, stage in stages.items():
+            setattr(thing, name, timed(getattr(thing, name), stage))
+    try:
+        yield
+    finally:
+        for thing, stages in watched:
+            for name in stages:
+                delattr(thing, name)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for work that was queued on an accelerator."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def count_syncs(work: Callable[[], object]) -> int:
+    """Return how often work on CUDA makes the program wait for the device, as torch reports it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            work()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin a new measurement for `peak_memory`; without Linux's /proc, the process's peak remains."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes in use since `reset_peak_memory`: of CUDA by torch, else of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def measure_matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the GFLOP/s of the best of several products of square matrices: the most the device gives."""
+    size = 1536 if device.type == "cpu" else 8192
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(6):
+        synchronise(device)
+        start = time.perf_counter()
+        a @ b
+        synchronise(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 1e9
