@@ -143,6 +143,7 @@ def test_identical_masks_are_a_share_of_the_larger_number() -> None:
 
     assert share_identical([masks_of([a, b])], [masks_of([b, a])]) == 1
     assert share_identical([masks_of([a, a, b])], [masks_of([a, b])]) == pytest.approx(2 / 3)
+    assert share_identical([masks_of([a, a])], [masks_of([a, a])]) == 1
     assert share_identical([masks_of([a]), masks_of([b])], [masks_of([a]), masks_of([c])]) == 0.5
     assert share_identical([masks_of([])], [masks_of([])]) is None
 
