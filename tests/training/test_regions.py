@@ -53,6 +53,18 @@ def test_specks_are_left_out():
     assert regions == []  # and the rest covers more than MAX_FRACTION
 
 
+def test_threads_are_left_out():
+    """A frame of thin lines, large enough in all, has no part left when it is smoothed, and is no region."""
+    image = np.full((200, 200, 3), 30, np.uint8)
+    image[20:180, 20:180] = 240
+    image[23:177, 23:177] = 30
+
+    regions = colour_regions(image)
+
+    assert regions
+    assert all(region.mean() > MIN_FRACTION for region in regions)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (300, 2)])
 def test_extreme_shapes_do_not_fail(shape: tuple[int, int]):
     """Images of a few pixels give masks of their size, or none."""
