@@ -81,6 +81,10 @@ def peak_memory(device: torch.device) -> int:
     """Return the most bytes in use since `reset_peak_memory`: of CUDA by torch, else of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage remembers the peak of before a reset once a thread has ended
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
