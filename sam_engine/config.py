@@ -14,7 +14,7 @@ PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 EXECUTORS = ("ray", "inline")
 
 
-def _check(key: str, value: object, ok: bool, expected: str) -> None:
+def check_setting(key: str, value: object, ok: bool, expected: str) -> None:
     """Raise `ConfigError` naming the key unless ``ok``."""
     if not ok:
         raise ConfigError(f"{key} must be {expected}, got {value!r}")
@@ -38,13 +38,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check names; whether the device exists is known only where the model runs."""
-        _check("model.name", self.name, self.name in MODEL_NAMES, f"one of {', '.join(MODEL_NAMES)}")
-        _check(
+        check_setting("model.name", self.name, self.name in MODEL_NAMES, f"one of {', '.join(MODEL_NAMES)}")
+        check_setting(
             "model.precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"
         )
         kind, _, index = self.device.partition(":")
         known = kind in ("auto", "cpu", "cuda", "mps") and (not index or (kind == "cuda" and index.isdigit()))
-        _check(
+        check_setting(
             "model.device",
             self.device,
             known and not self.device.endswith(":"),
@@ -96,14 +96,14 @@ class AmgConfig:
         for name, low in at_least:
             value = getattr(self, name)
             if value is not None:
-                _check(f"amg.{name}", value, value >= low, f"at least {low}")
+                check_setting(f"amg.{name}", value, value >= low, f"at least {low}")
         for name in ("pred_iou_thresh", "stability_score_thresh"):
             value = getattr(self, name)
-            _check(f"amg.{name}", value, math.isfinite(value), "a finite number")
+            check_setting(f"amg.{name}", value, math.isfinite(value), "a finite number")
         for name in ("box_nms_thresh", "crop_nms_thresh", "crop_overlap_ratio", "max_mask_area_fraction"):
             value = getattr(self, name)
-            _check(f"amg.{name}", value, 0 <= value <= 1, "in [0, 1]")
-        _check("amg.crop_n_layers", self.crop_n_layers, self.crop_n_layers <= 4, "at most 4")
+            check_setting(f"amg.{name}", value, 0 <= value <= 1, "in [0, 1]")
+        check_setting("amg.crop_n_layers", self.crop_n_layers, self.crop_n_layers <= 4, "at most 4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +129,8 @@ class DecodeConfig:
         """Check ranges."""
         for name in ("max_pixels", "max_side", "max_file_bytes"):
             value = getattr(self, name)
-            _check(f"decode.{name}", value, value >= 1, "at least 1")
-        _check("decode.background", self.background, 0 <= self.background <= 255, "in [0, 255]")
+            check_setting(f"decode.{name}", value, value >= 1, "at least 1")
+        check_setting("decode.background", self.background, 0 <= self.background <= 255, "in [0, 255]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,12 +154,12 @@ class ExecutorConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _check("executor.name", self.name, self.name in EXECUTORS, f"one of {', '.join(EXECUTORS)}")
+        check_setting("executor.name", self.name, self.name in EXECUTORS, f"one of {', '.join(EXECUTORS)}")
         for name in ("num_workers", "threads_per_worker", "decode_threads", "max_shard_attempts"):
             value = getattr(self, name)
             if value is not None:
-                _check(f"executor.{name}", value, value >= 1, "at least 1")
-        _check("executor.shard_timeout_s", self.shard_timeout_s, self.shard_timeout_s > 0, "above 0")
+                check_setting(f"executor.{name}", value, value >= 1, "at least 1")
+        check_setting("executor.shard_timeout_s", self.shard_timeout_s, self.shard_timeout_s > 0, "above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +171,7 @@ class LogConfig:
 
     def __post_init__(self) -> None:
         """Check the choice."""
-        _check("log.format", self.format, self.format in ("text", "json"), "text or json")
+        check_setting("log.format", self.format, self.format in ("text", "json"), "text or json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,12 +203,12 @@ class AutoAnnotateConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         if self.shard_size is not None:
-            _check("shard_size", self.shard_size, self.shard_size >= 1, "at least 1")
+            check_setting("shard_size", self.shard_size, self.shard_size >= 1, "at least 1")
         if self.limit is not None:
-            _check("limit", self.limit, self.limit >= 1, "at least 1")
+            check_setting("limit", self.limit, self.limit >= 1, "at least 1")
         if self.sample is not None:
-            _check("sample", self.sample, 0 < self.sample <= 1, "in (0, 1]")
-        _check(
+            check_setting("sample", self.sample, 0 < self.sample <= 1, "in (0, 1]")
+        check_setting(
             "max_failed_fraction", self.max_failed_fraction, 0 <= self.max_failed_fraction <= 1, "in [0, 1]"
         )
-        _check("previews", self.previews, self.previews >= 0, "at least 0")
+        check_setting("previews", self.previews, self.previews >= 0, "at least 0")

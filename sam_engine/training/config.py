@@ -2,16 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from sam_engine.config import ModelConfig
-from sam_engine.errors import ConfigError
+from sam_engine.config import ModelConfig, check_setting
 
 PRECISIONS = ("fp32", "bf16")
-
-
-def _check(key: str, value: object, ok: bool, expected: str) -> None:
-    """Raise `ConfigError` naming the key unless ``ok``."""
-    if not ok:
-        raise ConfigError(f"{key} must be {expected}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +43,18 @@ class DataConfig:
         """Check ranges."""
         if self.weights:
             num_sources = len(self.tars) + len(self.region_tars)
-            _check(
+            check_setting(
                 "data.weights",
                 self.weights,
                 len(self.weights) == num_sources,
                 f"{num_sources}, one for each tar",
             )
-            _check("data.weights", self.weights, min(self.weights) > 0, "above 0")
-        _check("data.short_side", self.short_side, self.short_side >= 32, "at least 32")
-        _check("data.jpeg_quality", self.jpeg_quality, 1 <= self.jpeg_quality <= 100, "in [1, 100]")
-        _check("data.min_mask_pixels", self.min_mask_pixels, self.min_mask_pixels >= 1, "at least 1")
-        _check("data.max_zoom", self.max_zoom, self.max_zoom >= 1, "at least 1")
-        _check(
+            check_setting("data.weights", self.weights, min(self.weights) > 0, "above 0")
+        check_setting("data.short_side", self.short_side, self.short_side >= 32, "at least 32")
+        check_setting("data.jpeg_quality", self.jpeg_quality, 1 <= self.jpeg_quality <= 100, "in [1, 100]")
+        check_setting("data.min_mask_pixels", self.min_mask_pixels, self.min_mask_pixels >= 1, "at least 1")
+        check_setting("data.max_zoom", self.max_zoom, self.max_zoom >= 1, "at least 1")
+        check_setting(
             "data.whole_image_fraction",
             self.whole_image_fraction,
             0 <= self.whole_image_fraction <= 1,
@@ -86,8 +79,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         if self.limit is not None:
-            _check("limit", self.limit, self.limit >= 1, "at least 1")
-        _check("threads", self.threads, self.threads >= 1, "at least 1")
+            check_setting("limit", self.limit, self.limit >= 1, "at least 1")
+        check_setting("threads", self.threads, self.threads >= 1, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,17 +146,19 @@ class TrainConfig:
         )
         for name, low in at_least:
             value = getattr(self, name)
-            _check(name, value, value >= low, f"at least {low}")
+            check_setting(name, value, value >= low, f"at least {low}")
         for name in ("learning_rate", "trunk_learning_rate", "clip_grad_norm"):
             value = getattr(self, name)
-            _check(name, value, value > 0, "above 0")
+            check_setting(name, value, value > 0, "above 0")
         for name in ("box_fraction", "extra_round_fraction", "ema_decay"):
             value = getattr(self, name)
-            _check(name, value, 0 <= value <= 1, "in [0, 1]")
-        _check(
+            check_setting(name, value, 0 <= value <= 1, "in [0, 1]")
+        check_setting(
             "image_size",
             self.image_size,
             self.image_size % 32 == 0 and self.image_size > 0,
             "a multiple of 32",
         )
-        _check("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        check_setting(
+            "precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"
+        )
