@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The tests of file modes and the demo behave the same whoever runs them; only pip's noise is turned down.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -18,9 +17,6 @@ test: $(VENV)/.test ## Run the test suite (under 10 minutes on 2 cores)
 
 test-slow: $(VENV)/.test ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout 3600
-
-test-gpu: $(VENV)/.test ## Run the tests that need CUDA; fails instead of skipping without it
-	SAM_ENGINE_REQUIRE_CUDA=1 $(BIN)/python -m pytest -m gpu
 
 check: $(VENV)/.dev ## Format, lint, types and layers
 	$(BIN)/ruff format --check .
@@ -45,4 +41,4 @@ $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[$*]'
 	@touch $@
 
-.PHONY: help demo test test-slow test-gpu check format clean
+.PHONY: help demo test test-slow check format clean
