@@ -50,7 +50,7 @@ def ray_session(config: ExecutorConfig) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if local:
             # Private, and short: Ray puts sockets below it, whose paths may have 107 characters.
-            folder = tempfile.mkdtemp(prefix="sam-engine-", dir=_short_temporary_directory())
+            folder = tempfile.mkdtemp(prefix="sam-engine-", dir=short_temporary_directory())
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
         stack.callback(ray.shutdown)
         handlers = _signal_handlers()
@@ -95,7 +95,7 @@ def _token_file() -> str:
     return path
 
 
-def _short_temporary_directory() -> str:
+def short_temporary_directory() -> str:
     """Return where a session's sockets fit."""
     folder = tempfile.gettempdir()
     return folder if len(folder) <= 20 else "/tmp"  # noqa: S108 - mkdtemp makes a private folder in it

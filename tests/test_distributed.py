@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from sam_engine.dataset.manifest import cut_shards
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.distributed import run_shards
 from sam_engine.errors import ConfigError, ModelLoadError, StorageError
-from sam_engine.ray_session import knock, ray_session
+from sam_engine.ray_session import knock, ray_session, short_temporary_directory
 from sam_engine.structures import ShardReport
 
 TESTS = Path(fakes.__file__).parent
@@ -299,7 +300,7 @@ def test_sigterm_stops_ray_too(tmp_path):
 def test_cluster_is_joined_with_its_token(tmp_path):
     """executor.address= runs on a head that was there before, which outlives the run."""
     ray_program = Path(sys.executable).with_name("ray")
-    folder = Path(subprocess.check_output(["mktemp", "-d", "/tmp/sam-head-XXXX"], text=True).strip())
+    folder = Path(tempfile.mkdtemp(prefix="sam-head-", dir=short_temporary_directory()))
     token = tmp_path / "token"
     token.write_text("1" * 64)
     token.chmod(0o600)
