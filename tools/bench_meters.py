@@ -70,7 +70,11 @@ def count_syncs(work: Callable[[], object]) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin a new measurement for `peak_memory`; without Linux's /proc, the process's peak remains."""
+    """Begin a new measurement for `peak_memory`.
+
+    Where the system cannot (no /proc, or a sandbox that takes the request and ignores it), the process's peak
+    since its start remains: an upper bound.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif Path("/proc/self/clear_refs").exists():
