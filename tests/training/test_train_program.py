@@ -96,6 +96,7 @@ def test_licences_can_be_asked_for_on_the_command_line(drawn_tar: Path, tmp_path
     table, packed = tmp_path / "sources, all.csv", tmp_path / "a.npz"
     table.write_text("image_id,licence\n100,CC BY 4.0\n101,CC BY-NC 4.0\n102,CC0\n")
     arguments = [f"data.tars=[{drawn_tar}]", f"data.packed={packed}", "data.pack_only=true"]
+    arguments += [f"output={tmp_path}/run"]
     licences = [f"data.sources_csv={table}", "data.licences=[CC0,'CC BY']"]
 
     assert main(train.COMMAND, train.run, [*arguments, *licences]) == 0
