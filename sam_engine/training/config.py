@@ -99,6 +99,9 @@ class TrainConfig:
     image_size: int = 256
     """Side of the training crops, in pixels; a multiple of 32."""
     images_per_step: int = 8
+    """Of all batches together."""
+    accumulate: int = 1
+    """Batches that a step is done in, one after the other: less memory, the same gradients."""
     prompts_per_image: int = 6
     total_steps: int = 4000
     """Length of the learning rate schedule. May be changed when resuming."""
@@ -134,6 +137,7 @@ class TrainConfig:
         """Check ranges."""
         at_least = (
             ("images_per_step", 1),
+            ("accumulate", 1),
             ("prompts_per_image", 1),
             ("total_steps", 1),
             ("warmup_steps", 1),
@@ -153,6 +157,12 @@ class TrainConfig:
         for name in ("box_fraction", "extra_round_fraction", "ema_decay"):
             value = getattr(self, name)
             check_setting(name, value, 0 <= value <= 1, "in [0, 1]")
+        check_setting(
+            "images_per_step",
+            self.images_per_step,
+            self.images_per_step % self.accumulate == 0,
+            f"a multiple of accumulate={self.accumulate}",
+        )
         check_setting(
             "image_size",
             self.image_size,

@@ -1,12 +1,13 @@
 """Training batches: random crops of packed images, a few masks of each, and a first prompt for every mask.
 
-A batch is a pure function of the seed and the step, so a resumed run sees what an undisturbed one would.
+Every image of a step has a number, its slot; what is drawn for it is a function of seed, step and slot alone.
+A resumed run sees what an undisturbed one would, and a step has the same images however its slots are divided
+among processes and batches.
 B images, K prompts on each, P = B * K prompts in order of their images, S the training size in pixels.
 """
 
-import io
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,9 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sam_engine.errors import InputError
-from sam_engine.training.config import DataConfig, TrainConfig
-from sam_engine.training.packing import runs_to_mask
+from sam_engine.training.config import TrainConfig
+from sam_engine.training.packed import PackedDataset
 from sam_engine.training.prompts import draw_click, noisy_box
 
 LOGIT_STRIDE = 4
@@ -41,63 +41,12 @@ class Batch:
     """(P, 4) float32 XYXY in pixels of the crop, noisy."""
     is_box: Tensor
     """(P,) bool: start from the box instead of the point."""
+    seeds: Tensor
+    """(B,) int64: of what is drawn for each image later."""
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on ``device``."""
         return Batch(**{name: value.to(device) for name, value in vars(self).items()})
-
-
-class PackedDataset:
-    """Images and masks of a packed file, in memory as JPEG bytes and runs.
-
-    Raises:
-        InputError: The file is missing or no packed dataset.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                columns = {name: file[name] for name in file.files}
-            self._jpeg = columns["jpeg"].tobytes()
-            self._jpeg_offset = columns["jpeg_offset"]
-            self._runs = columns["runs"]
-            self._run_offset = columns["run_offset"]
-            self._sizes = np.stack([columns["height"], columns["width"]], axis=1)
-            self._first_mask = np.concatenate([[0], np.cumsum(columns["num_masks"])])
-            self.image_ids = columns["image_id"]
-            self.source_of = columns["source"]
-            self.sources = [str(name) for name in columns["sources"]]
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path}: not a packed dataset ({error}); pack the tars again") from error
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def image(self, index: int) -> Image.Image:
-        """Return an image, RGB."""
-        start, stop = self._jpeg_offset[index : index + 2]
-        return Image.open(io.BytesIO(self._jpeg[start:stop])).convert("RGB")
-
-    def num_masks(self, index: int) -> int:
-        """Return how many masks an image has."""
-        return int(self._first_mask[index + 1] - self._first_mask[index])
-
-    def mask(self, index: int, number: int) -> NDArray[np.bool_]:
-        """Return mask ``number`` of an image, (H, W)."""
-        row = int(self._first_mask[index]) + number
-        start, stop = self._run_offset[row : row + 2]
-        height, width = self._sizes[index]
-        return runs_to_mask(self._runs[start:stop], int(height), int(width))
-
-    def image_probabilities(self, config: DataConfig) -> NDArray[np.float64]:
-        """Return the chance of each image to be drawn, from the weights of the tars."""
-        if not config.weights:
-            return np.full(len(self), 1 / len(self))
-        weights = np.asarray(config.weights) / np.maximum(
-            1, np.bincount(self.source_of, minlength=len(config.weights))
-        )
-        chances = weights[self.source_of]
-        return np.asarray(chances / chances.sum())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,42 +67,67 @@ class Crop:
         return self.size[1] / (self.right - self.left), self.size[0] / (self.bottom - self.top)
 
 
+def step_batches(
+    dataset: PackedDataset, chances: NDArray[np.float64], config: TrainConfig, step: int
+) -> Iterator[Batch]:
+    """Yield the ``config.accumulate`` batches of a step."""
+    size = config.images_per_step // config.accumulate
+    for start in range(0, config.images_per_step, size):
+        yield sample_batch(dataset, chances, config, step, range(start, start + size))
+
+
 def sample_batch(
     dataset: PackedDataset,
     chances: NDArray[np.float64],
     config: TrainConfig,
     step: int,
+    slots: Sequence[int],
     pad_value: float = 127.5,
 ) -> Batch:
-    """Draw the batch of a step. The same seed and step give the same batch."""
-    rng = np.random.default_rng([config.seed, step])
+    """Draw some of the images of a step, with their masks and prompts.
+
+    Args:
+        dataset: What to draw from.
+        chances: (len(dataset),) of each image.
+        config: Of the training.
+        step: Its number.
+        slots: Which images of the step.
+        pad_value: Of the pixels round images that are not square.
+    """
     size, stride = config.image_size, LOGIT_STRIDE
-    images = np.full((config.images_per_step, size, size, 3), pad_value, np.float32)
-    targets, points, boxes = [], [], []
-    filled = 0
-    while filled < config.images_per_step:
-        index = int(rng.choice(len(dataset), p=chances))
-        sample = _sample_image(dataset, index, config, rng)
-        if sample is None:
-            continue
-        image, masks = sample
+    images = np.full((len(slots), size, size, 3), pad_value, np.float32)
+    targets, points, boxes, is_box, seeds = [], [], [], [], []
+    for place, slot in enumerate(slots):
+        rng = np.random.default_rng([config.seed, step, slot])
+        image, masks = _draw_image(dataset, chances, config, rng)
         picks = [masks[i % len(masks)] for i in range(config.prompts_per_image)]
         for mask, crop in picks:
             targets.append(_low_res_target(mask, crop, size // stride))
             points.append(draw_click(mask, rng, crop.scale))
             boxes.append(noisy_box(mask, rng, crop.scale, size))
-        images[filled, : image.shape[0], : image.shape[1]] = image
+        images[place, : image.shape[0], : image.shape[1]] = image
         if rng.random() < 0.5:
-            _flip(images[filled], targets, points, boxes, config.prompts_per_image, picks[0][1].size[1])
-        filled += 1
-    num_prompts = config.images_per_step * config.prompts_per_image
+            _flip(images[place], targets, points, boxes, config.prompts_per_image, picks[0][1].size[1])
+        is_box.append(rng.random(config.prompts_per_image) < config.box_fraction)
+        seeds.append(int(rng.integers(2**62)))
     return Batch(
         images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
         targets=torch.from_numpy(np.stack(targets)),
         points=torch.from_numpy(np.array(points, np.float32)),
         boxes=torch.from_numpy(np.array(boxes, np.float32)),
-        is_box=torch.from_numpy(rng.random(num_prompts) < config.box_fraction),
+        is_box=torch.from_numpy(np.concatenate(is_box)),
+        seeds=torch.tensor(seeds),
     )
+
+
+def _draw_image(
+    dataset: PackedDataset, chances: NDArray[np.float64], config: TrainConfig, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], list[tuple[NDArray[np.bool_], Crop]]]:
+    """Draw images until a crop shows a mask; return what `_sample_image` does."""
+    while True:
+        sample = _sample_image(dataset, int(rng.choice(len(dataset), p=chances)), config, rng)
+        if sample is not None:
+            return sample
 
 
 def _sample_image(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sam_engine.errors import ConfigError, InputError
+from sam_engine.ops.rle import mask_to_runs
 from sam_engine.training.config import DataConfig
 from sam_engine.training.regions import colour_regions
 
@@ -93,7 +94,7 @@ def pack(config: DataConfig, path: str | Path) -> None:
             buffer = io.BytesIO()
             small.save(buffer, "JPEG", quality=config.jpeg_quality)
             jpegs.append(buffer.getvalue())
-            runs += [mask_to_runs(mask) for mask in masks]
+            runs += [mask_to_runs(mask).astype(np.uint32) for mask in masks]
             row = (sample.image_id, source, small.height, small.width, len(masks))
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
@@ -121,19 +122,6 @@ def pack(config: DataConfig, path: str | Path) -> None:
             num_masks=np.array(columns["num_masks"], np.int64),
         )
     partial.replace(target)
-
-
-def mask_to_runs(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
-    """Return the run lengths of an (H, W) mask in column-major order, starting with the zeros."""
-    flat = np.concatenate([[False], mask.ravel(order="F")])
-    edges = np.flatnonzero(flat[1:] != flat[:-1])
-    return np.diff(edges, prepend=0, append=mask.size).astype(np.uint32)
-
-
-def runs_to_mask(runs: NDArray[np.uint32], height: int, width: int) -> NDArray[np.bool_]:
-    """Return the (H, W) mask of column-major run lengths that start with the zeros."""
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(width, height).T
 
 
 def matches_licence(text: str, wanted: Sequence[str]) -> bool:

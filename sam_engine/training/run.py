@@ -12,8 +12,9 @@ import torch
 from sam_engine.errors import ConfigError
 from sam_engine.training.checkpoint import export_weights
 from sam_engine.training.config import DataConfig, TrainConfig
-from sam_engine.training.data import PackedDataset, sample_batch
+from sam_engine.training.data import step_batches
 from sam_engine.training.initialise import build_initial
+from sam_engine.training.packed import PackedDataset
 from sam_engine.training.trainer import LAST, WEIGHTS, Trainer, train
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def run_training(config: TrainConfig) -> int:
     if (output / LAST).exists():
         trainer.resume(output)
     log.info("%d images, step %d of %d, in %s", len(dataset), trainer.step, config.total_steps, output)
-    stopped_by = train(trainer, lambda step: sample_batch(dataset, chances, config, step))
+    stopped_by = train(trainer, lambda step: step_batches(dataset, chances, config, step))
     if stopped_by is not None:
         log.info("stopped at step %d; the same command resumes", trainer.step)
         return 128 + stopped_by

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sam_engine.training.config import DataConfig, TrainConfig
-from sam_engine.training.data import Batch, PackedDataset, sample_batch
+from sam_engine.training.data import Batch, sample_batch
+from sam_engine.training.packed import PackedDataset
 from sam_engine.training.packing import pack
 
 
@@ -20,7 +21,7 @@ def dataset(drawn_tar: Path, tmp_path_factory: pytest.TempPathFactory) -> Packed
 
 def draw(dataset: PackedDataset, step: int, **changes: object) -> Batch:
     config = TrainConfig(image_size=64, images_per_step=4, prompts_per_image=3, seed=7, **changes)
-    return sample_batch(dataset, dataset.image_probabilities(config.data), config, step)
+    return sample_batch(dataset, dataset.image_probabilities(config.data), config, step, range(4))
 
 
 def test_a_step_has_one_batch(dataset: PackedDataset):
@@ -30,6 +31,18 @@ def test_a_step_has_one_batch(dataset: PackedDataset):
     for name, tensor in vars(first).items():
         assert torch.equal(tensor, getattr(again, name))
     assert not torch.equal(first.images, other.images)
+
+
+def test_an_image_is_the_same_in_any_company(dataset: PackedDataset):
+    """The images of a step are a function of their slots, not of the batch they are drawn in."""
+    config = TrainConfig(image_size=64, images_per_step=4, prompts_per_image=3, seed=7)
+    chances = dataset.image_probabilities(config.data)
+
+    whole = sample_batch(dataset, chances, config, 5, range(4))
+    parts = [sample_batch(dataset, chances, config, 5, slots) for slots in ([0], [1, 2], [3])]
+
+    for name, tensor in vars(whole).items():
+        assert torch.equal(tensor, torch.cat([getattr(part, name) for part in parts]))
 
 
 def test_clicks_lie_in_their_targets(dataset: PackedDataset):

@@ -7,14 +7,8 @@ import pytest
 
 from sam_engine.errors import InputError
 from sam_engine.training.config import DataConfig
-from sam_engine.training.data import PackedDataset
-from sam_engine.training.packing import (
-    mask_to_runs,
-    matches_licence,
-    pack,
-    read_tar,
-    runs_to_mask,
-)
+from sam_engine.training.packed import PackedDataset
+from sam_engine.training.packing import matches_licence, pack, read_tar
 
 
 def test_pack_keeps_images_and_masks(drawn_tar: Path, tmp_path: Path):
@@ -43,18 +37,6 @@ def test_pack_reduces_to_the_short_side(drawn_tar: Path, tmp_path: Path):
     assert dataset.image(0).size == (48, 48)
     assert dataset.mask(0, 0).shape == (48, 48)
     assert dataset.mask(0, 0).mean() == pytest.approx(first.masks[0].mean(), abs=0.01)
-
-
-def test_runs_round_trip():
-    """Masks that are empty, full, or start with a pixel come back."""
-    rng = np.random.default_rng(0)
-    for mask in (np.zeros((3, 5), bool), np.ones((3, 5), bool), rng.random((7, 4)) < 0.5):
-        np.testing.assert_array_equal(runs_to_mask(mask_to_runs(mask), *mask.shape), mask)
-
-
-def test_runs_are_column_major_and_start_with_zeros():
-    """Runs are those of the COCO format."""
-    assert mask_to_runs(np.array([[True, False], [True, True]])).tolist() == [0, 2, 1, 1]
 
 
 def test_licences_keep_only_matching_images(drawn_tar: Path, tmp_path: Path):

@@ -13,8 +13,9 @@ from sam_engine.build import ARCHITECTURES, build_architecture
 from sam_engine.errors import CheckpointError
 from sam_engine.modeling.sam import Sam
 from sam_engine.training.config import DataConfig, TrainConfig
-from sam_engine.training.data import PackedDataset, sample_batch
+from sam_engine.training.data import step_batches
 from sam_engine.training.initialise import tie_cross_attention
+from sam_engine.training.packed import PackedDataset
 from sam_engine.training.packing import pack
 from sam_engine.training.trainer import LAST, WEIGHTS, Trainer, learning_rate_scale, train
 
@@ -72,7 +73,7 @@ def run(
             os.kill(os.getpid(), signal.SIGTERM)
 
     chances = dataset.image_probabilities(config.data)
-    train(trainer, lambda step: sample_batch(dataset, chances, config, step), report)
+    train(trainer, lambda step: step_batches(dataset, chances, config, step), report)
     return losses
 
 
@@ -126,6 +127,28 @@ def test_damaged_checkpoint_is_refused(dataset: PackedDataset, tmp_path: Path):
         Trainer(reduced_model(), settings(tmp_path)).resume(tmp_path)
 
 
+def test_accumulated_batches_have_the_gradients_of_the_whole(dataset: PackedDataset, tmp_path: Path):
+    """Four images at once or one by one, through three rounds: the same gradients but for float sums."""
+    gradients = []
+    for accumulate in (1, 4):
+        config = settings(
+            tmp_path,
+            images_per_step=4,
+            accumulate=accumulate,
+            interactive_from_step=0,
+            extra_round_fraction=1.0,
+            clip_grad_norm=1e9,
+        )
+        trainer = Trainer(reduced_model(), config)
+        chances = dataset.image_probabilities(config.data)
+        values = trainer.train_step(step_batches(dataset, chances, config, 0))
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.parameters.values()]))
+    assert values["rounds"] == 3
+
+    whole, accumulated = gradients
+    assert (accumulated - whole).norm() < 1e-5 * whole.norm()
+
+
 def test_learning_rate_warms_up_and_decays():
     """Linear to the peak, then down to a hundredth at the end."""
     config = TrainConfig(total_steps=100, warmup_steps=10)
@@ -154,6 +177,6 @@ def test_reduced_model_learns_eight_images(dataset: PackedDataset, tmp_path: Pat
 
     ious = [0.0]
     while sum(ious[-10:]) / 10 <= 0.9 and trainer.step < 200:
-        ious.append(trainer.train_step(sample_batch(dataset, chances, config, trainer.step))["iou"])
+        ious.append(trainer.train_step(step_batches(dataset, chances, config, trainer.step))["iou"])
 
     assert sum(ious[-10:]) / 10 > 0.9

@@ -1,0 +1,139 @@
+"""One step's interactive prompting: a first click or box for every mask, then clicks into the error.
+
+B images, K prompts on each, P = B * K prompts in order of their images, M masks for each, (h, w)
+low-resolution pixels.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from sam_engine.modeling.image_encoder import SkipFeatures
+from sam_engine.modeling.sam import Sam
+from sam_engine.training.config import TrainConfig
+from sam_engine.training.data import LOGIT_STRIDE, Batch
+from sam_engine.training.losses import PromptLosses, prompt_losses
+from sam_engine.training.prompts import error_clicks
+
+MASK_INPUT_LIMIT = 32.0
+"""Logits given back as mask prompts are clipped to this."""
+
+
+class PromptRounds(nn.Module):
+    """The losses of a batch over its interactive rounds, as a module: what is differentiated, or distributed.
+
+    All that is drawn comes from the batch's seeds, one for each image, so that an image has the same prompts
+    in whatever company it is.
+    """
+
+    def __init__(self, sam: Sam, config: TrainConfig) -> None:
+        super().__init__()
+        self.sam = sam
+        self.config = config
+
+    def forward(self, batch: Batch, num_rounds: int) -> list[PromptLosses]:
+        """Return the losses of each interactive round.
+
+        A single click has three answers, of which the best is trained; a box or several prompts have one.
+        """
+        config, sam = self.config, self.sam
+        generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds.tolist()]
+        with self._autocast():
+            images = (batch.images - sam.pixel_mean) / sam.pixel_std
+            features, skips = sam.image_encoder.forward_features(
+                images.contiguous(memory_format=torch.channels_last)
+            )
+        features = _per_prompt(features, config.prompts_per_image)
+        if skips is not None:
+            skips = (
+                _per_prompt(skips[0], config.prompts_per_image),
+                _per_prompt(skips[1], config.prompts_per_image),
+            )
+        points = batch.points[:, None]  # (P, N, 2), grows by one each round
+        labels = torch.ones(points.shape[:2], device=points.device)
+        mask_input: Tensor | None = None
+        rounds = []
+        for number in range(num_rounds):
+            logits, predicted_iou = self._decode(features, skips, points, labels, batch, mask_input)
+            is_clear = batch.is_box if number == 0 else torch.ones_like(batch.is_box)
+            losses = _losses_by_clarity(logits, predicted_iou, batch.targets, is_clear)
+            rounds.append(losses)
+            if number + 1 == num_rounds:
+                break
+            shown = _shown_mask(logits.detach(), predicted_iou.detach(), is_clear)  # (P, h, w)
+            click, label = _error_clicks(shown, batch.targets, generators)
+            points = torch.cat([points, click[:, None]], dim=1)
+            labels = torch.cat([labels, label[:, None]], dim=1)
+            mask_input = shown[:, None].clamp(-MASK_INPUT_LIMIT, MASK_INPUT_LIMIT)
+        return rounds
+
+    def _decode(
+        self,
+        features: Tensor,
+        skips: SkipFeatures | None,
+        points: Tensor,
+        labels: Tensor,
+        batch: Batch,
+        mask_input: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits (P, 4, h, w) and IoU (P, 4) of all mask tokens.
+
+        Prompts that start from a box have two corners where the others have their first click and a padding
+        token, so that both kinds are decoded together.
+        """
+        encoder = self.sam.prompt_encoder
+        by_click, dense = encoder(points=(points, labels), boxes=None, masks=mask_input)
+        later = (points[:, 1:], labels[:, 1:]) if points.shape[1] > 1 else None
+        by_box, _ = encoder(points=later, boxes=batch.boxes, masks=None)
+        sparse = torch.where(batch.is_box[:, None, None], by_box, by_click)
+        with self._autocast():
+            logits, iou = self.sam.mask_decoder.predict_masks(
+                image_embeddings=features,
+                image_pe=encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                skip_features=skips,
+            )
+        return logits.float(), iou.float()
+
+    def _autocast(self) -> torch.autocast:
+        """Return the context of encoder and decoder; positions and losses stay float32."""
+        return torch.autocast(self.sam.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+
+def _per_prompt(features: Tensor, prompts_per_image: int) -> Tensor:
+    """Repeat (B, C, h, w) for each prompt: (P, C, h, w)."""
+    return features.repeat_interleave(prompts_per_image, dim=0)
+
+
+def _error_clicks(shown: Tensor, targets: Tensor, generators: list[torch.Generator]) -> tuple[Tensor, Tensor]:
+    """Draw a click (P, 2) with its label (P,) for each prompt, for those of an image by its own generator."""
+    num_prompts = len(shown) // len(generators)
+    drawn = [
+        error_clicks(logits, truth, LOGIT_STRIDE, generator)
+        for logits, truth, generator in zip(
+            shown.split(num_prompts), targets.split(num_prompts), generators, strict=True
+        )
+    ]
+    return torch.cat([click for click, _ in drawn]), torch.cat([label for _, label in drawn])
+
+
+def _losses_by_clarity(
+    logits: Tensor, predicted_iou: Tensor, targets: Tensor, is_clear: Tensor
+) -> PromptLosses:
+    """Train mask token 0 where a prompt is clear (P,), else the best of the other three."""
+    ambiguous = prompt_losses(logits[:, 1:], predicted_iou[:, 1:], targets)
+    single = prompt_losses(logits[:, :1], predicted_iou[:, :1], targets)
+    return PromptLosses(
+        total=torch.where(is_clear, single.total, ambiguous.total),
+        mask=torch.where(is_clear, single.mask, ambiguous.mask),
+        iou_error=torch.where(is_clear, single.iou_error, ambiguous.iou_error),
+        actual_iou=torch.where(is_clear[:, None], single.actual_iou, ambiguous.actual_iou),
+        chosen=torch.where(is_clear, single.chosen, ambiguous.chosen),
+    )
+
+
+def _shown_mask(logits: Tensor, predicted_iou: Tensor, is_clear: Tensor) -> Tensor:
+    """Return the logits (P, h, w) that an annotator would see: token 0, or the best ranked of the others."""
+    best = predicted_iou[:, 1:].argmax(dim=1) + 1
+    picks = torch.where(is_clear, 0, best)
+    return logits[torch.arange(len(logits), device=logits.device), picks]
