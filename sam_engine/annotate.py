@@ -5,12 +5,13 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from queue import SimpleQueue
 from typing import TypedDict
 
+import numpy as np
 import torch
 
 from sam_engine.automatic_mask_generator import Record, SamAutomaticMaskGenerator
@@ -116,8 +117,19 @@ class ShardAnnotator:
                 return event
         raise AssertionError("work() ends with a report")
 
+    def probe(self) -> None:
+        """Find the masks at one point of a grey image, to show that model and device work.
+
+        Raises:
+            RuntimeError: They do not. After some CUDA errors nothing does in this process, or on this GPU.
+        """
+        config = replace(self._amg, points_per_side=1, crop_n_layers=0)
+        grey = np.full((64, 64, 3), 127, np.uint8)
+        with suppress(ImageError):  # numbers that are not finite are for the rows of images to report
+            SamAutomaticMaskGenerator.from_config(self._model, config).generate(grey)
+
     def work(self, lease: Lease) -> Generator[ShardProgress | ShardReport, None, None]:
-        """Yield progress before each image and, when the shard is published, its report."""
+        """Yield progress before each image and before publishing and, when that is done, the report."""
         torch.set_num_threads(self._threads)
         shard, started, clock = lease.shard, time.monotonic(), _Clock()
         records: list[ImageRecord] = []
@@ -138,6 +150,7 @@ class ShardAnnotator:
                     record = self._annotate_image(entry, image)
                 records.append(record)
                 num_masks += len(record.annotations)
+        yield ShardProgress(shard=shard, image_id=None, num_done=len(records), num_masks=num_masks)
         with clock.stage("publish"):
             published = publish_shard(self._store, records, shard=shard, fingerprint=self._fingerprint)
         notes, self._notes = tuple(self._notes), []

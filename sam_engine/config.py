@@ -148,7 +148,7 @@ class ExecutorConfig:
     address: str = "local"
     """local: start Ray on this machine. Otherwise the address of a running cluster, host:port or auto."""
     shard_timeout_s: float = 3600.0
-    """A worker silent on one shard for this long is replaced, in seconds."""
+    """A worker silent for this long is replaced, in seconds. It gives a sign of life before each image."""
     max_shard_attempts: int = 3
     """A shard that killed its worker or raised this often is given up and named."""
 

@@ -22,7 +22,10 @@ from sam_engine.structures import ImageStatus, Shard, ShardProgress, ShardReport
 log = logging.getLogger(__name__)
 
 MAX_FAILED_STARTS = 3
-"""Workers in a row that could not load the model before the run stops."""
+"""Workers in a row that could not load the model before no more are started for a while. If there are no
+others, the run stops."""
+START_PAUSE_S = 60.0
+"""Until others are started all the same, in seconds."""
 POLL_S = 0.5
 """Between looks at the workers' progress, in seconds."""
 PATIENCE_S = 60.0
@@ -52,6 +55,7 @@ def run_shards(
     Raises:
         ConfigError: The cluster has no such device, or does not answer.
         ModelLoadError: Workers cannot load the model.
+        WorkerError: Workers fail at whatever they are given.
         StorageError: A worker cannot write.
     """
     if not shards:
@@ -65,37 +69,56 @@ def run_shards(
 
 
 def _run_inline(queue: ShardQueue, make_worker: Callable[[], ShardWorker]) -> Iterator[Event]:
-    """Do all shards in this process."""
+    """Do all shards in this process; after a failure with a fresh worker, as a pool would."""
+    is_first = True
+    while queue:
+        with contextlib.closing(_make_inline(make_worker, probe=not is_first)) as worker:
+            is_first = False
+            while queue:
+                lease, last = queue.lease(), None
+                try:
+                    with contextlib.closing(worker.work(lease)) as events:
+                        for event in events:
+                            last = event if isinstance(event, ShardProgress) else None
+                            yield event
+                except SamEngineError:
+                    raise
+                except Exception as error:
+                    reason = _describe(error)
+                    log.warning("shard %d: %s", lease.shard.index, reason, exc_info=True)
+                else:
+                    queue.done(lease)
+                    continue
+                given_up = queue.fail(lease, reason, last=last, certain=True)
+                if given_up is not None:
+                    yield given_up
+                break
+        del worker  # before the next one: both models at once may not fit
+
+
+def _make_inline(make_worker: Callable[[], ShardWorker], *, probe: bool) -> ShardWorker:
+    """Return a worker of this process.
+
+    Raises:
+        ModelLoadError: It cannot be made, or does not work.
+    """
     try:
         worker = make_worker()
+        if probe:
+            worker.probe()
     except SamEngineError:
         raise
     except Exception as error:
         raise ModelLoadError(f"the model cannot be loaded: {_describe(error)}") from error
-    with contextlib.closing(worker):
-        while queue:
-            lease = queue.lease()
-            in_hand = None
-            try:
-                with contextlib.closing(worker.work(lease)) as events:
-                    for event in events:
-                        in_hand = event.image_id if isinstance(event, ShardProgress) else None
-                        yield event
-            except SamEngineError:
-                raise
-            except Exception as error:
-                log.warning("shard %d: %s", lease.shard.index, _describe(error), exc_info=True)
-                given_up = queue.fail(lease, _describe(error), suspect=in_hand)
-                if given_up is not None:
-                    yield given_up
+    return worker
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """What a worker answers when a shard raised: the reason, and the image in hand."""
+    """What a worker answers when a shard raised: the reason, and how far it was."""
 
     reason: str
-    image_id: int | None
+    last: ShardProgress | None
 
 
 class _Board:
@@ -105,15 +128,18 @@ class _Board:
     """
 
     def __init__(self) -> None:
-        self._latest: dict[int, tuple[ShardProgress, float]] = {}
+        self._latest: dict[int, ShardProgress] = {}
 
-    def note(self, progress: ShardProgress) -> None:
-        self._latest[progress.shard.index] = progress, time.monotonic()
+    def note(self, lease_number: int, progress: ShardProgress) -> None:
+        self._latest[lease_number] = progress
 
-    def latest(self) -> dict[int, tuple[ShardProgress, float]]:
-        """Return what was noted last of each shard, and how long ago, in seconds."""
-        now = time.monotonic()
-        return {index: (progress, now - then) for index, (progress, then) in self._latest.items()}
+    def latest(self) -> dict[int, ShardProgress]:
+        """Return what was noted last under each lease."""
+        return self._latest
+
+    def forget(self, lease_number: int) -> None:
+        """Drop what was noted under a lease that has ended."""
+        self._latest.pop(lease_number, None)
 
 
 class _Actor:
@@ -124,22 +150,24 @@ class _Actor:
         self._board = board
         self._worker: ShardWorker | None = None
 
-    def start(self) -> str:
+    def start(self, probe: bool) -> str:
         """Load the model. Not in the constructor: an exception there reaches the driver as a mere death."""
         self._worker = self._make_worker()
+        if probe:
+            self._worker.probe()
         return self._worker.device_name
 
     def work(self, lease: Lease) -> ShardReport | _Failure:
-        """Do one shard. Errors of the engine are raised, all others returned with the image in hand."""
+        """Do one shard. Errors of the engine are raised, all others returned with how far it was."""
         ray = import_ray()
         assert self._worker is not None
-        in_hand = None
+        last = None
         try:
             for event in self._worker.work(lease):
                 if isinstance(event, ShardReport):
                     return event
-                in_hand = event.image_id
-                noted = self._board.note.remote(event)
+                last = event
+                noted = self._board.note.remote(lease.number, event)
                 if lease.careful:  # the next thing may be our death: the name must have arrived before
                     with contextlib.suppress(ray.exceptions.RayError):
                         ray.get(noted)
@@ -147,7 +175,7 @@ class _Actor:
             raise
         except Exception as error:
             log.exception("shard %d", lease.shard.index)
-            return _Failure(_describe(error), in_hand)
+            return _Failure(_describe(error), last)
         raise AssertionError("a worker ends with a report")
 
 
@@ -157,7 +185,10 @@ class _Busy:
 
     actor: Any
     lease: Lease
-    since: float = field(default_factory=time.monotonic)
+    last: ShardProgress | None = None
+    """What it said last, as far as the driver knows."""
+    heard: float = field(default_factory=time.monotonic)
+    """When it said something new."""
 
 
 class _RayPool:
@@ -198,7 +229,9 @@ class _RayPool:
         self._idle: list[Any] = []
         self._busy: dict[Any, _Busy] = {}
         self._failed_starts = 0
-        self._progress: dict[int, ShardProgress] = {}
+        self._start_failure = ""
+        self._next_start = 0.0
+        self._had_failures = False
         self._look: Any = None
         self._looked = 0.0
         self._patience_until = time.monotonic() + PATIENCE_S
@@ -235,13 +268,22 @@ class _RayPool:
             log.warning("no worker has started for %g s: are CPUs or GPUs of the cluster free?", PATIENCE_S)
 
     def _hire(self) -> None:
-        """Start actors up to what the open shards can use."""
+        """Start actors up to what the open shards can use.
+
+        Raises:
+            ModelLoadError: There are none, and none could be started lately.
+        """
         if self._failed_starts >= MAX_FAILED_STARTS:
-            return
+            if not (self._starting or self._idle or self._busy):
+                raise ModelLoadError(
+                    f"{self._failed_starts} workers in a row could not load the model: {self._start_failure}"
+                )
+            if time.monotonic() < self._next_start:
+                return
         wanted = min(self._size, len(self._queue) + len(self._busy))
         while len(self._starting) + len(self._idle) + len(self._busy) < wanted:
             actor = self._new_actor()
-            self._starting[actor.start.remote()] = actor
+            self._starting[actor.start.remote(self._had_failures)] = actor
 
     def _welcome(self, reference: Any) -> None:
         """Take in an actor that has loaded its model, or note that it could not."""
@@ -262,9 +304,8 @@ class _RayPool:
             return
         self._ray.kill(actor)
         self._failed_starts += 1
+        self._start_failure, self._next_start = reason, time.monotonic() + START_PAUSE_S
         log.warning("a worker could not load the model: %s", reason)
-        if self._failed_starts >= MAX_FAILED_STARTS and not (self._starting or self._idle or self._busy):
-            raise ModelLoadError(f"{self._failed_starts} workers in a row could not load the model: {reason}")
 
     def _collect(self, reference: Any) -> Iterator[Event]:
         """Take a busy actor's answer."""
@@ -280,38 +321,40 @@ class _RayPool:
             yield from self._replace(busy, f"the worker died: {last_line(error)}")
             return
         if isinstance(answer, ShardReport):
-            self._progress.pop(busy.lease.shard.index, None)
+            self._board.forget.remote(busy.lease.number)
+            self._queue.done(busy.lease)
             self._idle.append(busy.actor)
             yield answer
             return
         # A fresh process too: after some CUDA errors nothing works in the old one.
         self._ray.kill(busy.actor)
-        yield from self._failed(busy, answer.reason, suspect=answer.image_id)
+        busy.last = answer.last
+        yield from self._failed(busy, answer.reason, certain=True)
 
     def _replace(
         self, busy: _Busy, reason: str, status: ImageStatus = ImageStatus.WORKER_CRASH
     ) -> Iterator[Event]:
         """Let go of an actor that is dead or hangs, and blame the image in hand if it is certain."""
         self._ray.kill(busy.actor)
-        suspect = None
-        if busy.lease.careful:
-            with contextlib.suppress(self._ray.exceptions.RayError):
-                latest = self._ray.get(self._board.latest.remote(), timeout=10)
-                if busy.lease.shard.index in latest:
-                    suspect = latest[busy.lease.shard.index][0].image_id
-        yield from self._failed(busy, reason, suspect=suspect, status=status)
+        with contextlib.suppress(self._ray.exceptions.RayError):
+            latest = self._ray.get(self._board.latest.remote(), timeout=10)
+            busy.last = latest.get(busy.lease.number, busy.last)
+        # Who hangs has had the time to say with what; who dies may have died of an image read ahead.
+        certain = busy.lease.careful or status is ImageStatus.TIMEOUT
+        yield from self._failed(busy, reason, certain=certain, status=status)
 
     def _failed(
         self,
         busy: _Busy,
         reason: str,
         *,
-        suspect: int | None,
+        certain: bool,
         status: ImageStatus = ImageStatus.WORKER_CRASH,
     ) -> Iterator[Event]:
         log.warning("shard %d: %s", busy.lease.shard.index, reason)
-        self._progress.pop(busy.lease.shard.index, None)
-        given_up = self._queue.fail(busy.lease, reason, suspect=suspect, status=status)
+        self._had_failures = True
+        self._board.forget.remote(busy.lease.number)
+        given_up = self._queue.fail(busy.lease, reason, last=busy.last, certain=certain, status=status)
         if given_up is not None:
             yield given_up
 
@@ -331,11 +374,11 @@ class _RayPool:
             latest = {}
         self._look = None
         for reference, busy in list(self._busy.items()):
-            progress, age = latest.get(busy.lease.shard.index, (None, now - busy.since))
-            if progress is not None and progress != self._progress.get(busy.lease.shard.index):
-                self._progress[busy.lease.shard.index] = progress
+            progress = latest.get(busy.lease.number)
+            if progress is not None and progress != busy.last:
+                busy.last, busy.heard = progress, now
                 yield progress
-            if min(age, now - busy.since) > self._config.shard_timeout_s:
+            elif now - busy.heard > self._config.shard_timeout_s:
                 del self._busy[reference]
                 reason = f"no sign of life for {self._config.shard_timeout_s:g} s (executor.shard_timeout_s)"
                 yield from self._replace(busy, reason, ImageStatus.TIMEOUT)

@@ -10,6 +10,7 @@
     ├── ImageError (ValueError)       one image cannot be used; becomes that image's row
     ├── RleError (ValueError)         a run-length encoding is malformed
     ├── ModelLoadError                workers cannot load the model                       exit 1
+    ├── WorkerError                   workers fail at whatever they are given             exit 1
     ├── ShardError                    a shard is unreadable or contradicts its dataset    exit 1
     ├── StorageError                  the output cannot be written                        exit 4
     └── LockedError                   another run is writing the same output              exit 5
@@ -66,6 +67,10 @@ class RleError(SamEngineError, ValueError):
 
 class ModelLoadError(SamEngineError):
     """Workers cannot load the model."""
+
+
+class WorkerError(SamEngineError):
+    """Workers fail at whatever they are given: the machine is at fault, or the engine."""
 
 
 class ShardError(SamEngineError):

@@ -3,6 +3,10 @@
 A shard is leased to one worker at a time. After a first failure it is done *carefully*: one image at a time,
 each named before it is touched, so that a second death has a name. An image that was in hand at two failures
 of which the cause is certain to be it becomes a row that says so; its neighbours are kept.
+
+What fails may be the machine instead. So a worker that follows a failed one has to show that it works before
+it gets a lease (`ShardWorker.probe`), and when one after another fails without finishing a single image, the
+run stops: otherwise a broken driver would turn a whole dataset into rows that blame the images.
 """
 
 from collections import Counter, deque
@@ -11,8 +15,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sam_engine.config import ExecutorConfig
-from sam_engine.errors import ConfigError
+from sam_engine.errors import ConfigError, WorkerError
 from sam_engine.structures import ImageStatus, Shard, ShardProgress, ShardReport
+
+MAX_BARREN_FAILURES = 20
+"""Failures in a row, over all shards, before which the worker finished no image; then the run stops. An image
+is condemned by two, so ten bad ones may follow each other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +37,8 @@ class Lease:
     """A shard for one worker, once."""
 
     shard: Shard
+    number: int = 0
+    """Of this lease in this run: what was said under another one of the same shard is not about this one."""
     careful: bool = False
     """Touch one image at a time and name it before."""
     verdicts: Mapping[int, Verdict] = field(default_factory=dict)
@@ -42,8 +52,11 @@ class ShardWorker(Protocol):
     def device_name(self) -> str:
         """What the model runs on."""
 
+    def probe(self) -> None:
+        """Do the least that shows that it works; raise otherwise."""
+
     def work(self, lease: Lease) -> Generator[ShardProgress | ShardReport, None, None]:
-        """Yield progress before each image and, when the shard is published, its report."""
+        """Yield progress before each image and before publishing and, when that is done, the report."""
 
     def close(self) -> None:
         """Let go of what the process holds for it."""
@@ -67,6 +80,8 @@ class ShardQueue:
         self._waiting = deque(shards)
         self._max_attempts = max_attempts
         self._histories: dict[int, _History] = {}
+        self._num_leases = 0
+        self._barren_failures = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -74,21 +89,25 @@ class ShardQueue:
     def lease(self) -> Lease:
         """Take out the next shard."""
         shard = self._waiting.popleft()
+        self._num_leases += 1
         history = self._histories.get(shard.index)
         if history is None:
-            return Lease(shard=shard)
-        return Lease(shard=shard, careful=True, verdicts=dict(history.verdicts))
+            return Lease(shard=shard, number=self._num_leases)
+        return Lease(shard=shard, number=self._num_leases, careful=True, verdicts=dict(history.verdicts))
 
-    def give_back(self, lease: Lease) -> None:
-        """Put a shard back whose worker is not to blame, and neither is the shard."""
-        self._waiting.appendleft(lease.shard)
+    def done(self, lease: Lease) -> None:
+        """Take note that a shard was published."""
+        self._histories.pop(lease.shard.index, None)
+        if len(lease.verdicts) < lease.shard.num_images:
+            self._barren_failures = 0
 
     def fail(
         self,
         lease: Lease,
         reason: str,
         *,
-        suspect: int | None,
+        last: ShardProgress | None,
+        certain: bool,
         status: ImageStatus = ImageStatus.WORKER_CRASH,
     ) -> ShardReport | None:
         """Take note of a failure: the shard is put back, or given up.
@@ -96,16 +115,23 @@ class ShardQueue:
         Args:
             lease: What failed.
             reason: One line.
-            suspect: The image in hand, if it is certain that it was; else None.
+            last: What the worker said last under this lease; None if nothing came through.
+            certain: The cause is what the worker had in hand then.
             status: What that image's row will say if it fails again.
 
         Returns:
             None, or a report with ``error`` set if the shard was given up.
+
+        Raises:
+            WorkerError: It is no longer credible that the images are at fault.
         """
+        self._count_barren(lease, reason, last)
         shard = lease.shard
         history = self._histories.setdefault(shard.index, _History())
         history.num_failures += 1
-        if suspect is not None:
+        suspect = last.image_id if last is not None and certain else None
+        # A worker that fails again after passing an image over does not fail because of it.
+        if suspect is not None and suspect not in history.verdicts:
             history.suspicions[suspect] += 1
             if history.suspicions[suspect] > 1:
                 history.verdicts[suspect] = Verdict(status=status, reason=reason)
@@ -114,6 +140,19 @@ class ShardQueue:
             return ShardReport(shard=shard, error=f"{reason} (after {self._max_attempts} attempts)")
         self._waiting.appendleft(shard)
         return None
+
+    def _count_barren(self, lease: Lease, reason: str, last: ShardProgress | None) -> None:
+        """Raise `WorkerError` if workers fail one after another without finishing an image."""
+        if last is not None:
+            in_hand = lease.shard.stop if last.image_id is None else last.image_id
+            if last.num_done > sum(image_id < in_hand for image_id in lease.verdicts):
+                self._barren_failures = 0
+                return
+        self._barren_failures += 1
+        if self._barren_failures >= MAX_BARREN_FAILURES:
+            raise WorkerError(
+                f"{MAX_BARREN_FAILURES} times in a row a worker failed before it finished an image: {reason}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

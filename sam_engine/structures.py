@@ -113,11 +113,11 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardProgress:
-    """How far a worker is with its shard; sent before each image."""
+    """How far a worker is with its shard; sent before each image, and before the shard is published."""
 
     shard: Shard
-    image_id: int
-    """The image that the worker takes in hand now."""
+    image_id: int | None
+    """The image that the worker takes in hand now; None for all of them, to publish."""
     num_done: int
     """Images of the shard before this one."""
     num_masks: int

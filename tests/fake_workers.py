@@ -22,8 +22,13 @@ class CountingWorker:
         self.log = log
         self.trouble = trouble
 
+    def probe(self) -> None:
+        """Fail if the machine is sick, which images can make it."""
+        if self.log.with_suffix(".sick").exists():
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
     def work(self, lease: Lease) -> Generator[ShardProgress | ShardReport, None, None]:
-        """Count, unless an image is in trouble: die, die-once, raise, storage or hang."""
+        """Count, unless an image is in trouble: see `suffer`. Image -1 is publishing."""
         shard, statuses = lease.shard, Counter[str]()
         for number, image_id in enumerate(range(shard.start, shard.stop)):
             yield ShardProgress(shard=shard, image_id=image_id, num_done=number, num_masks=number)
@@ -34,6 +39,8 @@ class CountingWorker:
                 file.write(f"{image_id}\n")
             self.suffer(self.trouble.get(image_id, ""))
             statuses["ok"] += 1
+        yield ShardProgress(shard=shard, image_id=None, num_done=shard.num_images, num_masks=shard.num_images)
+        self.suffer(self.trouble.get(-1, ""))
         yield ShardReport(shard=shard, statuses=dict(statuses), num_masks=shard.num_images, device="none")
 
     def close(self) -> None:
@@ -41,9 +48,16 @@ class CountingWorker:
 
     def suffer(self, trouble: str) -> None:
         """Do what happens at an image."""
+        if trouble == "die-after-3-refusals":
+            while len(list(self.log.parent.glob("*.refused"))) < 3:
+                time.sleep(0.05)
+            time.sleep(1)  # for the driver to hear of them first
+            os.kill(os.getpid(), signal.SIGKILL)
         if trouble == "die" or (trouble == "die-once" and first_time(self.log.with_suffix(".died"))):
             os.kill(os.getpid(), signal.SIGKILL)
-        if trouble == "raise":
+        if trouble == "sicken":
+            self.log.with_suffix(".sick").touch()
+        if trouble in ("raise", "sicken"):
             raise IndexError("no such thing")
         if trouble == "storage":
             raise StorageError("/out: No space left on device")
@@ -58,6 +72,14 @@ def first_time(path: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def load_once(log: Path) -> CountingWorker:
+    """Return a worker the first time, which dies when three others had no room; others never have."""
+    if first_time(log.with_suffix(".loaded")):
+        return CountingWorker(log, {1: "die-after-3-refusals"})
+    log.with_name(f"{os.getpid()}.refused").touch()
+    raise MemoryError("no room for another model")
 
 
 def fail_to_load() -> CountingWorker:

@@ -217,15 +217,37 @@ def test_verdict_is_the_row_of_an_image_that_is_not_touched(tmp_path):
 
 
 def test_progress_names_every_image_before_it_is_done(tmp_path):
-    """Counts are of what lies behind."""
+    """Counts are of what lies behind. Before publishing no image is in hand."""
     fakes.write_images(tmp_path / "in", 3)
     annotator, shard = make_annotator(tmp_path / "in", tmp_path / "out", amg__points_per_side=1)
     *progress, report = annotator.work(Lease(shard=shard))
 
     assert all(isinstance(event, ShardProgress) for event in progress)
-    assert [(event.image_id, event.num_done) for event in progress] == [(0, 0), (1, 1), (2, 2)]
+    assert [(event.image_id, event.num_done) for event in progress] == [
+        (0, 0), (1, 1), (2, 2), (None, 3),
+    ]  # fmt: skip
     assert isinstance(report, ShardReport)
     assert report.num_masks == sum(len(r.annotations) for r in records_of(tmp_path / "out"))
+
+
+def test_probe_uses_the_model(tmp_path):
+    """A model or device that no longer works is found out without an image; NaN is left to rows to report."""
+    fakes.write_image(tmp_path / "in" / "a.png")
+
+    class Broken(fakes.DiscSegmenter):
+        def decode(self, *_, **__):
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    class NonFinite(fakes.TroubledSegmenter):
+        def encode(self, images):
+            embeddings = super().encode(images)
+            self.trouble = fakes.NON_FINITE
+            return embeddings
+
+    for model in (fakes.DiscSegmenter(), NonFinite()):
+        make_annotator(tmp_path / "in", tmp_path / "out", model=model)[0].probe()
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        make_annotator(tmp_path / "in", tmp_path / "out", model=Broken())[0].probe()
 
 
 def test_second_worker_adopts_what_the_first_published(tmp_path):

@@ -90,6 +90,22 @@ def test_shard_that_is_hopeless_is_named(executor, tmp_path):
     ]  # fmt: skip
 
 
+def test_failure_of_publishing_is_no_images_fault(executor, tmp_path):
+    """Every attempt fails: the shard is given up with the reason, and no row blames its last image."""
+    reports, touched = outcome(executor, tmp_path, trouble={-1: "raise"}, num_images=4)
+
+    assert reports[0].error == "IndexError: no such thing (after 3 attempts)"
+    assert sorted(map(int, touched)) == sorted([0, 1, 2, 3] * 3)
+
+
+def test_sick_machine_stops_the_run(executor, tmp_path):
+    """After an error that outlives its process, fresh workers fail before they get an image to blame."""
+    with pytest.raises(ModelLoadError, match="CUDA error: an illegal memory access"):
+        outcome(executor, tmp_path, trouble={1: "sicken"}, num_workers=1)
+
+    assert (tmp_path / "images.log").read_text().split() == ["0", "1"]
+
+
 def test_full_disk_stops_the_run_with_its_own_error(executor, tmp_path):
     """Another worker would find the disk as full: no retries."""
     with pytest.raises(StorageError, match=r"^/out: No space left on device$"):
@@ -145,9 +161,19 @@ def test_image_that_kills_its_worker_is_found(cluster, tmp_path):
 @pytest.mark.ray
 def test_image_that_hangs_is_a_timeout(cluster, tmp_path):
     """A worker without a sign of life is replaced; the image in hand is to blame the second time."""
-    reports, _ = outcome("ray", tmp_path, trouble={6: "hang"}, shard_timeout_s=1.5)
+    reports, touched = outcome("ray", tmp_path, trouble={6: "hang"}, shard_timeout_s=1.5)
 
     assert dict(reports[1].statuses) == {"ok": 3, "timeout": 1}
+    assert touched.count("6") == 2
+
+
+@pytest.mark.ray
+def test_last_worker_that_cannot_be_replaced_stops_the_run(cluster, tmp_path):
+    """Others failed to start while it worked; when it is gone too, the run does not wait for ever."""
+    make_worker = functools.partial(fake_workers.load_once, tmp_path / "images.log")
+
+    with pytest.raises(ModelLoadError, match="MemoryError: no room for another model"):
+        outcome("ray", tmp_path, make_worker=make_worker, num_images=40)
 
 
 @pytest.mark.ray

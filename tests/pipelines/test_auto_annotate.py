@@ -413,7 +413,7 @@ def test_progress_is_a_line_now_and_then(tmp_path, capsys, monkeypatch):
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     progress = [line for line in lines if "images" in line]
 
-    assert [line["images"] for line in progress] == [0, 1, 2, 2, 3, 4]
+    assert [line["images"] for line in progress] == [0, 1, 2, 2, 2, 3, 4, 4]
     assert {line["total"] for line in progress} == {4}
 
 
