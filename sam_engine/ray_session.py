@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import logging
 import os
@@ -13,15 +14,20 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from sam_engine.config import ExecutorConfig
 from sam_engine.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 KNOCK_TIMEOUT_S = 10.0
 """For the first contact with a cluster, in seconds."""
 OBJECT_STORE_BYTES = 100 * 2**20
 """Ray's shared memory: nothing larger than a report crosses it."""
+
+_PREFIX, _LOCK, _TOKEN = "sam-engine-", "lock", "token"
 
 
 def import_ray() -> Any:
@@ -49,9 +55,8 @@ def ray_session(config: ExecutorConfig) -> Iterator[None]:
         return
     with contextlib.ExitStack() as stack:
         if local:
-            # Private, and short: Ray puts sockets below it, whose paths may have 107 characters.
-            folder = tempfile.mkdtemp(prefix="sam-engine-", dir=short_temporary_directory())
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            folder = private_folder()
+            stack.callback(_clear, folder)
         stack.callback(ray.shutdown)
         handlers = _signal_handlers()
         try:
@@ -86,17 +91,65 @@ def knock(address: str) -> None:
 
 
 @functools.cache
+def private_folder() -> str:
+    """Return a folder of this process, which nobody else may enter, for Ray's sessions and the secret.
+
+    It goes when the process ends. If that was killed, the next one to ask for a folder deletes it: a lock
+    tells the dead from the living.
+    """
+    parent = short_temporary_directory()
+    for lock in Path(parent).glob(f"{_PREFIX}*/{_LOCK}"):
+        _delete_if_dead(lock)
+    while True:
+        folder = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)  # mode 0700
+        path = os.path.join(folder, _LOCK)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # held as long as this process lives
+        if os.fstat(descriptor).st_nlink:
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            return folder
+        os.close(descriptor)  # taken for a dead one's between its creation and its lock
+
+
+def _delete_if_dead(lock: Path) -> None:
+    """Delete a process's private folder if the process is gone."""
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:  # another user's, or deleted meanwhile
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return
+    else:
+        log.debug("%s was left behind by a process that was killed", lock.parent)
+        shutil.rmtree(lock.parent, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _clear(folder: str) -> None:
+    """Delete what a session of Ray leaves in the private folder."""
+    for path in Path(folder).iterdir():
+        if path.name not in (_LOCK, _TOKEN):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+@functools.cache
 def _token_file() -> str:
     """Write this process's secret for its own Ray; return the path. Ray reads it once in a process's life."""
-    descriptor, path = tempfile.mkstemp(prefix="sam-engine-token-")  # mode 0600
-    atexit.register(os.unlink, path)
+    path = os.path.join(private_folder(), _TOKEN)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
     return path
 
 
 def short_temporary_directory() -> str:
-    """Return where a session's sockets fit."""
+    """Return where a session's sockets fit: their paths may have 107 characters."""
     folder = tempfile.gettempdir()
     return folder if len(folder) <= 20 else "/tmp"  # noqa: S108 - mkdtemp makes a private folder in it
 

@@ -100,9 +100,14 @@ class TroubledSegmenter(DiscSegmenter):
     few prompts are decoded at once, ``GREEDY`` always; ``NON_FINITE`` gives NaN.
     """
 
-    def __init__(self, delay_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        delay_s: float = 0.0,
+        radii: Sequence[float] = (30.0, 40.0, 50.0),
+        image_size: int = 256,
+    ) -> None:
         """Take the time that every image costs."""
-        super().__init__()
+        super().__init__(radii, image_size)
         self.delay_s = delay_s
         self.trouble: tuple[int, ...] = ()
 

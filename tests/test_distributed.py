@@ -215,7 +215,7 @@ def test_poisoned_folder_is_annotated_but_for_the_poison(cluster, tmp_path):
 
     assert code == 3
     assert [str(row.status) for row in rows] == ["ok", "ok", "ok", "worker_crash", "ok", "ok"]
-    assert rows[3].error.startswith("the worker died: ")
+    assert rows[3].error == "the worker died"  # the same in every run: Ray's own words name processes
 
 
 SCRIPT = """
