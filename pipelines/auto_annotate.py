@@ -161,6 +161,9 @@ def _stopped_by_signals() -> Iterator[Callable[[], None]]:
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield check
+    except SystemError:  # what becomes of `Stopped` in native code that does not expect it, as in ray.wait()
+        check()
+        raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -170,10 +173,10 @@ def command_line(argv: Sequence[str] | None = None) -> int:
     """Run from a command line; return the exit code."""
     try:
         return main(COMMAND, run, argv)
-    except Stopped as stopped:
-        name = signal.Signals(stopped.number).name
-        print(f"stopped by {name}; the same command goes on from here", file=sys.stderr)
-        return 128 + stopped.number
+    except (Stopped, KeyboardInterrupt) as stopped:  # the latter before the run has begun
+        number = signal.Signals(stopped.number if isinstance(stopped, Stopped) else signal.SIGINT)
+        print(f"stopped by {number.name}; the same command goes on from here", file=sys.stderr)
+        return 128 + number
 
 
 if __name__ == "__main__":

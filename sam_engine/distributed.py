@@ -318,8 +318,8 @@ class _RayPool:
             answer = _Failure(last_line(error), None)
         except self._ray.exceptions.RayError as error:
             # Dead or unreachable; perhaps still writing, which is safe: publishing is exclusive.
-            log.warning("shard %d: %s", busy.lease.shard.index, last_line(error))
-            # What Ray says names processes and machines: not for rows, which are the same in every run.
+            log.info("shard %d: Ray says: %s", busy.lease.shard.index, last_line(error))
+            # It names processes and machines: not for rows, which are the same in every run.
             yield from self._replace(busy, "the worker died")
             return
         if isinstance(answer, ShardReport):

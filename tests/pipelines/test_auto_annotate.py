@@ -11,7 +11,7 @@ import time
 import fakes
 import pytest
 
-from pipelines.auto_annotate import COMMAND, command_line, describe, run
+from pipelines.auto_annotate import COMMAND, Stopped, _stopped_by_signals, command_line, describe, run
 from pipelines.config import load
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.errors import ConfigError, FingerprintError
@@ -418,21 +418,35 @@ def test_progress_is_a_line_now_and_then(tmp_path, capsys, monkeypatch):
 
 
 SCRIPT = """
-import functools, sys, fakes
+import functools, sys, time, fakes
 from pipelines.auto_annotate import COMMAND, command_line, run
 from pipelines import auto_annotate
 make_model = functools.partial(fakes.make_troubled_segmenter, {delay})
+if {stubborn}:
+    class Stubborn(fakes.DiscSegmenter):
+        num_encoded = 0
+        def encode(self, images):
+            self.num_encoded += 1
+            if self.num_encoded == 3:
+                try:
+                    print("in hand", flush=True)
+                    time.sleep(600)
+                except auto_annotate.Stopped:
+                    print("not yet", flush=True)
+                    time.sleep(600)
+            return super().encode(images)
+    make_model = Stubborn
 auto_annotate.run = functools.partial(run, make_model=make_model)
 sys.exit(command_line(sys.argv[1:]))
 """
 
 
-def start(arguments, delay):
-    """Start the program in a process of its own, with a model that takes its time."""
+def start(arguments, delay, *, stubborn=False):
+    """Start the program in a process of its own, with a model that is slow, or does not want to stop."""
     tests = os.path.dirname(fakes.__file__)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(tests), tests])}
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT.format(delay=delay), *arguments],
+        [sys.executable, "-c", SCRIPT.format(delay=delay, stubborn=stubborn), *arguments],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -478,6 +492,54 @@ def test_signal_stops_cleanly_and_the_run_goes_on(tmp_path, number, code):
     assert process.returncode == code
     assert err.splitlines()[-1] == f"stopped by {number.name}; the same command goes on from here"
     assert annotate(tmp_path / "in", tmp_path / "out", shard_size=2) == 0
+
+
+def test_second_signal_ends_the_process_where_it_stands(tmp_path):
+    """Who presses Ctrl-C twice does not wait for an image that takes an hour. The run can go on."""
+    fakes.write_images(tmp_path / "in", 6)
+    arguments = [f"input={tmp_path}/in", f"output={tmp_path}/out", "shard_size=2", *INLINE]
+    arguments += ["amg.points_per_batch=16", "amg.pred_iou_thresh=0.88", "amg.stability_score_thresh=0.95"]
+    annotate(tmp_path / "in", tmp_path / "calm", shard_size=2)
+    process = start(arguments, delay=0, stubborn=True)
+    said = []
+    for _ in range(2):
+        said.append(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+    assert said == ["in hand\n", "not yet\n"]
+    assert process.returncode == 130
+    assert len(fakes.shard_bytes(tmp_path / "out")) == 1
+    assert annotate(tmp_path / "in", tmp_path / "out", shard_size=2) == 0
+    assert fakes.shard_bytes(tmp_path / "out") == fakes.shard_bytes(tmp_path / "calm")
+
+
+def test_signal_in_native_code_stops_too():
+    """Ray's wait() turns what a handler raises into a SystemError; other SystemErrors stay what they are."""
+
+    def wait():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Stopped:
+            raise SystemError("wait returned a result with an exception set") from None
+
+    with pytest.raises(Stopped), _stopped_by_signals():
+        wait()
+    with pytest.raises(SystemError, match="our own"), _stopped_by_signals():
+        raise SystemError("our own")
+
+
+def test_ctrl_c_before_the_run_begins_is_a_line_too(tmp_path, capsys, monkeypatch):
+    """While the input is listed or torch is imported: exit 130, no traceback."""
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    fakes.write_images(tmp_path / "in", 1)
+    monkeypatch.setattr("pipelines.auto_annotate.prepare", interrupted)
+
+    assert command_line([f"input={tmp_path}/in", f"output={tmp_path}/out", *INLINE]) == 130
+    assert capsys.readouterr().err == "stopped by SIGINT; the same command goes on from here\n"
 
 
 def test_run_works_outside_the_main_thread(tmp_path):
