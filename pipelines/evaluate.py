@@ -1,77 +1,98 @@
-"""Score a model on ground truth: ``python -m pipelines.evaluate tars=[eval.tar]``."""
+"""Score a model on ground truth: ``python -m pipelines.evaluate truth=[eval.tar]``."""
 
-import json
+import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.config import CommandLine, main
 from sam_engine.errors import ConfigError
-from sam_engine.training.config import EvaluateConfig
+from sam_engine.evaluation.config import EvaluateConfig
+
+if TYPE_CHECKING:
+    from sam_engine.evaluation.run import Evaluation
+    from sam_engine.evaluation.truth import Truth
 
 COMMAND = CommandLine(
     name="evaluate",
     config_class=EvaluateConfig,
-    plain_texts=frozenset({"output", "model.checkpoint", "model.sha256"}),
+    plain_texts=frozenset({"output", "images", "model.checkpoint", "model.sha256"}),
     help="""
-Score a model on SA-1B-format tars: mean IoU from one click or one box for each mask, at full resolution.
+Score a model on ground truth at full resolution: clicks, boxes, the mask generator, and its own scores.
 
-Usage: python -m pipelines.evaluate tars=[EVAL.tar] [model=tiny] [model.checkpoint=FILE] [key=value ...]
+Usage: python -m pipelines.evaluate truth=[EVAL.tar] [output=DIR] [model=tiny] [key=value ...]
 
-  python -m pipelines.evaluate tars=[eval-coco.tar,eval-bsds.tar]     the bundled model
-  python -m pipelines.evaluate tars=[eval.tar] limit=60 model.checkpoint=runs/tiny/model.safetensors
+  python -m pipelines.evaluate truth=[eval-coco.tar,eval-bsds.tar]    the bundled model
+  python -m pipelines.evaluate truth=[eval.tar] parts=[prompts] model.checkpoint=runs/tiny/model.safetensors
+  python -m pipelines.evaluate truth=[instances_val2017.json] images=val2017 model=vit_b limit=500
+  python -m pipelines.evaluate truth=[a.tar,b.tar] parts=[grid] grid_limit=12    thresholds for amg
 
-Columns: click (centre of the mask; the answer ranked first), oracle (the best of three answers), box (tight;
-one answer), said (mean predicted IoU), corr (of it with the actual IoU). disc and disc3 see no pixel: a disc
-round the click with the best radius for the data, and the best of three such discs.
+Truth is an SA-1B tar or folder, a dataset of pipelines.auto_annotate, or a COCO file.
+
+click   mean IoU of one click in each mask's centre: the answer ranked first, and the best of three (oracle);
+        beside them a disc round the click that sees no pixel, of the best radius for these data, and the
+        best of three such discs; then clicks anywhere in the mask; then ranked answers by COCO's sizes
+box     mean IoU of the answer to the tight box, beside the ellipse inscribed in it, which sees no pixel
+ranked  what predicted IoU and stability are worth: expected calibration error, correlation with actual IoU
+grid    average recall (IoU .5:.05:.95) of 100 and 1000 masks an image: of unfiltered proposals, and of the
+        masks that amg's settings leave; by COCO's sizes
+The last table and line say what amg's thresholds do, and the best thresholds for each number of masks.
 Flags: --help, --cfg job (print the configuration and stop). Exit codes: 0 done, 1 failed, 2 bad setting.
 """,
 )
-COLUMNS = {
-    "images": "images",
-    "masks": "masks",
-    "click": "click_ranked",
-    "disc": "disc_ranked",
-    "oracle": "click_oracle",
-    "disc3": "disc_oracle",
-    "box": "box",
-    "said": "predicted_iou",
-    "corr": "iou_correlation",
-}
 
 
 def run(config: EvaluateConfig) -> int:
-    """Score every tar, print a table and write the scores; return the exit code."""
-    if not config.tars:
-        raise ConfigError("tars is empty; give ground truth, for example tars=[eval-coco.tar]")
-    missing = [tar for tar in config.tars if not Path(tar).is_file()]
-    if missing:
-        raise ConfigError(f"tars: there is no file {', '.join(missing)}")
-    import torch
+    """Score every truth, print tables and write the scores; return the exit code."""
+    if not config.truth:
+        raise ConfigError("truth is empty; give ground truth, for example truth=[eval-coco.tar]")
+    wants_plots = config.output is not None and config.plots
+    if wants_plots and importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("plots need matplotlib: pip install 'sam-engine[plots]', or say plots=false")
+    from sam_engine.evaluation.truth import open_truth
 
-    from sam_engine.build import load_model
-    from sam_engine.training.evaluation import evaluate
-    from sam_engine.training.packing import read_tar
+    truths = [open_truth(path, config.images) for path in config.truth]
+    names = [truth.name for truth in truths]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"truth: names must differ to be told apart, got {', '.join(names)}")
 
-    torch.set_num_threads(config.threads)
-    model = load_model(config.model)
-    print(f"{'data':<16}" + "".join(f"{name:>8}" for name in COLUMNS))
-    scores = {}
-    for tar in config.tars:
-        scores[Path(tar).stem] = evaluate(model, read_tar(tar, limit=config.limit)).as_dict()
-        print(_row(Path(tar).stem, scores[Path(tar).stem]), flush=True)
+    evaluation = _evaluate(truths, config)
+    from sam_engine.evaluation.report import describe
+    from sam_engine.evaluation.run import write_scores
+
+    text = describe(evaluation.scores, evaluation.pooled)
+    print(text)
     if config.output is not None:
-        Path(config.output).parent.mkdir(parents=True, exist_ok=True)
-        Path(config.output).write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+        output = Path(config.output)
+        write_scores(output, evaluation, text)
+        if wants_plots:
+            from sam_engine.evaluation.plots import draw_scores
+
+            for name, scores in evaluation.scores.items():
+                draw_scores(output / f"{name}.png", name, scores)
+        print(f"\nscores    {output}")
     return 0
 
 
-def _row(name: str, scores: Mapping[str, float]) -> str:
-    """Return one line of the table."""
-    values = (scores[column] for column in COLUMNS.values())
-    return f"{name:<16}" + "".join(
-        f"{value:>8}" if isinstance(value, int) else f"{value:>8.3f}" for value in values
-    )
+def _evaluate(truths: "Sequence[Truth]", config: EvaluateConfig) -> "Evaluation":
+    """Load the model and measure, with a bar on stderr."""
+    import torch
+    from tqdm import tqdm
+
+    from sam_engine.build import load_model
+    from sam_engine.evaluation.run import evaluate_truths
+
+    torch.set_num_threads(config.threads)
+    model = load_model(config.model)
+    total = sum(min(truth.num_images, config.limit or truth.num_images) for truth in truths)
+    with tqdm(total=total, unit="image", disable=not sys.stderr.isatty(), file=sys.stderr) as bar:
+
+        def report(name: str, done: int) -> None:
+            bar.set_description(name, refresh=False)
+            bar.update()
+
+        return evaluate_truths(model, truths, config, report)
 
 
 if __name__ == "__main__":

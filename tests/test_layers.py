@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for room in ("sam_engine", "pipelines", "tools") for path in (ROOT / room).rglob("*.py"))
-TORCH_ROOMS = ("modeling", "ops", "training", "export", "utils")
+TORCH_ROOMS = ("modeling", "ops", "training", "evaluation", "export", "utils")
 TORCH_FILES = ("predictor.py", "automatic_mask_generator.py", "build.py", "annotate.py")
 TORCH_TOOLS = (
     "bench_calibration.py",
@@ -60,6 +60,7 @@ def test_readers_exporters_and_command_lines_start_without_torch():
     ]
     names = [name.removesuffix(".__init__") for name in names if name != "sam_engine.distributed"]
     names += ["sam_engine.ops.rle", "sam_engine.training.config"]
+    names += ["sam_engine.evaluation.config", "sam_engine.evaluation.truth"]
     code = f"import importlib, sys\nfor name in {names!r}: importlib.import_module(name)\n"
     code += "print(*sorted({'torch', 'ray'} & set(sys.modules)))"
 

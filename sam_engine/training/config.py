@@ -1,8 +1,8 @@
-"""Every setting of training and evaluation, once. No torch, no Hydra."""
+"""Every setting of training, once. No torch, no Hydra."""
 
 from dataclasses import dataclass, field
 
-from sam_engine.config import ModelConfig, check_setting
+from sam_engine.config import check_setting
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -60,27 +60,6 @@ class DataConfig:
             0 <= self.whole_image_fraction <= 1,
             "in [0, 1]",
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """Everything one run of ``pipelines.evaluate`` needs."""
-
-    model: ModelConfig = field(default_factory=ModelConfig)
-    tars: list[str] = field(default_factory=list)
-    """SA-1B-format tar files with the truth; each is scored by itself."""
-    limit: int | None = None
-    """Score only the first so many images of each tar."""
-    output: str | None = None
-    """JSON file for the scores. None: only the table is printed."""
-    threads: int = 2
-    """CPU threads."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if self.limit is not None:
-            check_setting("limit", self.limit, self.limit >= 1, "at least 1")
-        check_setting("threads", self.threads, self.threads >= 1, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,6 +60,25 @@ def centre_click(mask: NDArray[np.bool_]) -> tuple[float, float]:
     return float(x), float(y)
 
 
+def random_clicks(
+    mask: NDArray[np.bool_], number: int, seed: int | tuple[int, ...]
+) -> list[tuple[float, float]]:
+    """Return pixels (x, y) drawn evenly from a mask, with replacement; the same seed draws the same."""
+    rows, columns = np.nonzero(mask)
+    picks = np.random.default_rng(seed).integers(len(rows), size=number)
+    return [(float(columns[pick]), float(rows[pick])) for pick in picks]
+
+
+def ellipse_iou(mask: NDArray[np.bool_], box_xyxy: tuple[float, ...]) -> float:
+    """Return the IoU of a mask (H, W) with the ellipse that touches all sides of a box, ends exclusive."""
+    height, width = mask.shape
+    left, top, right, bottom = box_xyxy
+    x = (np.arange(width) + 0.5 - (left + right) / 2) / max(1e-9, (right - left) / 2)
+    y = (np.arange(height) + 0.5 - (top + bottom) / 2) / max(1e-9, (bottom - top) / 2)
+    ellipse = x[None, :] ** 2 + y[:, None] ** 2 <= 1
+    return float((ellipse & mask).sum() / max(1, (ellipse | mask).sum()))
+
+
 def tight_box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
     """Return the XYXY box of a mask in pixels, right and bottom exclusive."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from sam_engine.training.metrics import (
+from sam_engine.evaluation.metrics import (
     DISC_FRACTIONS,
     best_discs,
     centre_click,
     correlation,
     disc_ious,
+    ellipse_iou,
     mask_iou,
+    random_clicks,
     tight_box,
 )
 
@@ -91,3 +93,27 @@ def test_box_ends_are_exclusive():
 def test_correlation_of_a_constant_is_zero():
     """A model that says the same of all masks knows nothing of them."""
     assert correlation(np.ones(4), np.arange(4.0)) == 0
+
+
+def test_random_clicks_are_in_the_mask_and_repeatable():
+    """All are inside, all over it, and the same for the same seed alone."""
+    mask = np.zeros((30, 40), bool)
+    mask[5:9, 7:30] = True
+
+    clicks = random_clicks(mask, 400, (3, 7, 0))
+
+    assert all(mask[int(y), int(x)] for x, y in clicks)
+    assert len(set(clicks)) > 60  # of 92 pixels, each missed with a chance of 1.3 %
+    assert clicks == random_clicks(mask, 400, (3, 7, 0))
+    assert clicks != random_clicks(mask, 400, (3, 7, 1))
+
+
+def test_ellipse_of_a_drawn_ellipse_is_perfect():
+    """The ellipse touches its box; of a filled box it covers pi / 4."""
+    y, x = np.mgrid[:60, :80] + 0.5
+    ellipse = ((x - 40) / 25) ** 2 + ((y - 30) / 15) ** 2 <= 1
+    box = np.zeros((60, 80), bool)
+    box[15:45, 15:65] = True
+
+    assert ellipse_iou(ellipse, (15, 15, 65, 45)) == 1
+    assert ellipse_iou(box, (15, 15, 65, 45)) == pytest.approx(np.pi / 4, abs=0.01)

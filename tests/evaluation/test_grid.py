@@ -1,0 +1,131 @@
+"""The mask generator's candidates, thresholds and duplicates."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import DiscSegmenter, make_reduced_tiny
+
+from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
+from sam_engine.config import AmgConfig
+from sam_engine.evaluation.grid import (
+    CachedEncoder,
+    Candidates,
+    filtered,
+    find_candidates,
+    passing,
+    summarise,
+    without_duplicates,
+)
+from sam_engine.evaluation.truth import open_truth
+
+
+def invented(predicted_iou, stability_score, best_iou) -> Candidates:
+    """Return candidates of one image with one annotated mask, far from each other."""
+    count = len(predicted_iou)
+    left = 100 * np.arange(count)
+    return Candidates(
+        predicted_iou=np.array(predicted_iou, np.float32),
+        stability_score=np.array(stability_score, np.float32),
+        boxes_xyxy=np.stack([left, left, left + 10, left + 10], axis=1),
+        crop_boxes_xywh=np.tile([0, 0, 1000, 1000], (count, 1)),
+        ious=np.array(best_iou, float)[:, None],
+        truth_areas=np.array([100.0]),
+    )
+
+
+@pytest.mark.parametrize("crop_n_layers", [0, 1])
+def test_filtered_candidates_are_the_generators_masks(truth_tar: Path, crop_n_layers: int):
+    """What thresholds and suppression leave of the candidates is what the generator itself gives."""
+    model = make_reduced_tiny()
+    [image] = open_truth(truth_tar).first(1)
+    [embedding] = model.encode([image.pixels])
+    grid = {"points_per_side": 4, "points_per_batch": 16, "crop_n_layers": crop_n_layers}
+    found = find_candidates(model, AmgConfig(**grid), image, embedding)
+    config = AmgConfig(
+        **grid,
+        pred_iou_thresh=float(np.quantile(found.predicted_iou, 0.3)),
+        stability_score_thresh=float(np.quantile(found.stability_score, 0.3)),
+    )
+
+    keep = passing(found, config.pred_iou_thresh, config.stability_score_thresh)
+    rows = without_duplicates(found, keep, found.predicted_iou, config.box_nms_thresh, config.crop_nms_thresh)
+
+    records = SamAutomaticMaskGenerator.from_config(model, config).generate(image.pixels)
+    expected = {(r["predicted_iou"], r["stability_score"], *r["bbox"]) for r in records}
+    boxes = found.boxes_xyxy.copy()
+    boxes[:, 2:] -= boxes[:, :2]
+    actual = {
+        (float(found.predicted_iou[i]), float(found.stability_score[i]), *boxes[i].tolist()) for i in rows
+    }
+    assert 0 < len(rows) < len(found.predicted_iou)
+    assert actual == expected
+    assert len(rows) == len(records)
+
+
+def test_candidates_are_compared_with_every_truth(truth_tar: Path):
+    """IoU with each annotated mask is that of the masks drawn out and counted."""
+    [image] = open_truth(truth_tar).first(1)
+    model = DiscSegmenter(radii=(32.0, 50.0, 80.0))
+    [embedding] = model.encode([image.pixels])
+
+    found = find_candidates(model, AmgConfig(points_per_side=2), image, embedding)
+
+    generator = SamAutomaticMaskGenerator(
+        model, points_per_side=2, pred_iou_thresh=0, stability_score_thresh=0, box_nms_thresh=1
+    )
+    masks = [record["segmentation"] for record in generator.generate(image.pixels)]
+    expected = [[(m & t).sum() / (m | t).sum() for t in image.masks] for m in masks]
+    np.testing.assert_allclose(found.ious, expected)
+    np.testing.assert_allclose(found.best_iou, np.max(expected, axis=1))
+    assert found.ious.shape == (12, 2)
+
+
+def test_an_image_is_encoded_once(truth_tar: Path):
+    """The generator is given the embedding that prompts were answered with; only crops are encoded."""
+    [image] = open_truth(truth_tar).first(1)
+    model = DiscSegmenter()
+    [embedding] = model.encode([image.pixels])
+    sizes = []
+
+    class Counting(DiscSegmenter):
+        def encode(self, images):
+            sizes.extend(image.shape[:2] for image in images)
+            return super().encode(images)
+
+    encoder = CachedEncoder(Counting(), image.pixels, embedding)
+    SamAutomaticMaskGenerator(encoder, points_per_side=2, crop_n_layers=1).generate(image.pixels)
+
+    assert len(sizes) == 4
+    assert (64, 96) not in sizes
+
+
+def test_thresholds_compare_as_the_generator_does():
+    """Predicted IoU must exceed its threshold, stability reach it, in float32; 0 filters nothing."""
+    found = invented([0.4, np.nextafter(np.float32(0.4), 1), -0.1], [0.75, 0.75, 0.0], [0.1, 0.9, 0.0])
+
+    assert passing(found, 0.4, 0.75).tolist() == [False, True, False]
+    assert passing(found, 0.0, 0.0).tolist() == [True, True, True]
+
+
+def test_filter_figures_by_hand():
+    """Of four candidates thresholds keep two, of mean IoU 0.7; one of them is good."""
+    found = invented([0.9, 0.8, 0.2, 0.9], [0.9, 0.9, 0.9, 0.1], [1.0, 0.4, 0.1, 0.0])
+
+    result = filtered([found], AmgConfig(), 0.5, 0.5)
+
+    assert (result.kept_share, result.kept_iou, result.kept_good_share) == pytest.approx((0.5, 0.7, 0.5))
+    assert (result.masks_per_image, result.mask_iou) == pytest.approx((2.0, 0.7))
+
+
+def test_proposals_are_ranked_by_the_mean_of_both_scores():
+    """A budget of 100 of 101 proposals leaves out the one whose two scores are lowest together."""
+    predicted, stability = np.full(101, 0.5), np.full(101, 0.5)
+    predicted[40], stability[40] = 0.9, 0.05  # the best by predicted IoU alone
+    found = invented(predicted, stability, np.where(np.arange(101) == 40, 1.0, 0.0))
+
+    scores = summarise([found], AmgConfig())
+
+    assert scores.proposals.average["100"]["all"] == 0
+    assert scores.proposals.average["1000"]["all"] == 1
+    assert scores.generator.masks_per_image == 0  # segment_anything's thresholds keep nothing here

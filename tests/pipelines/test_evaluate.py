@@ -1,0 +1,88 @@
+"""The program pipelines.evaluate."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines import evaluate
+from pipelines.config import main
+from sam_engine.ops.rle import encode_mask
+
+SMALL = ["model.checkpoint=random", "amg.points_per_side=2", "threads=1", "limit=1"]
+
+
+@pytest.fixture(scope="module")
+def truth_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One grey image with one mask."""
+    path = tmp_path_factory.mktemp("truth") / "grey.tar"
+    mask = np.zeros((40, 60), bool)
+    mask[10:30, 10:40] = True
+    buffer = io.BytesIO()
+    Image.new("RGB", (60, 40), (90, 90, 90)).save(buffer, "JPEG")
+    record = {
+        "image": {"image_id": 1},
+        "annotations": [{"segmentation": {"size": [40, 60], "counts": encode_mask(mask)}}],
+    }
+    with tarfile.open(path, "w") as archive:
+        for name, data in (("sa_1.jpg", buffer.getvalue()), ("sa_1.json", json.dumps(record).encode())):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_tables_json_and_plots(truth_tar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Everything is printed and written; the image-blind baselines and the line on thresholds are there."""
+    pytest.importorskip("matplotlib")
+    output = tmp_path / "scores"
+
+    code = main(evaluate.COMMAND, evaluate.run, [f"truth=[{truth_tar}]", f"output={output}", *SMALL])
+
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert all(
+        word in printed for word in ("disc", "ellipse", "AR@1000", "ECE", "Filtering at predicted IoU")
+    )
+    assert sorted(path.name for path in output.iterdir()) == ["grey.png", "scores.json", "scores.md"]
+    scores = json.loads((output / "scores.json").read_text())
+    assert scores["scores"]["grey"]["prompts"]["masks"] == 1
+    assert scores["pooled"]["candidates"] == 12
+    assert (output / "scores.md").read_text() in printed
+
+
+def test_prompts_alone(truth_tar: Path, capsys: pytest.CaptureFixture[str]):
+    """parts=[prompts] decodes no grid, and without an output nothing is written."""
+    assert main(evaluate.COMMAND, evaluate.run, [f"truth=[{truth_tar}]", "parts=[prompts]", *SMALL]) == 0
+
+    printed = capsys.readouterr().out
+    assert "| click" in printed
+    assert "AR@" not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "truth is empty"),
+        (["truth=[/nowhere/a.tar]"], "there is no file or folder '/nowhere/a.tar'"),
+        (["parts=[clicks]"], "parts must be some of prompts, grid, got 'clicks'"),
+        (["grid_limit=0"], "grid_limit must be at least 1, got 0"),
+    ],
+)
+def test_mistakes_end_with_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    """Exit code 2, before a model is loaded."""
+    assert main(evaluate.COMMAND, evaluate.run, arguments) == 2
+
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_truths_of_one_name_are_refused(truth_tar: Path, capsys: pytest.CaptureFixture[str]):
+    """Their scores could not be told apart."""
+    assert main(evaluate.COMMAND, evaluate.run, [f"truth=[{truth_tar},{truth_tar}]"]) == 2
+
+    assert "names must differ to be told apart, got grey, grey" in capsys.readouterr().err
