@@ -229,6 +229,7 @@ class ShardAnnotator:
             path=entry.path,
             status=ImageStatus.OK if annotations else ImageStatus.OK_EMPTY,
             sha256=loaded.sha256,
+            error=image.note,
             annotations=annotations,
             **_size(image),
         )

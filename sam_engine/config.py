@@ -111,9 +111,10 @@ class DecodeConfig:
     """How files become pixels, and which are refused."""
 
     strict: bool = True
-    """Refuse JPEGs whose decoder reports damage. False keeps what could be decoded of them."""
-    isolate: bool = False
-    """Decode in child processes with resource limits, so that no file can take a worker down."""
+    """Refuse JPEGs whose decoder reports damage. False keeps what could be decoded of them, and says so."""
+    isolate: bool | None = None
+    """Decode in child processes with resource limits, so that no file can take a worker down. None: with
+    executor=ray, where it costs least."""
     max_pixels: int = 100_000_000
     """Larger images are refused by their header (status too_large)."""
     max_side: int = 32_768

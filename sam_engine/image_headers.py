@@ -58,6 +58,8 @@ class ImageHeader:
     """Samples per pixel, of a JPEG or PNG."""
     bits: int = 8
     """Per sample of a PNG, per pixel of a BMP."""
+    num_blocks: int = 0
+    """Blocks of 8 x 8 samples in a JPEG. Each takes a bit of the file at the very least."""
     data_offset: int = 0
     """Where the pixels of a BMP start, in bytes."""
 
@@ -114,7 +116,7 @@ def read_orientation(exif: bytes) -> int:
 
 def _jpeg_header(data: bytes) -> ImageHeader:
     """Walk the segments up to the first scan."""
-    position, orientation, frame = 2, None, None
+    position, orientation, frame, sampling = 2, None, None, [(1, 1)]
     while True:
         # libjpeg skips what lies between segments with a warning, which the strict decoder refuses later.
         position = data.find(b"\xff", position)
@@ -148,16 +150,32 @@ def _jpeg_header(data: bytes) -> ImageHeader:
             if len(body) < 6:
                 raise corrupt(f"JPEG frame header of {len(body)} bytes at byte {position}")
             frame = struct.unpack_from(">BHHB", body)
+            sampling = [(factors >> 4, factors & 15) for factors in body[7 : 7 + 3 * frame[3] : 3]]
         position += 1 + length
     if frame is None:
         raise corrupt(f"JPEG scan at byte {position} without a frame header")
     precision, height, width, components = frame
     if precision != 8:
         raise unsupported(f"JPEG with {precision} bits per sample; only 8 are read")
+    if len(sampling) < components or not all(0 < n <= 4 for pair in sampling for n in pair):
+        raise corrupt(f"JPEG frame header with sampling factors {sampling} of {components} components")
     if components not in (1, 3, 4):
         raise unsupported(f"JPEG with {components} components; only 1, 3 and 4 are read")
     return ImageHeader(
-        format="JPEG", width=width, height=height, orientation=orientation or 1, components=components
+        format="JPEG",
+        width=width,
+        height=height,
+        orientation=orientation or 1,
+        components=components,
+        num_blocks=_num_blocks(width, height, sampling),
+    )
+
+
+def _num_blocks(width: int, height: int, sampling: list[tuple[int, int]]) -> int:
+    """Return the blocks of all components of a JPEG, by their (horizontal, vertical) sampling factors."""
+    widest, tallest = max(across for across, _ in sampling), max(down for _, down in sampling)
+    return sum(
+        -(-width * across // (8 * widest)) * -(-height * down // (8 * tallest)) for across, down in sampling
     )
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
-from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from numpy.typing import NDArray
+from PIL import BmpImagePlugin, Image, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError
@@ -44,14 +45,18 @@ class DecodedImage:
     """(H, W, 3) uint8 RGB, contiguous, writable, upright."""
     exif_orientation: int
     """The EXIF orientation that was applied to the stored pixels; 1 where none was."""
+    note: str | None = None
+    """What a reader of the pixels should know, in a line; set where a damaged file was decoded leniently."""
 
 
-def decode_image(data: bytes, config: DecodeConfig) -> DecodedImage:
+def decode_image(data: bytes, config: DecodeConfig, buffer: NDArray[np.uint8] | None = None) -> DecodedImage:
     """Return the pixels of an image file, upright, in 8-bit RGB.
 
     Args:
         data: The whole file.
         config: Caps and rules.
+        buffer: Flat room for all pixels that ``config`` allows. Decoders that can will put them there; if one
+            does, the pixels returned lie in it.
 
     Raises:
         ImageError: UNSUPPORTED, TOO_LARGE, TRUNCATED, CORRUPT or OOM, with one line that says what and where.
@@ -59,7 +64,7 @@ def decode_image(data: bytes, config: DecodeConfig) -> DecodedImage:
     header = read_header(data)
     _check_caps(header, config)
     try:
-        stored, orientation = _decode(data, header, config)
+        stored, orientation, note = _decode(data, header, config, buffer)
     except ImageError:
         raise
     except MemoryError:
@@ -72,7 +77,7 @@ def decode_image(data: bytes, config: DecodeConfig) -> DecodedImage:
     if stored.shape != (header.height, header.width, 3):
         raise corrupt(f"{header.format} header says {header.width} x {header.height}, pixels {stored.shape}")
     orientation = orientation if config.exif else 1
-    return DecodedImage(pixels=turn_upright(stored, orientation), exif_orientation=orientation)
+    return DecodedImage(pixels=turn_upright(stored, orientation), exif_orientation=orientation, note=note)
 
 
 FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
@@ -118,49 +123,61 @@ def _check_caps(header: ImageHeader, config: DecodeConfig) -> None:
         raise ImageError(ImageStatus.TOO_LARGE, message)
 
 
-def _decode(data: bytes, header: ImageHeader, config: DecodeConfig) -> tuple[np.ndarray, int]:
-    """Return pixels as stored, (H, W, 3) uint8, and the orientation."""
+def _decode(
+    data: bytes, header: ImageHeader, config: DecodeConfig, buffer: NDArray[np.uint8] | None
+) -> tuple[np.ndarray, int, str | None]:
+    """Return pixels as stored, (H, W, 3) uint8, the orientation, and a note on damage."""
     # The plugin classes are used directly: Image.open() would guess the format and warn about large images.
     if header.format == "JPEG":
-        return _decode_jpeg(data, header, config), header.orientation
+        pixels, note = _decode_jpeg(data, header, config, buffer)
+        return pixels, header.orientation, note
     if header.format == "PNG":
         clean, orientation = clean_png(data, header)
         with PngImagePlugin.PngImageFile(io.BytesIO(clean)) as image:
             if header.components == 3 and header.bits == 16:
                 image.info.pop("transparency", None)  # a 16-bit colour key cannot be told in the 8 bits read
-            return _to_rgb(image, config.background), orientation
+            return _to_rgb(image, config.background), orientation, None
     if header.format == "WebP":
         orientation = webp_orientation(data)
         with WebPImagePlugin.WebPImageFile(io.BytesIO(data)) as image:
-            return _to_rgb(image, config.background), orientation
+            return _to_rgb(image, config.background), orientation, None
     if header.format == "TIFF":
         clean = clean_tiff(data)
         with _warnings_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with TiffImagePlugin.TiffImageFile(io.BytesIO(clean)) as image:
-                return _to_rgb(image, config.background), header.orientation
+                return _to_rgb(image, config.background), header.orientation, None
     check_bmp(data, header)
     with BmpImagePlugin.BmpImageFile(io.BytesIO(data)) as image:
-        return _to_rgb(image, config.background), 1
+        return _to_rgb(image, config.background), 1, None
 
 
-def _decode_jpeg(data: bytes, header: ImageHeader, config: DecodeConfig) -> np.ndarray:
-    """Decode with libjpeg-turbo, its warnings taken as errors where ``config.strict``."""
+def _decode_jpeg(
+    data: bytes, header: ImageHeader, config: DecodeConfig, buffer: NDArray[np.uint8] | None
+) -> tuple[np.ndarray, str | None]:
+    """Decode with libjpeg-turbo, its warnings taken as errors; a note instead, unless ``config.strict``."""
     scans = data.count(b"\xff\xda")
     if scans > MAX_JPEG_SCANS:
         raise ImageError(ImageStatus.TOO_LARGE, f"JPEG with {scans} scans, at most {MAX_JPEG_SCANS} are read")
+    if 8 * len(data) < header.num_blocks:
+        size = f"{header.width} x {header.height} pixels"
+        raise truncated(f"the file ends after {len(data)} bytes, too few for a JPEG of {size}")
+    colours, place = ("CMYK", None) if header.components == 4 else ("RGB", buffer)
+    note = None
     try:
-        if header.components == 4:
-            # simplejpeg leaves CMYK to its caller. Its strict pass is only the check for damage here.
-            simplejpeg.decode_jpeg(data, "CMYK", strict=config.strict)
-            with JpegImagePlugin.JpegImageFile(io.BytesIO(data)) as image:
-                return _to_rgb(image, config.background)
-        pixels: np.ndarray = simplejpeg.decode_jpeg(data, "RGB", strict=config.strict)
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, colours, buffer=place)
     except ValueError as error:
-        if "Premature end of JPEG file" in str(error):
-            raise truncated(f"the file ends after {len(data)} bytes, inside the JPEG's pixels") from None
-        raise
-    return pixels
+        problem = str(error)
+        if "Premature end of JPEG file" in problem:
+            problem = f"the file ends after {len(data)} bytes, inside the JPEG's pixels"
+        if config.strict:
+            raise truncated(problem) if problem != str(error) else error from None
+        note = f"decoded leniently: {one_line(problem)}"
+        pixels = simplejpeg.decode_jpeg(data, colours, buffer=place, strict=False)
+    if header.components == 4:
+        ink = 255 - pixels  # Adobe's polarity, which everyone assumes
+        pixels = np.array(Image.fromarray(ink, "CMYK").convert("RGB"))
+    return pixels, note
 
 
 def _to_rgb(image: Image.Image, background: int) -> np.ndarray:

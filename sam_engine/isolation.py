@@ -1,8 +1,8 @@
 """Image decoding in a child process, so that no file can crash, hang or bloat the process that asked.
 
-File and pixels go through one block of shared memory, read and written with system calls and never mapped: a
-child that misbehaves can give wrong bytes or too few, but not a bus error. Requests (8 bytes: the file's
-length) and answers (4 bytes of length, then JSON) go through the child's stdin and stdout.
+File and pixels go through memory that both share (`sam_engine.shared_block`); the child decodes JPEGs right
+into it. Requests (8 bytes: the file's length) and answers (4 bytes of length, then JSON) go through the
+child's stdin and stdout.
 """
 
 import contextlib
@@ -17,24 +17,31 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError, SamEngineError
+from sam_engine.image_headers import read_header
 from sam_engine.images import DecodedImage, decode_image, one_line
+from sam_engine.shared_block import SharedBlock
 from sam_engine.structures import ImageStatus
 
-_COMMAND = (sys.executable, "-m", "sam_engine.isolation")
+Decode = Callable[[bytes, DecodeConfig, NDArray[np.uint8]], DecodedImage]
+"""File, settings, and a flat array that the pixels may be put into."""
+
+_COMMAND = (sys.executable, "-P", "-m", "sam_engine.isolation")  # -P: no module of the working directory
 _START_TIMEOUT_S = 120.0
 _MAX_ANSWER_BYTES = 65_536
 # Python and its libraries, then per pixel: Pillow's picture, one conversion, the array, its turned copy.
 _BASE_BYTES = 512 * 2**20
 _BYTES_PER_PIXEL = 16
 _MAX_OPEN_FILES = 32
+_NO_IMAGE = {"height": 0, "width": 0, "orientation": 1}
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
 
 
@@ -59,7 +66,7 @@ class IsolatedDecoder:
         self._command = tuple(command)
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
-        self._shared = _shared_memory()
+        self._shared = SharedBlock.create(config)
 
     def decode(self, data: bytes) -> DecodedImage:
         """Return what `decode_image` returns.
@@ -68,11 +75,13 @@ class IsolatedDecoder:
             ImageError: As `decode_image`; also DECODER_CRASH if the child died, TIMEOUT if it took too long.
             SamEngineError: The child does not start at all.
         """
+        if len(data) > self._config.max_file_bytes:
+            message = f"{len(data)} bytes are more than decode.max_file_bytes={self._config.max_file_bytes}"
+            raise ImageError(ImageStatus.TOO_LARGE, message)
         with self._lock:
             child = self._running_child()
             try:
-                self._shared.seek(0)
-                self._shared.write(data)
+                self._shared.put_file(data)
                 _stream(child.stdin).write(len(data).to_bytes(8, "little"))
                 return self._take(_receive(child, self._timeout_s))
             except TimeoutError:
@@ -101,7 +110,7 @@ class IsolatedDecoder:
         self._stop()
         environment = {key: os.environ[key] for key in _KEPT_ENVIRONMENT if key in os.environ}
         environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
-        shared = self._shared.fileno()
+        shared = self._shared.descriptor
         settings = {"config": asdict(self._config), "timeout_s": self._timeout_s, "shared": shared}
         with tempfile.TemporaryFile() as messages:
             child = subprocess.Popen(  # noqa: S603 - our own program
@@ -125,21 +134,23 @@ class IsolatedDecoder:
         return child
 
     def _take(self, answer: dict[str, Any]) -> DecodedImage:
-        """Return the image, or raise the `ImageError`, that an answer stands for."""
-        if "status" in answer:
-            raise ImageError(ImageStatus(answer["status"]), one_line(str(answer["error"]), max_chars=500))
-        height, width, orientation = (int(answer[key]) for key in ("height", "width", "orientation"))
-        if not (0 < height * width <= self._config.max_pixels and min(height, width) > 0):
+        """Return the image, or raise the `ImageError`, that an answer stands for.
+
+        Raises:
+            EOFError: The answer is none that a sound child gives.
+        """
+        try:
+            failure = ImageStatus(answer["status"]) if "status" in answer else None
+            text = None if answer["note"] is None else one_line(str(answer["note"]), max_chars=500)
+            height, width, orientation = (int(answer[key]) for key in ("height", "width", "orientation"))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise EOFError from None
+        if failure is not None:
+            raise ImageError(failure, text or "")
+        if min(height, width) < 1 or height * width > self._config.max_pixels or not 1 <= orientation <= 8:
             raise EOFError
-        pixels = np.empty((height, width, 3), np.uint8)
-        self._shared.seek(0)
-        view, done = pixels.data.cast("B"), 0
-        while done < len(view):
-            count = self._shared.readinto(view[done:])  # type: ignore[attr-defined]
-            if not count:
-                raise EOFError
-            done += count
-        return DecodedImage(pixels=pixels, exif_orientation=orientation)
+        pixels = self._shared.take_pixels(height, width)
+        return DecodedImage(pixels=pixels, exif_orientation=orientation, note=text)
 
     def _bury(self, child: subprocess.Popen[bytes]) -> ImageError:
         """Return the error for a child that died or talks nonsense."""
@@ -168,16 +179,29 @@ class IsolatedDecoder:
             self._child = None
 
 
-def serve(decode: Callable[[bytes, DecodeConfig], DecodedImage] = decode_image) -> None:
+@contextlib.contextmanager
+def open_decoder(config: DecodeConfig) -> Iterator[Callable[[bytes], DecodedImage]]:
+    """Yield a function that decodes as the settings ask: in a child process, or in this one."""
+    if not config.isolate:
+        yield lambda data: decode_image(data, config)
+        return
+    with IsolatedDecoder(config) as decoder:
+        yield decoder.decode
+
+
+def serve(decode: Decode = decode_image) -> None:
     """Decode what the parent asks for until it closes stdin. The child's whole life; settings are in argv."""
     settings = json.loads(sys.argv[-1])
-    config, shared = DecodeConfig(**settings["config"]), settings["shared"]
+    config = DecodeConfig(**settings["config"])
+    shared = SharedBlock.attach(settings["shared"], config)
     answers = os.dup(1)
     os.dup2(2, 1)  # what a library prints is no answer
+    hard_limit = _memory_limit(config.max_file_bytes, config.max_pixels)
     limits = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: _MAX_OPEN_FILES,
-        resource.RLIMIT_DATA: _BASE_BYTES + 2 * config.max_file_bytes + _BYTES_PER_PIXEL * config.max_pixels,
+        resource.RLIMIT_FSIZE: 0,  # nothing is written, and what a library prints cannot fill a disk
+        resource.RLIMIT_DATA: hard_limit,
     }
     for kind, limit in limits.items():
         resource.setrlimit(kind, (limit, limit))
@@ -186,27 +210,31 @@ def serve(decode: Callable[[bytes, DecodeConfig], DecodedImage] = decode_image) 
         used = resource.getrusage(resource.RUSAGE_SELF)
         seconds = math.ceil(used.ru_utime + used.ru_stime + settings["timeout_s"])
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
-        with os.fdopen(shared, "r+b", buffering=0, closefd=False) as memory:
-            memory.seek(0)
-            data = memory.read(int.from_bytes(request, "little"))
-            try:
-                image = decode(data, config)
-            except ImageError as error:
-                _send(answers, {"status": error.status.value, "error": str(error)})
-                continue
-            memory.seek(0)
-            view, done = image.pixels.data.cast("B"), 0
-            while done < len(view):
-                done += memory.write(view[done:])
+        data = shared.take_file(int.from_bytes(request, "little"))
+        resource.setrlimit(resource.RLIMIT_DATA, (min(_wanted_memory(data), hard_limit), hard_limit))
+        try:
+            image = decode(data, config, shared.pixels)
+        except ImageError as error:
+            _send(answers, {"status": error.status.value, "note": str(error), **_NO_IMAGE})
+            continue
         height, width, _channels = image.pixels.shape
-        _send(answers, {"height": height, "width": width, "orientation": image.exif_orientation})
+        shared.put_pixels(image.pixels)
+        answer = {"height": height, "width": width, "orientation": image.exif_orientation, "note": image.note}
+        _send(answers, answer)
 
 
-def _shared_memory() -> BinaryIO:
-    """Return an unbuffered file without a name that lives in memory, where the system has such."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("sam-engine-image"), "r+b", buffering=0)
-    return tempfile.TemporaryFile(buffering=0)
+def _memory_limit(num_bytes: int, num_pixels: int) -> int:
+    """Return how much memory a child may have for a file of so many bytes and pixels, in bytes."""
+    return _BASE_BYTES + 2 * num_bytes + _BYTES_PER_PIXEL * num_pixels
+
+
+def _wanted_memory(data: bytes) -> int:
+    """Return the limit for one file, by the size that its header claims."""
+    try:
+        header = read_header(data)
+    except ImageError:
+        return _memory_limit(len(data), 0)
+    return _memory_limit(len(data), max(0, header.width * header.height))
 
 
 def _send(descriptor: int, answer: dict[str, Any]) -> None:
@@ -234,7 +262,7 @@ def _receive(child: subprocess.Popen[bytes], timeout_s: float) -> dict[str, Any]
                 raise EOFError
     try:
         answer: dict[str, Any] = dict(json.loads(body[4:]))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise EOFError from None
     return answer
 

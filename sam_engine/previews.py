@@ -17,7 +17,7 @@ from sam_engine.dataset.schema import table_to_records
 from sam_engine.dataset.shards import ShardSummary, shard_name
 from sam_engine.dataset.store import Store
 from sam_engine.errors import ImageError
-from sam_engine.images import decode_image
+from sam_engine.isolation import open_decoder
 from sam_engine.ops.rle import decode_counts
 from sam_engine.structures import ImageRecord, ImageStatus
 
@@ -63,15 +63,16 @@ def draw_previews(
     count: int,
 ) -> Iterator[tuple[str, bytes]]:
     """Yield object name and JPEG of up to ``count`` overlays; what cannot be read now is left out."""
-    for index, places in choose_images(summaries, count).items():
-        for record in _records_with_masks(store, index, places):
-            [entry] = manifest.entries(record.image_id, record.image_id + 1)
-            try:
-                pixels = decode_image(source.read(entry, decode), decode).pixels
-            except ImageError:
-                continue
-            if pixels.shape[:2] == (record.height, record.width):
-                yield f"{PREVIEWS_PREFIX}{record.image_id:09d}.jpg", _to_jpeg(draw_masks(pixels, record))
+    with open_decoder(decode) as decode_file:
+        for index, places in choose_images(summaries, count).items():
+            for record in _records_with_masks(store, index, places):
+                [entry] = manifest.entries(record.image_id, record.image_id + 1)
+                try:
+                    pixels = decode_file(source.read(entry, decode)).pixels
+                except ImageError:
+                    continue
+                if pixels.shape[:2] == (record.height, record.width):
+                    yield f"{PREVIEWS_PREFIX}{record.image_id:09d}.jpg", _to_jpeg(draw_masks(pixels, record))
 
 
 def draw_masks(pixels: NDArray[np.uint8], record: ImageRecord) -> NDArray[np.uint8]:

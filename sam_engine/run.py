@@ -143,6 +143,9 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     """
     if config.amg.points_per_side is None:
         raise ConfigError("amg.points_per_side must be at least 1, got None")
+    if config.decode.isolate is None:
+        isolate = config.executor.name == "ray"
+        config = dataclasses.replace(config, decode=dataclasses.replace(config.decode, isolate=isolate))
     source = open_input(config.input)
     output = config.output or os.path.join("outputs", f"{source.name}-{config.model.name}")
     if "://" not in output:  # workers elsewhere have another working directory

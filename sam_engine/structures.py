@@ -78,7 +78,7 @@ class ImageRecord:
     sha256: str | None = None
     """Of the file's bytes; None if they were never read."""
     error: str | None = None
-    """One line."""
+    """One line: why it failed, or what was wrong with an image that was annotated all the same."""
     annotations: tuple[Annotation, ...] = ()
 
 

@@ -6,6 +6,7 @@ from contextlib import closing
 import fakes
 import pytest
 import torch
+from corpus.image_corpus import cases
 
 from sam_engine.annotate import ShardAnnotator
 from sam_engine.dataset.inputs import open_input
@@ -187,6 +188,20 @@ def test_careful_work_touches_an_image_only_after_naming_it(tmp_path):
     *_, report = events
 
     assert report.statuses == {"ok": 1, "vanished": 3}
+
+
+def test_lenient_row_is_marked(tmp_path):
+    """With decode.strict=false a damaged JPEG is annotated, and its row says what was wrong with it."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "half.jpg").write_bytes(cases()["half.jpg"].data)
+    (tmp_path / "in" / "ok.jpg").write_bytes(cases()["ok.jpg"].data)
+    annotator, shard = make_annotator(tmp_path / "in", tmp_path / "out", decode__strict=False)
+    annotator.annotate(shard)
+    half, sound = records_of(tmp_path / "out")
+
+    assert half.status is ImageStatus.OK
+    assert half.error.startswith("decoded leniently: the file ends after")
+    assert sound.error is None
 
 
 def test_isolated_decoding_gives_the_same_bytes(tmp_path):

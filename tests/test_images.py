@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from corpus.image_corpus import SIZE, Case, cases, chunk, encode, photo, png
+from corpus.image_corpus import SIZE, Case, cases, chunk, encode, patch_jpeg_size, photo, png
 from PIL import Image
 
 from sam_engine.config import DecodeConfig
@@ -278,6 +278,64 @@ def test_lenient_decoding_keeps_the_upper_half():
     # 43 % of the pixel data is there; the last row of blocks mixes colours with the missing one below.
     assert np.array_equal(pixels[:31], decode("ok.jpg")[:31])
     assert pixels.shape == (*SIZE, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("half.jpg", "inside the JPEG's pixels"),
+        ("half_cmyk.jpg", "inside the JPEG's pixels"),
+        ("zeroed_half.jpg", "Corrupt JPEG data"),
+        ("ok.jpg", None),
+        ("cmyk.jpg", None),
+        ("ok.png", None),
+    ],
+)
+def test_lenient_decoding_says_so(name, note):
+    """An image that strict decoding refuses is marked, and no other is."""
+    marked = decode_image(cases()[name].data, DecodeConfig(strict=False)).note
+
+    assert marked == note or (marked.startswith("decoded leniently: ") and note in marked)
+
+
+@pytest.mark.parametrize("predecessor", ["ok.jpg", "ok_444.jpg", "grey.jpg"])
+@pytest.mark.parametrize("name", ["half.jpg", "half_and_end.jpg", "zeroed_half.jpg", "flipped.jpg"])
+def test_missing_pixels_are_not_those_of_another_image(name, predecessor):
+    """What a damaged file lacks is never filled with what lay in the memory before."""
+    lenient = DecodeConfig(strict=False, max_pixels=SIZE[0] * SIZE[1])
+    buffer = np.zeros(3 * lenient.max_pixels, np.uint8)
+    expected = decode_image(cases()[name].data, lenient, buffer).pixels.copy()
+    decode_image(cases()[predecessor].data, lenient, buffer)
+
+    assert np.array_equal(decode_image(cases()[name].data, lenient, buffer).pixels, expected)
+
+
+def test_jpegs_are_decoded_into_the_buffer():
+    """Where there is room, an upright JPEG is put there and nowhere else; the pixels are the same."""
+    config = DecodeConfig(max_pixels=SIZE[0] * SIZE[1])
+    buffer = np.zeros(3 * config.max_pixels, np.uint8)
+    pixels = decode_image(cases()["ok.jpg"].data, config, buffer).pixels
+
+    assert np.shares_memory(pixels, buffer)
+    assert np.array_equal(pixels, decode("ok.jpg"))
+
+
+def test_jpeg_too_short_for_its_size_is_refused_before_memory_is_taken():
+    """Every block takes a bit: a frame header that claims more blocks than the file has bits is a lie."""
+    data = patch_jpeg_size(cases()["ok.jpg"].data, 8_000, 12_000)
+
+    assert failure(data).status is ImageStatus.TRUNCATED
+    assert "too few for a JPEG of 12000 x 8000 pixels" in str(failure(data, strict=False))
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_emptiest_jpegs_are_long_enough(progressive, subsampling):
+    """An image of one colour, which takes the fewest bits there can be, is not taken for a lie."""
+    grey = np.full((2000, 3000, 3), 128, np.uint8)
+    options = {"subsampling": subsampling, "progressive": progressive, "optimize": True, "quality": 1}
+
+    assert decode_image(encode(grey, "JPEG", **options), DEFAULT).pixels.shape == grey.shape
 
 
 def test_lenient_decoding_does_not_lift_caps():
