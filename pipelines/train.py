@@ -1,12 +1,11 @@
-"""Train the small model: ``python -m pipelines.train data.tars=[a.tar,b.tar] output=runs/tiny``."""
+"""Train the small model: ``python -m pipelines.train data.sources=[a.tar,b.tar] output=runs/tiny``."""
 
 import logging
 import sys
-from pathlib import Path
 
 from pipelines.config import CommandLine, main
 from sam_engine.errors import ConfigError
-from sam_engine.training.config import DataConfig, TrainConfig
+from sam_engine.training.config import TrainConfig
 
 COMMAND = CommandLine(
     name="train",
@@ -15,12 +14,12 @@ COMMAND = CommandLine(
         {"output", "export", "init_trunk", "init_checkpoint", "data.packed", "data.sources_csv"}
     ),
     help="""
-Train model tiny on SA-1B-format tars: clicks, noisy boxes and interactive corrections.
+Train model tiny on annotated images: clicks, noisy boxes and interactive corrections.
 
-Usage: python -m pipelines.train data.tars=[A.tar,B.tar] [output=RUN] [key=value ...]
+Usage: python -m pipelines.train data.sources=[A.tar,B.tar] [output=RUN] [key=value ...]
 
-  python -m pipelines.train data.tars=[a.tar,b.tar] init_trunk=mobilenet_v2.npz   again, to resume
-  python -m pipelines.train data.tars=[a.tar] data.packed=a.npz data.pack_only=true   one file to carry
+  python -m pipelines.train data.sources=[a.tar,b.tar] init_trunk=mobilenet_v2.npz   again, to resume
+  python -m pipelines.train data.sources=[a.tar] data.packed=a.npz data.pack_only=true   one file to carry
   python -m pipelines.train data.packed=a.npz device=cuda precision=bf16 images_per_step=64 total_steps=20000
 
 Writes last.safetensors (to resume), model.safetensors (averaged weights, for model.checkpoint=), log.csv, and
@@ -40,25 +39,20 @@ def run(config: TrainConfig) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     packed = packed_path(config)
-    if not packed.exists():
-        _check_tars(config.data)
-        log.info("packing %d tars to %s", len(config.data.tars), packed)
+    if config.data.stream:
+        if config.data.pack_only:
+            raise ConfigError("data.pack_only makes a packed copy, which data.stream does without; give one")
+    elif not packed.exists():
+        if not config.data.sources and not config.data.region_sources:
+            raise ConfigError(
+                "data.sources is empty and there is no packed copy; give one, as in data.sources=[a.tar]"
+            )
+        log.info("packing %d sources to %s", len(config.data.sources), packed)
         pack(config.data, packed)
     write_config(config)
     if config.data.pack_only:
         return 0
     return run_training(config)
-
-
-def _check_tars(config: DataConfig) -> None:
-    """Refuse missing files before anything is read."""
-    if not config.tars:
-        raise ConfigError(
-            "data.tars is empty and there is no packed copy; give tars, for example data.tars=[a.tar]"
-        )
-    missing = [tar for tar in config.tars if not Path(tar).is_file()]
-    if missing:
-        raise ConfigError(f"data.tars: there is no file {', '.join(missing)}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ CHECKS = {
     "pandas": "assert len(images) == 5 and masks['area'].tolist() == [60, 8, 8, 15]",
     "datasets": "assert len(dataset) == 5 and dataset[0]['annotations'][0]['area'] == 60",
     "pycocotools": "assert mask.shape == (24, 32) and mask.sum() == 60",
-    "sam_engine": "assert record.image_id == 4",
+    "sam_engine.dataset.reader": "assert record.image_id == 4",
+    "sam_engine.dataset.corrections": "assert [(m.mask_id, m.accepted) for m in masks[0]] == [(0, True)]",
 }
 
 

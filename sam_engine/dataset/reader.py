@@ -144,13 +144,20 @@ def open_dataset(path: str | Path) -> Dataset:
     return Dataset(store, run_info)
 
 
-def read_tables(store: Store, name: str, columns: Sequence[str] = tuple(SCHEMA.names)) -> Iterator[pa.Table]:
+def read_tables(
+    store: Store,
+    name: str,
+    columns: Sequence[str] = tuple(SCHEMA.names),
+    *,
+    groups: Sequence[int] | None = None,
+) -> Iterator[pa.Table]:
     """Yield the row groups of one shard; text columns come as dictionaries.
 
     Args:
         store: Where the shard lies.
         name: Its object name.
         columns: Top-level columns to read.
+        groups: Numbers of the row groups to read; None for all.
 
     Raises:
         ShardError: It is unreadable, fails a checksum, or is larger than any that we would write.
@@ -162,7 +169,7 @@ def read_tables(store: Store, name: str, columns: Sequence[str] = tuple(SCHEMA.n
             file = pq.ParquetFile(
                 source, metadata=metadata, read_dictionary=_TEXT_COLUMNS, page_checksum_verification=True
             )
-            for group in range(file.num_row_groups):
+            for group in range(file.num_row_groups) if groups is None else groups:
                 _check_group_size(file.metadata.row_group(group))
                 table = file.read_row_group(group, columns=list(columns), use_threads=False)
                 table.validate(full=True)

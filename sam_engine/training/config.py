@@ -11,29 +11,34 @@ PRECISIONS = ("fp32", "bf16")
 class DataConfig:
     """What is trained on, and how a training crop is cut."""
 
-    tars: list[str] = field(default_factory=list)
-    """SA-1B-format tar files: ``sa_<id>.jpg`` beside ``sa_<id>.json``."""
-    region_tars: list[str] = field(default_factory=list)
-    """Tars whose images also serve with regions of even colour as masks, in place of their annotations."""
+    sources: list[str] = field(default_factory=list)
+    """SA-1B tars or folders (``sa_<id>.jpg`` beside ``sa_<id>.json``), datasets of ours, COCO .json files."""
+    region_sources: list[str] = field(default_factory=list)
+    """Sources whose images serve with regions of even colour as masks, in place of their annotations."""
+    images: list[str | None] = field(default_factory=list)
+    """Where the images of each of ``sources``, then of ``region_sources``, are: a COCO file's folder; of a
+    dataset, where its input is now if it has moved; null for the others. Empty: null for all."""
     weights: list[float] = field(default_factory=list)
-    """How often each of ``tars``, then of ``region_tars``, is drawn from, relative to the others. Empty: by
-    number of images."""
+    """How often each of ``sources``, then of ``region_sources``, is drawn from, relative to the others.
+    Empty: by number of images."""
     sources_csv: str | None = None
-    """Table with the columns image_id and licence; needed for ``licences``."""
+    """Table with the columns image_id and licence; needed for ``licences`` of sources that name none."""
     licences: list[str] = field(default_factory=list)
     """Keep only images whose licence contains one of these, as whole terms (``CC BY`` is not ``CC BY-NC``).
     Empty: keep all."""
     packed: str | None = None
-    """Packed copy of the tars, one file, made if it does not exist. None: ``packed.npz`` in ``output``.
-    A machine that has it needs no tars."""
+    """Packed copy of the sources, one file, made if it does not exist. None: ``packed.npz`` in ``output``.
+    A machine that has it needs no sources."""
+    stream: bool = False
+    """Read images from the sources as they are drawn, instead of packing them first: for large data."""
     pack_only: bool = False
     """Stop when the packed copy is made."""
     short_side: int = 320
-    """Images are packed with their shorter side reduced to this many pixels."""
+    """Images are packed, or read, with their shorter side reduced to this many pixels."""
     jpeg_quality: int = 85
     """Of the packed images."""
     min_mask_pixels: int = 12
-    """Masks smaller than this, in pixels of the packed image, are left out."""
+    """Masks smaller than this, in pixels of the reduced image, are left out."""
     max_zoom: float = 2.5
     """The longer side of an image becomes 1 to this many times the training size before the crop is cut."""
     whole_image_fraction: float = 0.35
@@ -41,15 +46,17 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        if self.weights:
-            num_sources = len(self.tars) + len(self.region_tars)
+        num_sources = len(self.sources) + len(self.region_sources)
+        for name in ("weights", "images"):
+            values = getattr(self, name)
+            is_for_packed = name == "weights" and not num_sources
             check_setting(
-                "data.weights",
-                self.weights,
-                len(self.weights) == num_sources,
-                f"{num_sources}, one for each tar",
+                f"data.{name}",
+                values,
+                len(values) in (0, num_sources) or is_for_packed,
+                f"{num_sources}, one for each source",
             )
-            check_setting("data.weights", self.weights, min(self.weights) > 0, "above 0")
+        check_setting("data.weights", self.weights, all(weight > 0 for weight in self.weights), "above 0")
         check_setting("data.short_side", self.short_side, self.short_side >= 32, "at least 32")
         check_setting("data.jpeg_quality", self.jpeg_quality, 1 <= self.jpeg_quality <= 100, "in [1, 100]")
         check_setting("data.min_mask_pixels", self.min_mask_pixels, self.min_mask_pixels >= 1, "at least 1")

@@ -8,6 +8,7 @@ B images, K prompts on each, P = B * K prompts in order of their images, S the t
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from sam_engine.errors import InputError
 from sam_engine.training.config import TrainConfig
-from sam_engine.training.packed import PackedDataset
 from sam_engine.training.prompts import draw_click, noisy_box
 
 LOGIT_STRIDE = 4
@@ -25,6 +26,35 @@ MIN_TARGET_AREA = 1.5
 """Masks that cover less of a crop, in low-resolution pixels, are not asked for."""
 MAX_TARGET_FRACTION = 0.9
 """Nor are masks that cover more than this of the visible image."""
+MAX_DRAWS = 1000
+"""Images drawn in vain before the data are taken to be unusable."""
+
+
+class TrainingImages(Protocol):
+    """What is drawn from: a packed file, or sources read as they are drawn."""
+
+    @property
+    def sources(self) -> Sequence[str]:
+        """Names of what it is made of."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """Return the number of the next image, by the weights of the sources."""
+        ...
+
+    def image(self, index: int) -> Image.Image:
+        """Return an image, RGB."""
+        ...
+
+    def num_masks(self, index: int) -> int:
+        """Return how many masks an image has."""
+        ...
+
+    def mask(self, index: int, number: int) -> NDArray[np.bool_]:
+        """Return mask ``number`` of an image, (H, W)."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,18 +97,15 @@ class Crop:
         return self.size[1] / (self.right - self.left), self.size[0] / (self.bottom - self.top)
 
 
-def step_batches(
-    dataset: PackedDataset, chances: NDArray[np.float64], config: TrainConfig, step: int
-) -> Iterator[Batch]:
+def step_batches(dataset: TrainingImages, config: TrainConfig, step: int) -> Iterator[Batch]:
     """Yield the ``config.accumulate`` batches of a step."""
     size = config.images_per_step // config.accumulate
     for start in range(0, config.images_per_step, size):
-        yield sample_batch(dataset, chances, config, step, range(start, start + size))
+        yield sample_batch(dataset, config, step, range(start, start + size))
 
 
 def sample_batch(
-    dataset: PackedDataset,
-    chances: NDArray[np.float64],
+    dataset: TrainingImages,
     config: TrainConfig,
     step: int,
     slots: Sequence[int],
@@ -88,7 +115,6 @@ def sample_batch(
 
     Args:
         dataset: What to draw from.
-        chances: (len(dataset),) of each image.
         config: Of the training.
         step: Its number.
         slots: Which images of the step.
@@ -99,7 +125,7 @@ def sample_batch(
     targets, points, boxes, is_box, seeds = [], [], [], [], []
     for place, slot in enumerate(slots):
         rng = np.random.default_rng([config.seed, step, slot])
-        image, masks = _draw_image(dataset, chances, config, rng)
+        image, masks = _draw_image(dataset, config, rng)
         picks = [masks[i % len(masks)] for i in range(config.prompts_per_image)]
         for mask, crop in picks:
             targets.append(_low_res_target(mask, crop, size // stride))
@@ -121,22 +147,32 @@ def sample_batch(
 
 
 def _draw_image(
-    dataset: PackedDataset, chances: NDArray[np.float64], config: TrainConfig, rng: np.random.Generator
+    dataset: TrainingImages, config: TrainConfig, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], list[tuple[NDArray[np.bool_], Crop]]]:
-    """Draw images until a crop shows a mask; return what `_sample_image` does."""
-    while True:
-        sample = _sample_image(dataset, int(rng.choice(len(dataset), p=chances)), config, rng)
+    """Draw images until a crop shows a mask; return what `_sample_image` does.
+
+    Raises:
+        InputError: None does.
+    """
+    for _ in range(MAX_DRAWS):
+        sample = _sample_image(dataset, dataset.draw(rng), config, rng)
         if sample is not None:
             return sample
+    raise InputError(
+        f"of {MAX_DRAWS} images drawn from {', '.join(dataset.sources)}, none has a mask to train on"
+    )
 
 
 def _sample_image(
-    dataset: PackedDataset, index: int, config: TrainConfig, rng: np.random.Generator
+    dataset: TrainingImages, index: int, config: TrainConfig, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], list[tuple[NDArray[np.bool_], Crop]]] | None:
     """Return a coloured crop (h, w, 3) with its masks, cut to the crop; None if the crop shows none."""
-    image = dataset.image(index)
     order = rng.permutation(dataset.num_masks(index))
-    crop = _draw_crop(dataset.mask(index, int(order[0])), config, rng)
+    anchor = dataset.mask(index, int(order[0])) if len(order) else None
+    if anchor is None or not anchor.any():
+        return None
+    image = dataset.image(index)
+    crop = _draw_crop(anchor, config, rng)
     masks = []
     for number in order[: 3 * config.prompts_per_image]:
         mask = dataset.mask(index, int(number))[crop.top : crop.bottom, crop.left : crop.right]

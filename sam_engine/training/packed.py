@@ -1,15 +1,16 @@
 """A packed file, read: what a bare machine trains from. `packing` writes it."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sam_engine.errors import InputError
+from sam_engine.errors import ConfigError, InputError
 from sam_engine.ops.rle import decode_runs
-from sam_engine.training.config import DataConfig
+from sam_engine.training.mixture import Mixture
 
 
 class PackedDataset:
@@ -17,9 +18,10 @@ class PackedDataset:
 
     Raises:
         InputError: The file is missing or no packed dataset.
+        ConfigError: There is not one weight for each source in it.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, weights: Sequence[float] = ()) -> None:
         try:
             with np.load(path, allow_pickle=False) as file:
                 columns = {name: file[name] for name in file.files}
@@ -33,10 +35,22 @@ class PackedDataset:
             self.source_of = columns["source"]
             self.sources = [str(name) for name in columns["sources"]]
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path}: not a packed dataset ({error}); pack the tars again") from error
+            raise InputError(f"{path}: not a packed dataset ({error}); pack the sources again") from error
+        if weights and len(weights) != len(self.sources):
+            raise ConfigError(
+                f"data.weights must be {len(self.sources)}, one for each source in {path} "
+                f"({', '.join(self.sources)}), got {list(weights)!r}"
+            )
+        self._members = [np.flatnonzero(self.source_of == i) for i in range(len(self.sources))]
+        self._mixture = Mixture([len(members) for members in self._members], weights)
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """Return the number of the next image."""
+        source, place = self._mixture.draw(rng)
+        return int(self._members[source][place])
 
     def image(self, index: int) -> Image.Image:
         """Return an image, RGB."""
@@ -53,13 +67,3 @@ class PackedDataset:
         start, stop = self._run_offset[row : row + 2]
         height, width = self._sizes[index]
         return decode_runs(self._runs[start:stop].astype(np.int64), (int(height), int(width)))
-
-    def image_probabilities(self, config: DataConfig) -> NDArray[np.float64]:
-        """Return the chance of each image to be drawn, from the weights of the tars."""
-        if not config.weights:
-            return np.full(len(self), 1 / len(self))
-        weights = np.asarray(config.weights) / np.maximum(
-            1, np.bincount(self.source_of, minlength=len(config.weights))
-        )
-        chances = weights[self.source_of]
-        return np.asarray(chances / chances.sum())

@@ -12,7 +12,7 @@ import torch
 from sam_engine.errors import ConfigError
 from sam_engine.training.checkpoint import export_weights
 from sam_engine.training.config import DataConfig, TrainConfig
-from sam_engine.training.data import step_batches
+from sam_engine.training.data import TrainingImages, step_batches
 from sam_engine.training.initialise import build_initial
 from sam_engine.training.packed import PackedDataset
 from sam_engine.training.trainer import LAST, WEIGHTS, Trainer, train
@@ -28,6 +28,24 @@ def packed_path(config: TrainConfig) -> Path:
     return Path(config.data.packed or Path(config.output) / "packed.npz")
 
 
+def open_images(config: TrainConfig) -> TrainingImages:
+    """Return what a run draws its images from.
+
+    Raises:
+        ConfigError: There is no packed dataset, or settings do not fit it; or as `StreamedDataset`.
+    """
+    if config.data.stream:
+        from sam_engine.training.streaming import StreamedDataset  # needs more than a bare machine has
+
+        return StreamedDataset(config.data)
+    packed = packed_path(config)
+    if not packed.exists():
+        raise ConfigError(
+            f"{packed} does not exist; make it with python -m pipelines.train data.pack_only=true"
+        )
+    return PackedDataset(packed, config.data.weights)
+
+
 def run_training(config: TrainConfig) -> int:
     """Start or resume a run on a packed dataset; return 0, or 128 plus the signal that stopped it.
 
@@ -35,20 +53,14 @@ def run_training(config: TrainConfig) -> int:
         ConfigError: There is no packed dataset, or settings do not fit it.
         CheckpointError: Weights to start or resume from are missing, damaged or of another model.
     """
-    packed = packed_path(config)
-    if not packed.exists():
-        raise ConfigError(
-            f"{packed} does not exist; make it with python -m pipelines.train data.pack_only=true"
-        )
     torch.set_num_threads(config.threads)
-    dataset = PackedDataset(packed)
-    chances = dataset.image_probabilities(config.data)
+    dataset = open_images(config)
     trainer = Trainer(build_initial(config), config)
     output = Path(config.output)
     if (output / LAST).exists():
         trainer.resume(output)
     log.info("%d images, step %d of %d, in %s", len(dataset), trainer.step, config.total_steps, output)
-    stopped_by = train(trainer, lambda step: step_batches(dataset, chances, config, step))
+    stopped_by = train(trainer, lambda step: step_batches(dataset, config, step))
     if stopped_by is not None:
         log.info("stopped at step %d; the same command resumes", trainer.step)
         return 128 + stopped_by

@@ -1,13 +1,17 @@
 """Training batches."""
 
+from collections import Counter
+from copy import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from sam_engine.errors import InputError
 from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.data import Batch, sample_batch
+from sam_engine.training.mixture import Mixture
 from sam_engine.training.packed import PackedDataset
 from sam_engine.training.packing import pack
 
@@ -15,13 +19,13 @@ from sam_engine.training.packing import pack
 @pytest.fixture(scope="module")
 def dataset(drawn_tar: Path, tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
     path = tmp_path_factory.mktemp("packed") / "packed.npz"
-    pack(DataConfig(tars=[str(drawn_tar)], short_side=96), path)
+    pack(DataConfig(sources=[str(drawn_tar)], short_side=96), path)
     return PackedDataset(path)
 
 
 def draw(dataset: PackedDataset, step: int, **changes: object) -> Batch:
     config = TrainConfig(image_size=64, images_per_step=4, prompts_per_image=3, seed=7, **changes)
-    return sample_batch(dataset, dataset.image_probabilities(config.data), config, step, range(4))
+    return sample_batch(dataset, config, step, range(4))
 
 
 def test_a_step_has_one_batch(dataset: PackedDataset):
@@ -36,10 +40,9 @@ def test_a_step_has_one_batch(dataset: PackedDataset):
 def test_an_image_is_the_same_in_any_company(dataset: PackedDataset):
     """The images of a step are a function of their slots, not of the batch they are drawn in."""
     config = TrainConfig(image_size=64, images_per_step=4, prompts_per_image=3, seed=7)
-    chances = dataset.image_probabilities(config.data)
 
-    whole = sample_batch(dataset, chances, config, 5, range(4))
-    parts = [sample_batch(dataset, chances, config, 5, slots) for slots in ([0], [1, 2], [3])]
+    whole = sample_batch(dataset, config, 5, range(4))
+    parts = [sample_batch(dataset, config, 5, slots) for slots in ([0], [1, 2], [3])]
 
     for name, tensor in vars(whole).items():
         assert torch.equal(tensor, torch.cat([getattr(part, name) for part in parts]))
@@ -74,14 +77,36 @@ def test_boxes_hold_their_clicks(dataset: PackedDataset):
     assert (batch.points <= batch.boxes[:, 2:] + slack).all()
 
 
-def test_weights_balance_the_tars(drawn_tar: Path, tmp_path: Path):
-    """A tar of weight 3 is drawn three times as often as one of weight 1, whatever their sizes."""
-    config = DataConfig(tars=[str(drawn_tar), str(drawn_tar)], weights=[3.0, 1.0], short_side=96)
-    pack(config, tmp_path / "packed.npz")
-    dataset = PackedDataset(tmp_path / "packed.npz")
-    dataset.source_of[:] = [0] * 3 + [1] * 13
+def test_weights_balance_the_sources():
+    """A source of weight 3 is drawn three times as often as one of weight 1, whatever their sizes."""
+    mixture, rng = Mixture([3, 0, 13], [3.0, 9.0, 1.0]), np.random.default_rng(0)
 
-    chances = dataset.image_probabilities(config)
+    draws = [mixture.draw(rng) for _ in range(4000)]
 
-    sums = np.bincount(dataset.source_of, weights=chances)
-    np.testing.assert_allclose(sums, [0.75, 0.25])
+    assert Counter(source for source, _ in draws)[0] == pytest.approx(3000, abs=100)  # 3.6 deviations
+    assert {image for source, image in draws if source == 2} == set(range(13))
+    assert {source for source, _ in draws} == {0, 2}
+
+
+def test_without_weights_every_image_has_the_same_chance():
+    """Sources are drawn by their sizes, empty ones never."""
+    mixture, rng = Mixture([1, 3, 0], []), np.random.default_rng(0)
+
+    draws = Counter(mixture.draw(rng) for _ in range(4000))
+
+    assert sorted(draws) == [(0, 0), (1, 0), (1, 1), (1, 2)]
+    assert min(draws.values()) > 900
+
+
+def test_data_without_a_usable_mask_are_refused(dataset: PackedDataset):
+    """If no crop ever shows a mask, the search ends with the names of the data."""
+    config = TrainConfig(image_size=64, data=DataConfig(whole_image_fraction=1.0))
+
+    class Maskless(PackedDataset):
+        def num_masks(self, index: int) -> int:
+            return 0
+
+    dataset = copy(dataset)
+    dataset.__class__ = Maskless
+    with pytest.raises(InputError, match=r"drawn from drawn, none has a mask"):
+        sample_batch(dataset, config, 0, [0])

@@ -31,7 +31,7 @@ def test_help_imports_no_torch(name: str):
 def test_train_then_evaluate(drawn_tar: Path, tmp_path: Path):
     """A run makes weights that evaluate reads, goes on where it stopped, and ends at once when it is done."""
     settings = [
-        f"data.tars=[{drawn_tar}]",
+        f"data.sources=[{drawn_tar}]",
         f"output={tmp_path}/run",
         "data.short_side=96",
         "image_size=32",
@@ -61,7 +61,7 @@ def test_pack_only_stops_before_training(drawn_tar: Path, tmp_path: Path):
     """With data.pack_only the packed copy and the settings are made, and nothing else."""
     packed = tmp_path / "a.npz"
     arguments = [
-        f"data.tars=[{drawn_tar}]",
+        f"data.sources=[{drawn_tar}]",
         f"data.packed={packed}",
         "data.pack_only=true",
         f"output={tmp_path}/run",
@@ -75,8 +75,8 @@ def test_pack_only_stops_before_training(drawn_tar: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["data.tars=[/nowhere/a.tar]"], "data.tars: there is no file /nowhere/a.tar"),
-        ([], "data.tars is empty"),
+        (["data.sources=[/nowhere/a.tar]"], "/nowhere/a.tar: there is no such file or folder"),
+        ([], "data.sources is empty"),
         (["image_size=100"], "image_size must be a multiple of 32, got 100"),
         (["precision=fp8"], "precision must be one of fp32, bf16"),
     ],
@@ -96,7 +96,7 @@ def test_licences_can_be_asked_for_on_the_command_line(drawn_tar: Path, tmp_path
     """Terms of several words are quoted; the table is a path like any other."""
     table, packed = tmp_path / "sources, all.csv", tmp_path / "a.npz"
     table.write_text("image_id,licence\n100,CC BY 4.0\n101,CC BY-NC 4.0\n102,CC0\n")
-    arguments = [f"data.tars=[{drawn_tar}]", f"data.packed={packed}", "data.pack_only=true"]
+    arguments = [f"data.sources=[{drawn_tar}]", f"data.packed={packed}", "data.pack_only=true"]
     arguments += [f"output={tmp_path}/run"]
     licences = [f"data.sources_csv={table}", "data.licences=[CC0,'CC BY']"]
 
@@ -115,7 +115,7 @@ def test_licences_need_a_table(
     settings: list[str], message: str, drawn_tar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     """Without one, or with a missing one, nothing is packed."""
-    arguments = [f"data.tars=[{drawn_tar}]", "data.licences=[CC0]", f"output={tmp_path}", *settings]
+    arguments = [f"data.sources=[{drawn_tar}]", "data.licences=[CC0]", f"output={tmp_path}", *settings]
 
     assert main(train.COMMAND, train.run, arguments) == 2
     assert message in capsys.readouterr().err
@@ -125,7 +125,7 @@ def test_licences_need_a_table(
 def test_a_run_goes_on_without_hydra_ray_or_pycocotools(drawn_tar: Path, tmp_path: Path):
     """From its settings and packed data alone, as on a bare accelerator machine; values may be changed."""
     output = tmp_path / "run"
-    settings = [f"data.tars=[{drawn_tar}]", f"output={output}", "data.short_side=96", "image_size=32"]
+    settings = [f"data.sources=[{drawn_tar}]", f"output={output}", "data.short_side=96", "image_size=32"]
     settings += ["images_per_step=1", "prompts_per_image=2", "log_steps=1", "threads=1", "total_steps=1"]
     assert main(train.COMMAND, train.run, settings) == 0
     absent = ["hydra", "omegaconf", "ray", "pycocotools", "pyarrow", "simplejpeg"]

@@ -39,7 +39,7 @@ def reduced_model(seed: int = 0) -> Sam:
 @pytest.fixture(scope="module")
 def dataset(drawn_tar: Path, tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
     path = tmp_path_factory.mktemp("packed") / "packed.npz"
-    pack(DataConfig(tars=[str(drawn_tar)], short_side=96), path)
+    pack(DataConfig(sources=[str(drawn_tar)], short_side=96), path)
     return PackedDataset(path)
 
 
@@ -72,8 +72,7 @@ def run(
         if step == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    chances = dataset.image_probabilities(config.data)
-    train(trainer, lambda step: step_batches(dataset, chances, config, step), report)
+    train(trainer, lambda step: step_batches(dataset, config, step), report)
     return losses
 
 
@@ -140,8 +139,7 @@ def test_accumulated_batches_have_the_gradients_of_the_whole(dataset: PackedData
             clip_grad_norm=1e9,
         )
         trainer = Trainer(reduced_model(), config)
-        chances = dataset.image_probabilities(config.data)
-        values = trainer.train_step(step_batches(dataset, chances, config, 0))
+        values = trainer.train_step(step_batches(dataset, config, 0))
         gradients.append(torch.cat([p.grad.flatten() for p in trainer.parameters.values()]))
     assert values["rounds"] == 3
 
@@ -173,10 +171,9 @@ def test_reduced_model_learns_eight_images(dataset: PackedDataset, tmp_path: Pat
         data=DataConfig(whole_image_fraction=1.0),
     )
     trainer = Trainer(reduced_model(), config)
-    chances = dataset.image_probabilities(config.data)
 
     ious = [0.0]
     while sum(ious[-10:]) / 10 <= 0.9 and trainer.step < 200:
-        ious.append(trainer.train_step(step_batches(dataset, chances, config, trainer.step))["iou"])
+        ious.append(trainer.train_step(step_batches(dataset, config, trainer.step))["iou"])
 
     assert sum(ious[-10:]) / 10 > 0.9
