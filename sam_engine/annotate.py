@@ -223,7 +223,7 @@ class ShardAnnotator:
             found = self._generate(image)
         except ImageError as error:
             return replace(_failed(entry, loaded.sha256, error), **_size(image))
-        annotations = tuple(_annotation(record) for record in found)
+        annotations = tuple(annotation_of(record) for record in found)
         return ImageRecord(
             image_id=entry.image_id,
             path=entry.path,
@@ -295,7 +295,7 @@ def _size(image: DecodedImage) -> _Size:
     return {"width": width, "height": height, "exif_orientation": image.exif_orientation}
 
 
-def _annotation(record: Record) -> Annotation:
+def annotation_of(record: Record) -> Annotation:
     """Return one mask of the generator as a row's annotation."""
     segmentation = record["segmentation"]
     height, width = segmentation["size"]

@@ -1,8 +1,9 @@
 """Small datasets made with our own writer, for tests that read them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -85,14 +86,24 @@ def sample_records() -> list[ImageRecord]:
 
 
 def write_dataset(
-    root: Path, records: Sequence[ImageRecord], *, shard_size: int = 2, input_root: str = "photos"
+    root: Path,
+    records: Sequence[ImageRecord],
+    *,
+    shard_size: int = 2,
+    input_root: str = "photos",
+    settings: Mapping[str, Any] | None = None,
 ) -> LocalStore:
     """Write a finished dataset as a run does. The records must be in order of their paths."""
     store = LocalStore(root)
     manifest = build_manifest(InputFile(path=r.path, size=1, mtime_ns=0) for r in records)
     assert [entry.path for entry in manifest.entries(0, len(records))] == [r.path for r in records]
     info = RunInfo(
-        settings={"schema_version": 1, "shard_size": shard_size, "manifest_sha256": manifest.sha256},
+        settings={
+            "schema_version": 1,
+            "shard_size": shard_size,
+            "manifest_sha256": manifest.sha256,
+            **(settings or {}),
+        },
         selection={"input": input_root},
         random_weights=False,
         num_images=len(records),

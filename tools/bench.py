@@ -1,93 +1,154 @@
 """Time the mask generator: python -m tools.bench --model tiny --reference.
 
-One process, one table: models x image sizes x precisions, each with its stages, memory and cold start. With
---reference, the same images, weights and settings go through the segment_anything package. tiny has its own
-weights; vit_* get random ones, calibrated so that as many masks pass the filters as with a trained model,
-unless --checkpoint is given. docs/performance.md says how to read the table.
+One command, one table: models x image sizes x precisions, from files to Parquet and in memory, each with its
+stages, memory and cold start. With --reference, the same images, weights and settings go through the
+segment_anything package in the same process. Every number that a process's past could change is measured in a
+process of its own.
+
+tiny has its own weights; vit_* get random ones, calibrated so that as many masks pass the filters as with a
+trained model, unless --checkpoint is given. docs/performance.md says how to read the table.
 """
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sam_engine.config import MODEL_NAMES, PRECISIONS, AmgConfig, ModelConfig
 from sam_engine.dataset.inputs import IMAGE_EXTENSIONS, sample_photos
 from sam_engine.errors import ConfigError, InputError
+from tools.bench_job import Job, comparison_from
+from tools.bench_table import OURS, REFERENCE, Case, FilesPass, FirstPass, Result, describe
 from tools.command import run
-
-if TYPE_CHECKING:
-    from tools.bench_run import Comparison, Measurement
 
 PHOTOS = ("coffee.png", "rocket.jpg", "chelsea.png", "motorcycle_left.png", "astronaut.png")
 """Of scikit-image, in the order that --limit takes them: first those that are 3:2, as most photos are."""
 
 AMG_SETTINGS = ("points_per_side", "points_per_batch", "pred_iou_thresh", "stability_score_thresh")
+MEASURES = ("memory", "files", "first")
+FILES_NEED = ("pyarrow", "cv2", "simplejpeg")
 
+ROOT = Path(__file__).parents[1]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One line of the table, or two with the reference."""
-
-    model: str
-    long_side: int
-    """Of the images, in pixels."""
-    precision: str
+Launch = Callable[[Job], dict[str, Any]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    start = time.perf_counter()
     options = _parse(arguments)
     paths = _find_images(options.images)[: options.limit]
-    config = AmgConfig(**{name: getattr(options, name) for name in AMG_SETTINGS})
     cases = [
         Case(model=model, long_side=long_side, precision=precision)
         for model in options.model
         for long_side in options.long_side
         for precision in options.precision
     ]
-    configs = [
-        ModelConfig(
-            name=case.model,
-            checkpoint=options.checkpoint,
-            device=options.device,
-            precision=case.precision,
-        )
-        for case in cases
-    ]
-    import torch
-
-    torch.set_num_threads(options.threads)
-    from tools.bench_run import load_images
-
-    imports_s = time.perf_counter() - start
-    machine = _describe_machine(configs[0], options, paths)
+    for case in cases:
+        ModelConfig(name=case.model, device=options.device, precision=case.precision)
+    machine = _describe_machine(options, paths)
     results = []
-    for case, model_config in zip(cases, configs, strict=True):
-        images = load_images(paths, case.long_side)
-        results.append(_measure(model_config, images, config, options, imports_s))
+    with tempfile.TemporaryDirectory() as folder:
+        for case in cases:
+            job = _job(case, options, paths, Path(folder))
+            results.append(measure(case, job, measures=options.measures))
     machine["load at the end"] = _load_average()
     if options.json:
-        runs = [{"case": asdict(case), **asdict(result)} for case, result in zip(cases, results, strict=True)]
-        sys.stdout.write(json.dumps({"machine": machine, "runs": runs}, indent=2) + "\n")
+        document = {"machine": machine, "runs": [asdict(result) for result in results]}
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
-        sys.stdout.write(describe(machine, cases, results) + "\n")
+        sys.stdout.write(describe(machine, results) + "\n")
     return 0
+
+
+def measure(
+    case: Case, job: Job, *, measures: Sequence[str] = MEASURES, launch: "Launch | None" = None
+) -> Result:
+    """Return all that is measured of one case.
+
+    Args:
+        case: What the job is about.
+        job: Of any task.
+        measures: Which of `MEASURES` to take; ``memory`` is always taken.
+        launch: Does a job; None for `launch_process`.
+    """
+    launch = launch or launch_process
+    first = {}
+    if "first" in measures:
+        for engine in (OURS, REFERENCE) if job.reference else (OURS,):
+            start = time.perf_counter()
+            found = launch(replace(job, task="first", engine=engine))
+            first[engine] = FirstPass(**{**found, "cold_start_s": time.perf_counter() - start})
+    can_do_files = all(importlib.util.find_spec(name) is not None for name in FILES_NEED)
+    files = None
+    if "files" in measures and can_do_files:
+        files = FilesPass(**launch(replace(job, task="files")))
+    return Result(
+        case=case,
+        comparison=comparison_from(launch(replace(job, task="memory"))),
+        first=first,
+        files=files,
+    )
+
+
+def launch_process(job: Job) -> dict[str, Any]:
+    """Do a job in a process of its own and return its result.
+
+    Raises:
+        ConfigError: It failed.
+    """
+    command = [sys.executable, "-m", "tools.bench_job", json.dumps(asdict(job))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
+        raise ConfigError(f"measuring {job.model} ({job.task}): {reason[0].removeprefix('error: ')}")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def _job(case: Case, options: argparse.Namespace, paths: Sequence[Path], folder: Path) -> Job:
+    """Write what the measurements of a case have in common, and return them."""
+    images = folder / f"{case.long_side}px"
+    if not images.exists():
+        write_images(paths, case.long_side, images)
+    checkpoint = options.checkpoint
+    if checkpoint is not None and os.path.exists(checkpoint):
+        checkpoint = os.path.abspath(checkpoint)  # the processes run elsewhere
+    job = Job(
+        task="memory",
+        model=case.model,
+        checkpoint=checkpoint,
+        precision=case.precision,
+        device=options.device,
+        threads=options.threads,
+        images=str(images),
+        amg={name: getattr(options, name) for name in AMG_SETTINGS},
+        repeats=options.repeats,
+        reference=options.reference,
+    )
+    if options.checkpoint is not None or case.model == "tiny":
+        return job
+    weights = folder / f"{case.model}-{case.long_side}px.pth"
+    if not weights.exists():
+        launch_process(replace(job, task="weights", output=str(weights)))
+    return replace(job, checkpoint=str(weights))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.bench",
-        description="Time the mask generator on images in memory: models x image sizes x precisions.",
+        description="Time the mask generator, from files and in memory: models x image sizes x precisions.",
     )
     parser.add_argument("--model", nargs="+", choices=MODEL_NAMES, default=["tiny"])
     parser.add_argument(
@@ -123,6 +184,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--reference",
         action="store_true",
         help="run segment_anything in turn with ours, and compare the masks",
+    )
+    parser.add_argument(
+        "--measures",
+        nargs="+",
+        choices=MEASURES,
+        default=MEASURES,
+        help="memory: time images in memory (always); files: files to Parquet; first: peak memory and cold "
+        "start (default: all)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args(arguments)
@@ -161,71 +230,60 @@ def _find_images(names: Sequence[str] | None) -> list[Path]:
     return paths
 
 
-def _measure(
-    model_config: ModelConfig,
-    images: Sequence[Any],
-    config: AmgConfig,
-    options: argparse.Namespace,
-    imports_s: float,
-) -> "Comparison":
-    """Load a model, calibrate random weights, measure."""
-    import torch
+def write_images(paths: Sequence[Path], long_side: int, folder: Path) -> None:
+    """Write upright RGB images as JPEG, their longer side resized to so many pixels, named in their order.
 
-    from sam_engine.build import ARCHITECTURES, load_model
-    from sam_engine.modeling.sam import cuda_tf32
-    from tools.bench_calibration import calibrate
-    from tools.bench_meters import measure_matmul_rate
-    from tools.bench_run import measure
-    from tools.reference import import_segment_anything
+    Raises:
+        InputError: One cannot be read.
+    """
+    from PIL import Image, ImageOps
 
-    is_random = options.checkpoint is None and model_config.name != "tiny"
-    start = time.perf_counter()
-    sam = load_model(replace(model_config, checkpoint="random") if is_random else model_config)
-    load_s = time.perf_counter() - start
-    if is_random:
-        calibrate(sam, sam.encode(images[:1])[0], config)
-    package = import_segment_anything(sam.device) if options.reference else None
-    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(model_config.precision, torch.float32)
-    with cuda_tf32(sam.device, model_config.precision == "tf32"):
-        encoder_rate = measure_matmul_rate(sam.device, half)
-    with cuda_tf32(sam.device, False):
-        decoder_rate = measure_matmul_rate(sam.device, torch.float32)
-    return measure(
-        sam,
-        ARCHITECTURES[model_config.name],
-        images,
-        config,
-        repeats=options.repeats,
-        rates=(encoder_rate, decoder_rate),
-        start_up_s=imports_s + load_s,
-        package=package,
-    )
+    folder.mkdir()
+    for number, path in enumerate(paths):
+        try:
+            with Image.open(path) as file:
+                image = ImageOps.exif_transpose(file).convert("RGB")
+        except OSError as error:
+            raise InputError(f"{path}: {error}") from None
+        scale = long_side / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image.resize(size, Image.Resampling.BICUBIC).save(folder / f"{number:05d}.jpg", quality=95)
 
 
-def _describe_machine(
-    config: ModelConfig, options: argparse.Namespace, paths: Sequence[Path]
-) -> dict[str, str]:
+def _describe_machine(options: argparse.Namespace, paths: Sequence[Path]) -> dict[str, str]:
     """Return what the numbers depend on."""
-    import torch
-
-    from sam_engine.build import choose_device
-    from tools.reference import has_torchvision
-
-    device = choose_device(config)
-    gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     machine = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "hardware": f"{gpu}{_cpu_name()}, {os.cpu_count()} cores",
-        "software": f"torch {torch.__version__}, Python {platform.python_version()}, {platform.system()}",
+        "hardware": f"{_gpu_name(options.device)}{_cpu_name()}, {os.cpu_count()} cores",
+        "software": f"torch {_version('torch')}, Python {platform.python_version()}, {platform.system()}",
         "threads": str(options.threads),
         "images": ", ".join(path.name for path in paths),
         "settings": ", ".join(f"{name}={getattr(options, name)}" for name in AMG_SETTINGS),
         "timed passes": str(options.repeats),
         "load at the start": _load_average(),
     }
-    if options.reference and not has_torchvision():
+    if options.reference and importlib.util.find_spec("torchvision") is None:
         machine["reference"] = "with a stand-in for torchvision's NMS, in Python"
+    missing = [name for name in FILES_NEED if importlib.util.find_spec(name) is None]
+    if "files" in options.measures and missing:
+        machine["files to Parquet"] = f"not measured: {', '.join(missing)} is missing"
     return machine
+
+
+def _version(package: str) -> str:
+    """Return the version of an installed package."""
+    return importlib.metadata.version(package)
+
+
+def _gpu_name(device: str) -> str:
+    """Return the name of a CUDA device, and a comma; nothing for other devices."""
+    if not device.startswith("cuda"):
+        return ""
+    import torch
+
+    from sam_engine.build import choose_device
+
+    return f"{torch.cuda.get_device_name(choose_device(ModelConfig(device=device)))}, "
 
 
 def _cpu_name() -> str:
@@ -241,90 +299,6 @@ def _cpu_name() -> str:
 def _load_average() -> str:
     """Return how many processes wanted to run in the last minute: what else the machine was doing."""
     return f"{os.getloadavg()[0]:.1f}"
-
-
-COLUMNS = (
-    "model",
-    "px",
-    "precision",
-    "engine",
-    "p50 s",
-    "p90 s",
-    "images/s",
-    "masks",
-    "masks/s",
-    "encode s",
-    "decode s",
-    "post s",
-    "peak MiB",
-    "syncs",
-    "cold start s",
-    "floor s",
-    "ratio",
-    "identical",
-)
-
-
-def describe(machine: dict[str, str], cases: Sequence[Case], results: Sequence["Comparison"]) -> str:
-    """Return all results as Markdown: what they depend on, the table, and the floors."""
-    lines = [f"- {name}: {value}" for name, value in machine.items()]
-    lines += ["", _row(COLUMNS), _row(["---"] * len(COLUMNS))]
-    for case, result in zip(cases, results, strict=True):
-        for measurement in (result.ours, result.reference):
-            if measurement is not None:
-                lines.append(_row(_cells(case, result, measurement)))
-    lines.append("")
-    for case, result in zip(cases, results, strict=True):
-        survival = result.survival
-        lines.append(
-            f"- {case.model}, {case.long_side} px, {case.precision}: an image takes at least "
-            f"{result.encoder_gflop:.3g} GFLOP to encode and {result.decoder_gflop:.3g} to decode; matrix "
-            f"products ran at {result.encoder_rate:.0f} and {result.decoder_rate:.0f} GFLOP/s. Of the first "
-            f"image's candidates, {survival.iou:.0%} passed on predicted IoU, {survival.both:.0%} on both."
-        )
-    return "\n".join(lines)
-
-
-def _cells(case: Case, result: "Comparison", measurement: "Measurement") -> list[str]:
-    """Return one line of the table; a dash stands where there is nothing to tell."""
-    import numpy as np
-
-    total_s, is_ours = sum(measurement.seconds), measurement is result.ours
-    p50, p90 = np.percentile(measurement.seconds, [50, 90])
-    ratio = None
-    if is_ours and result.reference is not None:
-        ratio = f"{sum(result.reference.seconds) / total_s:.2f}"
-    identical = f"{result.identical:.1%}" if is_ours and result.identical is not None else None
-    cells = [
-        case.model,
-        str(case.long_side),
-        case.precision if is_ours else "fp32",
-        measurement.engine,
-        _seconds(p50),
-        _seconds(p90),
-        f"{len(measurement.seconds) / total_s:.3g}",
-        f"{np.mean(measurement.num_masks):.0f}",
-        f"{sum(measurement.num_masks) / total_s:.3g}",
-        _seconds(measurement.encode_s),
-        _seconds(measurement.decode_s),
-        _seconds(measurement.post_s),
-        f"{measurement.peak_bytes / 2**20:.0f}",
-        None if measurement.syncs is None else f"{measurement.syncs:.0f}",
-        None if measurement.cold_start_s is None else _seconds(measurement.cold_start_s),
-        _seconds(result.floor_s) if is_ours else None,
-        ratio,
-        identical,
-    ]
-    return [cell or "-" for cell in cells]
-
-
-def _seconds(value: float) -> str:
-    """Return seconds to three digits."""
-    return f"{value:.3g}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

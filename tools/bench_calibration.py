@@ -16,12 +16,15 @@ The candidates of one image still overlap more than those of trained models: few
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sam_engine.config import AmgConfig
+from sam_engine.build import load_model
+from sam_engine.config import AmgConfig, ModelConfig
 from sam_engine.modeling.sam import ImageEmbedding, Sam
 from sam_engine.ops.logits import LogitFrame
 from sam_engine.ops.low_res import measure_masks
@@ -52,6 +55,13 @@ def measure_survival(sam: Sam, embedding: ImageEmbedding, config: AmgConfig) -> 
     stable = _stability(sam, embedding, logits[good], config.stability_score_offset)
     stable = stable >= config.stability_score_thresh
     return Survival(iou=good.float().mean().item(), both=stable.sum().item() / good.numel())
+
+
+def save_calibrated(model: str, image: NDArray[np.uint8], config: AmgConfig, path: Path) -> None:
+    """Write weights of a ViT of the releases that was never trained but finds masks on this image."""
+    sam = load_model(ModelConfig(name=model, checkpoint="random", device="cpu"))
+    calibrate(sam, sam.encode([image])[0], config)
+    torch.save(sam.state_dict(), path)
 
 
 @torch.no_grad()

@@ -69,26 +69,15 @@ def count_syncs(work: Callable[[], object]) -> int:
     return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)
 
 
-def reset_peak_memory(device: torch.device) -> None:
-    """Begin a new measurement for `peak_memory`.
-
-    Where the system cannot (no /proc, or a sandbox that takes the request and ignores it), the process's peak
-    since its start remains: an upper bound.
-    """
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")
-
-
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes in use since `reset_peak_memory`: of CUDA by torch, else of the whole process."""
+    """Return the most bytes in use since the process started: of CUDA by torch, else of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage remembers the peak of before a reset once a thread has ended
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
+    lines = status.read_text().splitlines() if status.exists() else []
+    for line in lines:  # getrusage counts the process that started this one too
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 
 from sam_engine.config import AmgConfig
-from sam_engine.dataset.compare import Comparison, compare_datasets
+from sam_engine.dataset.borderline import BORDERLINE
+from sam_engine.dataset.compare import SAME_IOU, Comparison, compare_datasets
 from sam_engine.dataset.reader import Dataset, open_dataset
 from tools.command import run
 
@@ -27,24 +28,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="SHARE",
         help="exit with 1 if a smaller share of masks has a counterpart at IoU >= 0.999",
     )
-    parser.add_argument("--worst", type=int, default=5, metavar="N", help="images to name (default 5)")
+    parser.add_argument(
+        "--same-iou",
+        type=float,
+        default=SAME_IOU,
+        metavar="IOU",
+        help=f"account for masks without a counterpart of this IoU (default {SAME_IOU})",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=BORDERLINE,
+        metavar="T",
+        help=f"a score this near to a threshold is borderline (default {BORDERLINE})",
+    )
+    parser.add_argument(
+        "--explained",
+        action="store_true",
+        help="exit with 1 if a mask has no counterpart and is not borderline",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args(arguments)
     first, second = open_dataset(options.first), open_dataset(options.second)
-    total, by_image = Comparison(), []
-    for image_id, comparison in compare_datasets(first.records(), second.records(), amg_settings(first)):
-        total += comparison
-        if comparison.num_different:
-            by_image.append((comparison.num_different, image_id))
-    worst = [
-        image_id for _, image_id in sorted(by_image, key=lambda pair: (-pair[0], pair[1]))[: options.worst]
-    ]
+    comparisons = compare_datasets(
+        first.records(),
+        second.records(),
+        amg_settings(first),
+        same_iou=options.same_iou,
+        tolerance=options.tolerance,
+    )
+    total = sum((comparison for _, comparison in comparisons), Comparison())
     if options.json:
-        text = json.dumps({**asdict(total), "shares": total.shares, "worst_images": worst}, indent=2)
+        text = json.dumps({**asdict(total), "shares": total.shares}, indent=2)
     else:
-        text = describe(total, worst)
+        text = describe(total)
     sys.stdout.write(text + "\n")
-    return int(total.shares["iou_0.999"] < options.require)
+    too_few = total.shares["iou_0.999"] < options.require
+    return int(too_few or (options.explained and total.num_unexplained > 0))
 
 
 def amg_settings(dataset: Dataset) -> AmgConfig:
@@ -54,7 +74,7 @@ def amg_settings(dataset: Dataset) -> AmgConfig:
     return AmgConfig(**{name: settings[f"amg.{name}"] for name in names if f"amg.{name}" in settings})
 
 
-def describe(total: Comparison, worst: Sequence[int]) -> str:
+def describe(total: Comparison) -> str:
     """Return the comparison as lines."""
     shares = total.shares
     lines = [
@@ -64,12 +84,16 @@ def describe(total: Comparison, worst: Sequence[int]) -> str:
         f"identical        {shares['identical']:.4%}",
         f"IoU >= 0.999     {shares['iou_0.999']:.4%}",
         f"IoU >= 0.99      {shares['iou_0.99']:.4%}",
-        f"no counterpart   {total.num_different:,}, of which borderline {total.num_borderline:,}",
+        f"no counterpart   {total.num_different:,}, of which {total.num_unexplained:,} unexplained",
+        *(f"                 {count:,}: {reason}" for reason, count in total.num_by_reason.most_common()),
         f"largest error    predicted IoU {total.max_predicted_iou_error:.2e}, "
         f"stability {total.max_stability_error:.2e}",
     ]
-    if worst:
-        lines.append(f"image ids        {', '.join(map(str, worst))} differ most")
+    lines += [
+        f"unexplained      image {mask.image_id}: mask {mask.mask} of dataset {mask.dataset}, "
+        + (f"IoU {mask.iou:.4f} with the nearest" if mask.iou else "which has nothing like it in the other")
+        for mask in total.unexplained
+    ]
     return "\n".join(lines)
 
 

@@ -1,13 +1,15 @@
 """The ``segment_anything`` 1.0 package beside ours: its model with our sizes, its generator with our model.
 
-Tests compare with it, and `tools.bench` times it. Of torchvision it uses two functions and the resizing of
-images; a stand-in serves where torchvision is not installed, which does the same on a CPU.
+Tests and `tools.equivalence` compare with it, and `tools.bench` times it. Of torchvision it uses two
+functions and the resizing of images; a stand-in serves where torchvision is not installed, which does the
+same on a CPU.
 """
 
+import copy
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import ModuleType, SimpleNamespace
@@ -21,8 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam_engine.build import Architecture
+from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError
-from sam_engine.modeling.sam import Segmenter
+from sam_engine.modeling.sam import ImageEmbedding, Sam, Segmenter
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
 
 
 def import_segment_anything(device: torch.device | str = "cpu") -> ModuleType:
@@ -103,7 +109,7 @@ class PredictorOverSegmenter:
         self.device = model.device
         self.transform = package.utils.transforms.ResizeLongestSide(model.image_size)
 
-    def set_image(self, image: NDArray[np.uint8]) -> None:
+    def set_image(self, image: Pixels) -> None:
         """Encode an (H, W, 3) image."""
         self.embedding = self.model.encode([image])[0]
 
@@ -133,6 +139,69 @@ def reference_generator(package: ModuleType, model: Segmenter, **settings: Any) 
     generator = package.SamAutomaticMaskGenerator(stand_in, **settings)
     generator.predictor = PredictorOverSegmenter(model, package)
     return generator
+
+
+class SlowTwin:
+    """A `Segmenter`: our model in fp32, decoding by the operations of the released model in their order."""
+
+    def __init__(self, sam: Sam) -> None:
+        self.sam = copy.copy(sam)
+        self.sam.precision = "fp32"
+        self.mask_threshold = sam.mask_threshold
+        self.image_size = sam.image_size
+        self.device = sam.device
+
+    def encode(self, images: Sequence[Pixels]) -> list[ImageEmbedding]:
+        """See `Segmenter.encode`."""
+        return self.sam.encode(images)
+
+    @torch.no_grad()
+    def decode(
+        self,
+        embedding: ImageEmbedding,
+        *,
+        point_coords: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """See `Segmenter.decode`; only points, three masks each."""
+        assert point_coords is not None
+        assert point_labels is not None
+        sparse, dense = self.sam.prompt_encoder((point_coords, point_labels), None, None)
+        pe, skips = self.sam.prompt_encoder.get_dense_pe(), embedding.skip_features
+        logits, scores = self.sam.mask_decoder(embedding.features, pe, sparse, dense, True, skips)
+        return logits, scores
+
+
+def drive_reference(
+    package: ModuleType, sam: Sam, architecture: Architecture, config: AmgConfig, output_mode: str
+) -> Any:
+    """Return the reference's generator with our weights: on its own model, or on our slow twin for tiny.
+
+    The weights are shared, so that there is no second copy of them in memory.
+    """
+    settings = {name: getattr(config, name) for name in REFERENCE_SETTINGS}
+    if architecture.encoder == "tiny":  # whose skip features the package's decoder does not know
+        return reference_generator(package, SlowTwin(sam), output_mode=output_mode, **settings)
+    model = build_reference(package, architecture)
+    model.load_state_dict(sam.state_dict(), assign=True)
+    model.to(sam.device)
+    return package.SamAutomaticMaskGenerator(model, output_mode=output_mode, **settings)
+
+
+REFERENCE_SETTINGS = (
+    "points_per_side",
+    "points_per_batch",
+    "pred_iou_thresh",
+    "stability_score_thresh",
+    "stability_score_offset",
+    "box_nms_thresh",
+    "crop_n_layers",
+    "crop_nms_thresh",
+    "crop_overlap_ratio",
+    "crop_n_points_downscale_factor",
+    "min_mask_region_area",
+)
 
 
 COORDINATE_TRICK_MAX_NUMEL = 4000

@@ -1,32 +1,38 @@
 """Are two datasets of the same images the same? Masks are matched one to one, differences accounted for."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from sam_engine.config import AmgConfig
+from sam_engine.dataset.borderline import BORDERLINE, Match, explain_differences
 from sam_engine.errors import ShardError
 from sam_engine.ops.rle import counts_to_runs
 from sam_engine.structures import Annotation, ImageRecord
 
 MIN_IOU = 0.5
 """Masks below this are different things and never matched."""
-BORDERLINE = 1e-3
-"""A score this near to its threshold may fall on either side from rounding alone."""
+SAME_IOU = 0.999
+"""From here on two masks are the same but for rounding."""
+MAX_NAMED = 100
+"""Differences that a comparison names one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
-    """A mask of the first dataset and its counterpart in the second, as indices into the annotations."""
+class Unexplained:
+    """A mask without a counterpart that rounding does not explain."""
 
-    first: int
-    second: int
+    image_id: int
+    dataset: int
+    """1 for the first, 2 for the second."""
+    mask: int
+    """Index into the annotations of the image."""
     iou: float
-    is_identical: bool
-    """The run lengths are the same bytes."""
+    """With the mask of the other dataset that it was matched with; 0 if with none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,20 +53,27 @@ class Comparison:
     num_99: int = 0
     """Pairs with IoU >= 0.99, likewise."""
     num_different: int = 0
-    """Masks on either side without a counterpart at IoU >= 0.99."""
-    num_borderline: int = 0
-    """Those of them that a threshold explains; see `is_borderline`."""
+    """Masks on either side without a counterpart: a match at IoU >= 0.999 or what was asked for."""
+    num_by_reason: Counter[str] = field(default_factory=Counter)
+    """How many of them each `Reason` explains."""
+    unexplained: tuple[Unexplained, ...] = ()
+    """The others, or the first `MAX_NAMED` of them."""
     max_predicted_iou_error: float = 0.0
-    """Largest difference between counterparts at IoU >= 0.99."""
+    """Largest difference between counterparts."""
     max_stability_error: float = 0.0
 
     def __add__(self, other: "Comparison") -> "Comparison":
         """Return the comparison of the images of both."""
         totals = {}
-        for field in fields(self):
-            pair = (getattr(self, field.name), getattr(other, field.name))
-            totals[field.name] = max(pair) if field.name.startswith("max_") else sum(pair)
-        return Comparison(**totals)
+        for name in (entry.name for entry in fields(self)):
+            pair = (getattr(self, name), getattr(other, name))
+            totals[name] = max(pair) if name.startswith("max_") else pair[0] + pair[1]
+        return Comparison(**{**totals, "unexplained": totals["unexplained"][:MAX_NAMED]})
+
+    @property
+    def num_unexplained(self) -> int:
+        """Masks without a counterpart that rounding does not explain."""
+        return self.num_different - self.num_by_reason.total()
 
     @property
     def shares(self) -> dict[str, float]:
@@ -75,7 +88,12 @@ class Comparison:
 
 
 def compare_datasets(
-    first: Iterable[ImageRecord], second: Iterable[ImageRecord], config: AmgConfig
+    first: Iterable[ImageRecord],
+    second: Iterable[ImageRecord],
+    config: AmgConfig,
+    *,
+    same_iou: float = SAME_IOU,
+    tolerance: float = BORDERLINE,
 ) -> Iterator[tuple[int, Comparison]]:
     """Yield the image id and comparison of each image.
 
@@ -83,12 +101,14 @@ def compare_datasets(
         first: Records in order of their image id.
         second: Records of the same images in the same order.
         config: Thresholds that decide what is borderline.
+        same_iou: A match of this IoU or above makes two masks counterparts.
+        tolerance: How far rounding may move a score.
 
     Raises:
         ShardError: The datasets are not of the same images.
     """
     for record, other in zip_records(first, second):
-        yield record.image_id, compare_images(record, other, config)
+        yield record.image_id, compare_images(record, other, config, same_iou=same_iou, tolerance=tolerance)
 
 
 def zip_records(
@@ -107,14 +127,26 @@ def zip_records(
         raise ShardError(f"image {extra.image_id}, {extra.path!a}, is only in the second dataset")
 
 
-def compare_images(first: ImageRecord, second: ImageRecord, config: AmgConfig) -> Comparison:
-    """Match the masks of one image and count."""
+def compare_images(
+    first: ImageRecord,
+    second: ImageRecord,
+    config: AmgConfig,
+    *,
+    same_iou: float = SAME_IOU,
+    tolerance: float = BORDERLINE,
+) -> Comparison:
+    """Match the masks of one image, count, and explain what has no counterpart; see `compare_datasets`."""
     a, b = first.annotations, second.annotations
     matches = match_masks(a, b)
-    close = [match for match in matches if match.iou >= 0.99]
-    rest = [[m for i, m in enumerate(a) if i not in {c.first for c in close}]]
-    rest += [[m for i, m in enumerate(b) if i not in {c.second for c in close}]]
-    borderline = sum(is_borderline(mask, [*a, *b], config) for masks in rest for mask in masks)
+    same = [match for match in matches if match.iou >= same_iou]
+    reasons = explain_differences(a, b, matches, config, same_iou=same_iou, tolerance=tolerance)
+    ious = {(0, match.first): match.iou for match in matches}
+    ious |= {(1, match.second): match.iou for match in matches}
+    unexplained = [
+        Unexplained(image_id=first.image_id, dataset=side + 1, mask=i, iou=ious.get((side, i), 0.0))
+        for (side, i), reason in reasons.items()
+        if reason is None
+    ]
     return Comparison(
         num_images=1,
         num_images_with_other_count=int(len(a) != len(b)),
@@ -123,14 +155,15 @@ def compare_images(first: ImageRecord, second: ImageRecord, config: AmgConfig) -
         num_second=len(b),
         num_identical=sum(match.is_identical for match in matches),
         num_999=sum(match.iou >= 0.999 for match in matches),
-        num_99=len(close),
-        num_different=len(rest[0]) + len(rest[1]),
-        num_borderline=borderline,
+        num_99=sum(match.iou >= 0.99 for match in matches),
+        num_different=len(reasons),
+        num_by_reason=Counter(reason.value for reason in reasons.values() if reason is not None),
+        unexplained=tuple(unexplained[:MAX_NAMED]),
         max_predicted_iou_error=max(
-            (abs(a[m.first].predicted_iou - b[m.second].predicted_iou) for m in close), default=0.0
+            (abs(a[m.first].predicted_iou - b[m.second].predicted_iou) for m in same), default=0.0
         ),
         max_stability_error=max(
-            (abs(a[m.first].stability_score - b[m.second].stability_score) for m in close), default=0.0
+            (abs(a[m.first].stability_score - b[m.second].stability_score) for m in same), default=0.0
         ),
     )
 
@@ -175,36 +208,3 @@ def mask_ious(first: Sequence[Annotation], second: Sequence[Annotation]) -> NDAr
     ]
     ious: NDArray[np.float64] = coco_mask.iou(*encoded, [False] * len(second))
     return ious
-
-
-def is_borderline(mask: Annotation, others: Sequence[Annotation], config: AmgConfig) -> bool:
-    """Return whether rounding alone may have kept or dropped this mask.
-
-    True where its predicted IoU or stability lies within `BORDERLINE` of a threshold, or where its box IoU
-    with another mask of either dataset lies as near to the threshold of NMS, or where NMS chose between it
-    and the overlapping mask of another prompt whose score is as near to its own. A different mask from the
-    same prompt is no excuse: that is one candidate, computed differently.
-    """
-    if abs(mask.predicted_iou - config.pred_iou_thresh) <= BORDERLINE:
-        return True
-    if abs(mask.stability_score - config.stability_score_thresh) <= BORDERLINE:
-        return True
-    for other in others:
-        if other is mask:
-            continue
-        overlap = box_iou_xywh(mask.bbox, other.bbox)
-        if abs(overlap - config.box_nms_thresh) <= BORDERLINE:
-            return True
-        rival = overlap > config.box_nms_thresh and other.point_coords != mask.point_coords
-        if rival and abs(mask.predicted_iou - other.predicted_iou) <= BORDERLINE:
-            return True
-    return False
-
-
-def box_iou_xywh(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the IoU of two boxes XYWH; 0 where both are empty."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    union = a[2] * a[3] + b[2] * b[3] - shared
-    return shared / union if union > 0 else 0.0

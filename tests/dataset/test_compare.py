@@ -1,12 +1,11 @@
 """Comparing two datasets: matching, shares and the borderline account."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from sam_engine.config import AmgConfig
-from sam_engine.dataset.compare import Comparison, compare_datasets, compare_images, is_borderline
+from sam_engine.dataset.borderline import Reason
+from sam_engine.dataset.compare import Comparison, compare_datasets, compare_images
 from sam_engine.errors import ShardError
 from sam_engine.ops.rle import encode_mask
 from sam_engine.structures import Annotation, ImageRecord, ImageStatus
@@ -59,30 +58,41 @@ def test_shares_count_by_iou():
 
     result = compare_images(first, second, CONFIG)
 
-    assert (result.num_99, result.num_999, result.num_identical, result.num_different) == (1, 0, 0, 2)
+    assert (result.num_99, result.num_999, result.num_identical, result.num_different) == (1, 0, 0, 4)
 
 
-@pytest.mark.parametrize(
-    ("scores", "expected"),
-    [
-        pytest.param({"predicted_iou": 0.8809}, True, id="predicted IoU near its threshold"),
-        pytest.param({"stability_score": 0.9505}, True, id="stability near its threshold"),
-        pytest.param({}, False, id="neither"),
-    ],
-)
-def test_a_score_near_its_threshold_is_borderline(scores, expected):
-    """Within a thousandth of a threshold, rounding may decide."""
-    assert is_borderline(rectangle(0, 0, 30, 30, **scores), [], CONFIG) is expected
+def test_differences_are_named_or_explained():
+    """One mask at the threshold of predicted IoU, and one that grew by a column of 80."""
+    same, near = rectangle(0, 0, 80, 20), rectangle(0, 30, 20, 20, predicted_iou=0.8803)
+    first = image(same, rectangle(0, 60, 80, 20), near, image_id=7)
+    second = image(same, rectangle(0, 60, 81, 20), image_id=7)
+
+    result = compare_images(first, second, CONFIG)
+
+    assert result.num_different == 3
+    assert result.num_by_reason == {Reason.PREDICTED_IOU.value: 1}
+    assert result.num_unexplained == 2
+    assert [(m.image_id, m.dataset, m.mask) for m in result.unexplained] == [(7, 1, 1), (7, 2, 1)]
+    assert {round(mask.iou, 4) for mask in result.unexplained} == {round(80 / 81, 4)}
 
 
-def test_a_rival_of_equal_score_makes_a_mask_borderline():
-    """NMS may have kept either of two prompts' masks; of one prompt there is only one."""
-    mask = rectangle(0, 0, 30, 30)
-    rival = rectangle(0, 0, 30, 29, predicted_iou=0.9505, point=(9.5, 9.5))
+def test_tolerance_and_iou_can_be_chosen():
+    """Half precision moves scores by more than a thousandth, and masks by more than that."""
+    first = image(rectangle(0, 0, 80, 20), rectangle(0, 30, 20, 20, predicted_iou=0.885))
+    second = image(rectangle(0, 0, 81, 20))
 
-    assert is_borderline(mask, [rival], CONFIG)
-    assert not is_borderline(mask, [replace(rival, point_coords=mask.point_coords)], CONFIG)
-    assert not is_borderline(mask, [replace(rival, predicted_iou=0.99)], CONFIG)
+    assert compare_images(first, second, CONFIG).num_unexplained == 3
+    assert compare_images(first, second, CONFIG, same_iou=0.98).num_unexplained == 1
+    assert compare_images(first, second, CONFIG, same_iou=0.98, tolerance=0.01).num_unexplained == 0
+
+
+def test_named_differences_are_limited():
+    """Two datasets that have nothing in common do not fill the memory."""
+    total = compare_images(image(rectangle(0, 0, 80, 20)), image(), CONFIG)
+    for _ in range(8):
+        total += total
+
+    assert (total.num_unexplained, len(total.unexplained)) == (256, 100)
 
 
 def test_comparisons_add_up():

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from dataset_builder import image, sample_records, write_dataset
+from dataset_builder import annotation, image, sample_records, write_dataset
 
 from tools.command import run
 from tools.compare_runs import main
@@ -26,13 +26,14 @@ def test_a_dataset_equals_its_copy(tmp_path, capsys):
     result = json.loads(capsys.readouterr().out)
     assert code == 0
     assert (result["num_images"], result["num_first"], result["num_identical"]) == (5, 4, 4)
-    assert result["worst_images"] == []
+    assert result["unexplained"] == []
 
 
 def test_a_dataset_with_other_masks_fails_what_is_required(tmp_path, capsys):
-    """One disc of two has grown by a pixel: half of the masks have a counterpart, and the image is named."""
+    """One disc of two has grown by a pixel: half of the masks have a counterpart; the others are named."""
     first = [image(0, b"a.jpg", [disc(20)], size=(64, 64)), image(1, b"b.jpg", [disc(9)], size=(64, 64))]
-    second = [first[0], image(1, b"b.jpg", [disc(10)], size=(64, 64))]
+    grown = replace(annotation(disc(10)), point_coords=first[1].annotations[0].point_coords)
+    second = [first[0], replace(first[1], annotations=(grown,))]
     write_dataset(tmp_path / "a", first)
     write_dataset(tmp_path / "b", second)
 
@@ -41,7 +42,20 @@ def test_a_dataset_with_other_masks_fails_what_is_required(tmp_path, capsys):
     out = capsys.readouterr().out
     assert code == 1
     assert "identical        50.0000%" in out
-    assert "image ids        1 differ most" in out
+    assert "no counterpart   2, of which 2 unexplained" in out
+    assert "unexplained      image 1: mask 0 of dataset 1, IoU 0.7981 with the nearest" in out
+
+
+@pytest.mark.parametrize(("threshold", "code"), [(0.9495, 0), (0.9, 1)])
+def test_unexplained_differences_fail_where_all_must_be_explained(tmp_path, capsys, threshold, code):
+    """A mask of predicted IoU 0.95 is missing: the first run's threshold says whether that is borderline."""
+    first = [image(0, b"a.jpg", [disc(20)], size=(64, 64))]
+    settings = {"amg.pred_iou_thresh": threshold}
+    write_dataset(tmp_path / "a", first, settings=settings)
+    write_dataset(tmp_path / "b", [image(0, b"a.jpg", size=(64, 64))])
+
+    assert run(main, [str(tmp_path / "a"), str(tmp_path / "b"), "--explained"]) == code
+    assert f"no counterpart   1, of which {code} unexplained" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("other", ["missing", "other images"])
