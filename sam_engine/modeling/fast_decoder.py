@@ -16,7 +16,7 @@ What is different:
 N image tokens, T prompt tokens, H attention heads of D channels; otherwise the letters of this package.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -29,9 +29,11 @@ from sam_engine.modeling.layers import LayerNorm2d
 from sam_engine.modeling.mask_decoder import MaskDecoder
 from sam_engine.modeling.transformer import Attention, TwoWayAttentionBlock
 
-CPU_BLOCK_BYTES = 4 * 2**20
-"""How much of the prompts' images is worked on at once on a CPU. More falls out of its caches, and larger
-temporary memory is handed back to the system and fetched anew each time."""
+CPU_BLOCK_BYTES = 2**20
+"""How much of the prompts' images is worked on at once on a CPU: what a core's cache holds. Larger temporary
+memory is also handed back to the system and fetched anew each time, which costs more than the arithmetic."""
+CPU_IMAGES_BYTES = 32 * 2**20
+"""Prompts' images held at once on a CPU, if there is a choice: what the cache behind the cores' holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,16 +107,30 @@ def prepare_image(
 
 
 def decode_prompts(
-    decoder: MaskDecoder, prepared: PreparedImage, sparse_prompt_embeddings: Tensor, multimask_output: bool
+    decoder: MaskDecoder,
+    prepared: PreparedImage,
+    sparse_prompt_embeddings: Tensor,
+    multimask_output: bool,
+    images: Tensor | None = None,
 ) -> DecodedPrompts:
-    """Run the transformer and the IoU head for P prompts without masks, given as (P, tokens, C)."""
+    """Run the transformer and the IoU head for P prompts without masks.
+
+    Args:
+        decoder: Whose weights to use.
+        prepared: The image.
+        sparse_prompt_embeddings: (P, tokens, C).
+        multimask_output: Predict the alternatives instead of the single mask.
+        images: (P or more, N, C) memory for the result's ``image``, to use again and again.
+    """
     layers, transformer = _layers(decoder), decoder.transformer
     own_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     own_tokens = own_tokens.expand(len(sparse_prompt_embeddings), -1, -1)
     positions = torch.cat([own_tokens, sparse_prompt_embeddings], dim=1)  # (P, T, C)
     tokens = layers[0].norm1(layers[0].self_attn(q=positions, k=positions, v=positions))
     attended = _attend_shared(layers[0].cross_attn_token_to_image, tokens + positions, prepared)
-    image = None  # the same for all prompts until layer 0 has changed it
+    if images is None:
+        images = positions.new_empty(len(positions), *prepared.image.shape)
+    images = images[: len(positions)]
     for i, layer in enumerate(layers):
         tokens = layer.norm2(tokens + attended)
         tokens = layer.norm3(tokens + layer.mlp(tokens))
@@ -129,17 +145,23 @@ def decode_prompts(
             tokens, positions = tokens[:, used], positions[:, used]
             reader = transformer.final_attn_token_to_image
         query = _absorbed_query(reader, tokens + positions)
-        image, read = _exchange(prepared, layer, image, key, value, query)
+        read = _exchange(prepared, layer, images, key, value, query, is_shared=i == 0)
         attended = _project_read(reader, read)
-    assert image is not None
     tokens = transformer.norm_final_attn(tokens + attended)
     iou_predictions = decoder.iou_prediction_head(tokens[:, 0])
     return DecodedPrompts(
         iou_predictions=iou_predictions[:, 1:] if multimask_output else iou_predictions[:, :1],
         mask_tokens=tokens[:, 1:],
-        image=image,
+        image=images,
         first_mask=1 if multimask_output else 0,
     )
+
+
+def prompts_at_once(prepared: PreparedImage, num_prompts: int) -> int:
+    """Return how many of so many prompts to decode together: on a CPU no more than fit its caches."""
+    if prepared.image.device.type != "cpu":
+        return num_prompts
+    return min(num_prompts, max(1, CPU_IMAGES_BYTES // prepared.image.nbytes))
 
 
 def upscale_masks(
@@ -164,70 +186,87 @@ def upscale_masks(
     weights = torch.stack([mlps[i](tokens[:, i]) for i in range(tokens.shape[1])], dim=1)  # (K, M, C / 8)
     height, width = prepared.size
     logits = weights.new_zeros(*weights.shape[:2], 4 * height, 4 * width)
-    for block in _blocks(len(chosen), 2 * prepared.image.nbytes, prepared.image.device):  # pixels: 2 x tokens
-        image = decoded.image[chosen[block]].unflatten(1, prepared.size)[:, :rows, :columns]
-        pixels = _upscale_tokens(decoder, prepared, image)  # (K, tokens * 16, C / 8)
-        maps = (weights[block] @ pixels.transpose(1, 2)).unflatten(2, (rows, columns, 2, 2, 2, 2))
-        maps = maps.permute(0, 1, 2, 4, 6, 3, 5, 7)  # (K, M, rows, 2, 2, columns, 2, 2)
-        logits[block, :, : 4 * rows, : 4 * columns] = maps.flatten(5).flatten(2, 4)
+    # By token row, pixel rows within it, token column; the last axis are pairs of neighbouring pixels.
+    pairs = logits.view(*weights.shape[:2], height, 2, 2, width, 2, 2)[:, :, :rows, :, :, :columns]
+    bytes_per_row = 2 * prepared.image[: prepared.size[1]].nbytes  # a token's pixels: twice its channels
+    upscale = _upscaling_of(decoder, prepared)
+    for block, strip in _blocks_and_strips(len(chosen), rows, bytes_per_row, logits.device):
+        image = decoded.image.unflatten(1, prepared.size)[chosen[block], strip, :columns]
+        pixels = upscale(image, strip)  # (K, tokens * 16, C / 8)
+        maps = (weights[block] @ pixels.transpose(1, 2)).unflatten(2, (-1, columns, 2, 2, 2, 2))
+        # Complex numbers, so that the pair is copied as one.
+        target = torch.view_as_complex(pairs[block, :, strip])  # (K, M, rows, 2, 2, columns, 2)
+        target.copy_(torch.view_as_complex(maps).permute(0, 1, 2, 4, 6, 3, 5))
     return logits
 
 
-def _upscale_tokens(decoder: MaskDecoder, prepared: PreparedImage, image: Tensor) -> Tensor:
-    """Map tokens (K, rows, columns, C) to pixels (K, rows * columns * 16, C / 8), 2 x 2 within 2 x 2."""
+def _upscaling_of(decoder: MaskDecoder, prepared: PreparedImage) -> Callable[[Tensor, slice], Tensor]:
+    """Return the map of tokens (K, rows, columns, C) to pixels (K, rows * columns * 16, C / 8).
+
+    Its second argument says which rows of the image's tokens they are. Pixels are 2 x 2 within 2 x 2.
+    """
     first, norm, activation_1, second, activation_2 = decoder.output_upscaling
     first, norm = cast(nn.ConvTranspose2d, first), cast(LayerNorm2d, norm)
     second = cast(nn.ConvTranspose2d, second)
-    _, rows, columns, _ = image.shape
-    y = (
-        (image @ _weight_of_pixels(first)).unflatten(3, (4, -1)).add_(first.bias)
-    )  # (K, rows, columns, 4, C / 4)
-    if prepared.skip_8 is not None:
-        y.add_(prepared.skip_8[:rows, :columns])
-    y = activation_1(F.layer_norm(y, y.shape[-1:], norm.weight, norm.bias, norm.eps))
-    y = (y @ _weight_of_pixels(second)).unflatten(4, (4, -1)).add_(second.bias).flatten(3, 4)
-    if prepared.skip_4 is not None:
-        y.add_(prepared.skip_4[:rows, :columns])
-    pixels: Tensor = activation_2(y).flatten(1, 3)
-    return pixels
+    weight_1, weight_2 = _weight_of_pixels(first), _weight_of_pixels(second)
+
+    def upscale(image: Tensor, strip: slice) -> Tensor:
+        columns = image.shape[2]
+        y = (image @ weight_1).unflatten(3, (4, -1)).add_(first.bias)  # (K, rows, columns, 4, C / 4)
+        if prepared.skip_8 is not None:
+            y.add_(prepared.skip_8[strip, :columns])
+        y = activation_1(F.layer_norm(y, y.shape[-1:], norm.weight, norm.bias, norm.eps))
+        y = (y @ weight_2).unflatten(4, (4, -1)).add_(second.bias).flatten(3, 4)
+        if prepared.skip_4 is not None:
+            y.add_(prepared.skip_4[strip, :columns])
+        pixels: Tensor = activation_2(y).flatten(1, 3)
+        return pixels
+
+    return upscale
 
 
 def _exchange(
     prepared: PreparedImage,
     layer: TwoWayAttentionBlock,
-    image: Tensor | None,
+    images: Tensor,
     key: Tensor,
     value: Tensor,
     query: Tensor,
-) -> tuple[Tensor, Tensor]:
+    *,
+    is_shared: bool,
+) -> Tensor:
     """Let each prompt's image read its tokens, and the next attention read the new image.
 
     Args:
         prepared: The image before any prompt.
         layer: Whose ``cross_attn_image_to_token`` and ``norm4`` apply.
-        image: (P, N, C), which is overwritten, or None where it is still ``prepared.image``.
+        images: (P, N, C), which is overwritten with the new image.
         key: (P, H, T, D), from `_key_and_absorbed_value`.
         value: (P, H T, C), likewise.
         query: (P, Q, C) of the next attention, from `_absorbed_query`.
+        is_shared: The image is still ``prepared.image`` for all prompts, whatever ``images`` holds.
 
     Returns:
-        New image (P, N, C), and what each query read of it, (P, Q, C).
+        What each query read of the new image, (P, Q, C).
     """
-    attention = layer.cross_attn_image_to_token
-    images = key.new_empty(len(key), *prepared.image.shape) if image is None else image
+    attention, num_tokens = layer.cross_attn_image_to_token, len(prepared.image)
     reads = torch.empty_like(query)
-    for block in _blocks(len(key), prepared.image.nbytes, prepared.image.device):
-        x = images[block]
-        if image is None:
-            weights = _weights_shared(prepared.query, key[block])
-            torch.bmm(weights.transpose(1, 2), value[block], out=x).add_(prepared.image)
-        else:
-            weights = _weights_absorbed(attention, key[block], x + prepared.image_pe)
-            x.baddbmm_(weights.transpose(1, 2), value[block])
-        x.copy_(layer.norm4(x))
-        scores = query[block] @ (x + prepared.image_pe).transpose(1, 2)  # (P, Q, N)
-        torch.bmm(scores.softmax(dim=-1), x, out=reads[block])
-    return images, reads
+    bytes_per_token = prepared.image[0].nbytes
+    for block in _blocks(len(key), num_tokens * bytes_per_token, prepared.image.device):
+        scores = []
+        for strip in _blocks(num_tokens, (block.stop - block.start) * bytes_per_token, prepared.image.device):
+            pe = prepared.image_pe[strip]
+            if is_shared:
+                weights = _weights_shared(prepared.query[:, :, strip], key[block])
+                x = prepared.image[strip].expand(len(weights), -1, -1)
+            else:
+                x = images[block, strip]
+                weights = _weights_absorbed(attention, key[block], x + pe)
+            x = layer.norm4(torch.baddbmm(x, weights.transpose(1, 2), value[block]))
+            images[block, strip] = x
+            scores.append(query[block] @ (x + pe).transpose(1, 2))  # (P, Q, N) in strips
+        torch.bmm(torch.cat(scores, dim=2).softmax(dim=-1), images[block], out=reads[block])
+    return reads
 
 
 def _attend_shared(attention: Attention, q: Tensor, prepared: PreparedImage) -> Tensor:
@@ -320,7 +359,16 @@ def _layers(decoder: MaskDecoder) -> list[TwoWayAttentionBlock]:
     return [cast(TwoWayAttentionBlock, layer) for layer in decoder.transformer.layers]
 
 
-def _blocks(num_prompts: int, bytes_per_prompt: int, device: torch.device) -> Iterator[slice]:
-    """Cut prompts into blocks that are worked on together: on a CPU as many as fit its caches, else all."""
-    step = max(1, CPU_BLOCK_BYTES // bytes_per_prompt if device.type == "cpu" else num_prompts)
-    return (slice(start, start + step) for start in range(0, num_prompts, step))
+def _blocks_and_strips(
+    num_prompts: int, num_rows: int, bytes_per_row: int, device: torch.device
+) -> Iterator[tuple[slice, slice]]:
+    """Cut prompts into blocks, and where one is too large by itself, its rows of tokens into strips."""
+    for block in _blocks(num_prompts, num_rows * bytes_per_row, device):
+        for strip in _blocks(num_rows, (block.stop - block.start) * bytes_per_row, device):
+            yield block, strip
+
+
+def _blocks(num_things: int, bytes_per_thing: int, device: torch.device) -> Iterator[slice]:
+    """Cut things into blocks that are worked on together: on a CPU as many as fit its caches, else all."""
+    step = max(1, CPU_BLOCK_BYTES // bytes_per_thing if device.type == "cpu" else num_things)
+    return (slice(start, min(start + step, num_things)) for start in range(0, num_things, step))

@@ -16,6 +16,7 @@ from sam_engine.modeling.fast_decoder import (
     PreparedImage,
     decode_prompts,
     prepare_image,
+    prompts_at_once,
     upscale_masks,
 )
 from sam_engine.modeling.image_encoder import ImageEncoderViT, SkipFeatures
@@ -199,22 +200,13 @@ class Sam(nn.Module):
         the same up to rounding.
         """
         if mask_input is None and not torch.is_grad_enabled():
-            embedding = embedding if embedding.prepared else self.prepare(embedding)
-            decoded = self.decode_prompts(
-                embedding,
-                point_coords=point_coords,
-                point_labels=point_labels,
-                boxes=boxes,
-                multimask_output=multimask_output,
+            prompts = {"point_coords": point_coords, "point_labels": point_labels, "boxes": boxes}
+            return self._decode_in_blocks(
+                embedding if embedding.prepared else self.prepare(embedding),
+                {name: value for name, value in prompts.items() if value is not None},
+                multimask_output,
+                iou_thresh,
             )
-            iou_predictions = decoded.iou_predictions
-            if iou_thresh is None:
-                every_prompt = torch.arange(len(iou_predictions), device=self.device)
-                return self.upscale_masks(embedding, decoded, every_prompt), iou_predictions
-            chosen = (iou_predictions > iou_thresh).any(dim=1).nonzero()[:, 0]
-            found = self.upscale_masks(embedding, decoded, chosen, skip_padding=True)
-            logits = found.new_zeros(len(iou_predictions), *found.shape[1:])
-            return logits.index_copy_(0, chosen, found), iou_predictions
         points = _paired(point_coords, point_labels)
         with cuda_tf32(self.device, False):
             sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=mask_input)
@@ -227,6 +219,40 @@ class Sam(nn.Module):
                 skip_features=embedding.skip_features,
             )
         return low_res_logits, iou_predictions
+
+    def _decode_in_blocks(
+        self,
+        embedding: ImageEmbedding,
+        prompts: dict[str, Tensor],
+        multimask_output: bool,
+        iou_thresh: float | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode the prompts of a prepared image, as many at once as suits the device, in the same memory."""
+        prepared = embedding.prepared
+        assert prepared is not None, "the embedding comes from Sam.prepare"
+        num_prompts = min(map(len, prompts.values()), default=1)
+        step = max(1, prompts_at_once(prepared, num_prompts))
+        images = prepared.image.new_empty(step, *prepared.image.shape)
+        logits, scores = [], []
+        for start in range(0, max(1, num_prompts), step):
+            decoded = self.decode_prompts(
+                embedding,
+                **{name: value[start : start + step] for name, value in prompts.items()},
+                multimask_output=multimask_output,
+                images=images,
+            )
+            scores.append(decoded.iou_predictions)
+            if iou_thresh is None:
+                every_prompt = torch.arange(len(decoded.iou_predictions), device=self.device)
+                logits.append(self.upscale_masks(embedding, decoded, every_prompt))
+                continue
+            chosen = (decoded.iou_predictions > iou_thresh).any(dim=1).nonzero()[:, 0]
+            found = self.upscale_masks(embedding, decoded, chosen, skip_padding=True)
+            if len(chosen) < len(decoded.iou_predictions):
+                rest = found.new_zeros(len(decoded.iou_predictions), *found.shape[1:])
+                found = rest.index_copy_(0, chosen, found)
+            logits.append(found)
+        return torch.cat(logits), torch.cat(scores)
 
     @torch.no_grad()
     def prepare(self, embedding: ImageEmbedding) -> ImageEmbedding:
@@ -253,18 +279,20 @@ class Sam(nn.Module):
         point_labels: Tensor | None = None,
         boxes: Tensor | None = None,
         multimask_output: bool = True,
+        images: Tensor | None = None,
     ) -> DecodedPrompts:
         """Predict the IoU of P prompts on a prepared image; `upscale_masks` makes the masks of those wanted.
 
         Together they give what `decode` gives, whose arguments these are. The result holds the tokens of an
-        image for each prompt: 4 MiB with vit_*, 0.5 MiB with tiny.
+        image for each prompt, 4 MiB with vit_* and 0.5 MiB with tiny: in ``images`` if given, (P or more,
+        tokens, C), and as long as nothing else is written there.
         """
         assert embedding.prepared is not None, "the embedding comes from Sam.prepare"
         with cuda_tf32(self.device, False):
             sparse, _ = self.prompt_encoder(
                 points=_paired(point_coords, point_labels), boxes=boxes, masks=None
             )
-            return decode_prompts(self.mask_decoder, embedding.prepared, sparse, multimask_output)
+            return decode_prompts(self.mask_decoder, embedding.prepared, sparse, multimask_output, images)
 
     @torch.no_grad()
     def upscale_masks(

@@ -189,18 +189,34 @@ def test_no_more_padding_than_needed_is_upscaled() -> None:
         assert columns == 8
 
 
+@pytest.mark.parametrize("limit", ["CPU_BLOCK_BYTES", "CPU_IMAGES_BYTES"])
+@pytest.mark.parametrize("iou_thresh", [None, 0.0])
 @torch.no_grad()
-def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prompts worked on one by one or all at once give the same."""
+def test_blocks_do_not_matter(limit: str, iou_thresh: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts, and the tokens of their images, worked on one by one or all at once give the same."""
     sam = make_sam(TINY)
-    embedding, made = make_embedding(sam), make_prompts("one point", sam.image_size)
+    embedding, made = make_embedding(sam, (128, 85)), make_prompts("one point", sam.image_size)
     results = []
     for num_bytes in (1, 2**30):
-        monkeypatch.setattr(fast_decoder, "CPU_BLOCK_BYTES", num_bytes)
-        results.append(sam.decode(embedding, **made))
+        monkeypatch.setattr(fast_decoder, limit, num_bytes)
+        results.append(sam.decode(embedding, iou_thresh=iou_thresh, **made))
 
     for one_by_one, together in zip(*results, strict=True):
         assert_close(one_by_one, together)
+
+
+@torch.no_grad()
+def test_memory_for_images_is_used_again() -> None:
+    """Given memory, whatever it holds, is where the images go; the result is the same."""
+    sam = make_sam(TINY)
+    embedding, made = sam.prepare(make_embedding(sam)), make_prompts("one point", sam.image_size)
+    expected = sam.decode_prompts(embedding, **made)
+    memory = torch.full((12, *expected.image.shape[1:]), torch.nan, dtype=torch.float64)
+    decoded = sam.decode_prompts(embedding, images=memory, **made)
+
+    assert decoded.image.data_ptr() == memory.data_ptr()
+    assert torch.equal(decoded.image, expected.image)
+    assert torch.equal(decoded.iou_predictions, expected.iou_predictions)
 
 
 @torch.no_grad()
