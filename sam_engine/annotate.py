@@ -205,11 +205,20 @@ class ShardAnnotator:
             return LoadedImage(sha256=sha256, image=out_of_memory)
 
     def _decode_image(self, data: bytes) -> DecodedImage:
-        """Decode in this process, or in one of those kept for that."""
+        """Decode in this process, or in one of those kept for that.
+
+        Raises:
+            ImageError: As `decode_image`; DECODER_CRASH if two processes died: one may have been killed.
+        """
         if not self._decode.isolate:
             return decode_image(data, self._decode)
         decoder = self._isolated.get()
         try:
+            try:
+                return decoder.decode(data)
+            except ImageError as error:
+                if error.status is not ImageStatus.DECODER_CRASH:
+                    raise
             return decoder.decode(data)
         finally:
             self._isolated.put(decoder)

@@ -9,12 +9,16 @@ import torch
 from corpus.image_corpus import cases
 
 from sam_engine.annotate import ShardAnnotator
+from sam_engine.config import DecodeConfig
 from sam_engine.dataset.inputs import open_input
 from sam_engine.dataset.manifest import build_manifest
 from sam_engine.dataset.reader import read_tables
 from sam_engine.dataset.schema import table_to_records
 from sam_engine.dataset.shards import shard_name
 from sam_engine.dataset.store import LocalStore
+from sam_engine.errors import ImageError
+from sam_engine.images import decode_image
+from sam_engine.isolation import IsolatedDecoder
 from sam_engine.leases import Lease, Verdict
 from sam_engine.structures import ImageStatus, Shard, ShardProgress, ShardReport
 
@@ -217,6 +221,29 @@ def test_isolated_decoding_gives_the_same_bytes(tmp_path):
             digests.add(annotator.annotate(shard).sha256)
 
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize(("deaths", "found"), [(1, "ok"), (2, "decoder_crash")])
+def test_image_is_to_blame_when_two_decoders_died_of_it(tmp_path, deaths, found):
+    """One may have been killed from outside, as by the kernel when memory is short. Neighbours are kept."""
+
+    class MortalDecoder(IsolatedDecoder):
+        def decode(self, data):
+            if data == doomed and deaths_left:
+                deaths_left.pop()
+                raise ImageError(ImageStatus.DECODER_CRASH, "the decoding process was killed by SIGKILL")
+            return decode_image(data, self._config)
+
+    fakes.write_images(tmp_path / "in", 3)
+    doomed, deaths_left = (tmp_path / "in/001.png").read_bytes(), [None] * deaths
+    annotator, shard = make_annotator(tmp_path / "in", tmp_path / "out", decode__isolate=True)
+    for decoder in (annotator._isolated.get(), annotator._isolated.get()):
+        decoder.close()
+        annotator._isolated.put(MortalDecoder(DecodeConfig()))
+    with closing(annotator):
+        annotator.annotate(shard)
+
+    assert [str(row.status) for row in records_of(tmp_path / "out")] == ["ok", found, "ok"]
 
 
 def test_verdict_is_the_row_of_an_image_that_is_not_touched(tmp_path):
