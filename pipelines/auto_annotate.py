@@ -169,14 +169,19 @@ def _stopped_by_signals() -> Iterator[Callable[[], None]]:
             signal.signal(number, handler)
 
 
-def command_line(argv: Sequence[str] | None = None) -> int:
-    """Run from a command line; return the exit code."""
+def stoppable(program: Callable[[], int]) -> int:
+    """Return the exit code of a program in which `run` may be stopped by a signal."""
     try:
-        return main(COMMAND, run, argv)
+        return program()
     except (Stopped, KeyboardInterrupt) as stopped:  # the latter before the run has begun
         number = signal.Signals(stopped.number if isinstance(stopped, Stopped) else signal.SIGINT)
         print(f"stopped by {number.name}; the same command goes on from here", file=sys.stderr)
         return 128 + number
+
+
+def command_line(argv: Sequence[str] | None = None) -> int:
+    """Run from a command line; return the exit code."""
+    return stoppable(lambda: main(COMMAND, run, argv))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 COMMAND = CommandLine(
     name="evaluate",
     config_class=EvaluateConfig,
-    plain_texts=frozenset({"output", "images", "model.checkpoint", "model.sha256"}),
+    plain_texts=frozenset({"output", "model.checkpoint", "model.sha256"}),
     help="""
 Score a model on ground truth at full resolution: clicks, boxes, the mask generator, and its own scores.
 
@@ -25,7 +25,7 @@ Usage: python -m pipelines.evaluate truth=[EVAL.tar] [output=DIR] [model=tiny] [
 
   python -m pipelines.evaluate truth=[eval-coco.tar,eval-bsds.tar]    the bundled model
   python -m pipelines.evaluate truth=[eval.tar] parts=[prompts] model.checkpoint=runs/tiny/model.safetensors
-  python -m pipelines.evaluate truth=[instances_val2017.json] images=val2017 model=vit_b limit=500
+  python -m pipelines.evaluate truth=[instances_val2017.json] images=[val2017] model=vit_b limit=500
   python -m pipelines.evaluate truth=[a.tar,b.tar] parts=[grid] grid_limit=12    thresholds for amg
 
 Truth is an SA-1B tar or folder, a dataset of pipelines.auto_annotate, or a COCO file.
@@ -52,7 +52,8 @@ def run(config: EvaluateConfig) -> int:
         raise ConfigError("plots need matplotlib: pip install 'sam-engine[plots]', or say plots=false")
     from sam_engine.evaluation.truth import open_truth
 
-    truths = [open_truth(path, config.images) for path in config.truth]
+    images = config.images or [None] * len(config.truth)
+    truths = [open_truth(path, place) for path, place in zip(config.truth, images, strict=True)]
     names = [truth.name for truth in truths]
     if len(set(names)) < len(names):
         raise ConfigError(f"truth: names must differ to be told apart, got {', '.join(names)}")
@@ -85,7 +86,7 @@ def _evaluate(truths: "Sequence[Truth]", config: EvaluateConfig) -> "Evaluation"
 
     torch.set_num_threads(config.threads)
     model = load_model(config.model)
-    total = sum(min(truth.num_images, config.limit or truth.num_images) for truth in truths)
+    total = sum(min(len(truth), config.limit or len(truth)) for truth in truths)
     with tqdm(total=total, unit="image", disable=not sys.stderr.isatty(), file=sys.stderr) as bar:
 
         def report(name: str, done: int) -> None:

@@ -2,6 +2,9 @@
 
 import io
 import json
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -33,3 +36,14 @@ def sa1b_files(number: int) -> dict[str, bytes]:
         f"sa_{100 + number}.jpg": buffer.getvalue(),
         f"sa_{100 + number}.json": json.dumps(record).encode(),
     }
+
+
+def write_tar(path: Path, numbers: Iterable[int]) -> Path:
+    """Write drawn images and their masks as an SA-1B tar; return it."""
+    with tarfile.open(path, "w") as archive:
+        for number in numbers:
+            for name, data in sa1b_files(number).items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return path

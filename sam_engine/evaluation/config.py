@@ -16,8 +16,9 @@ class EvaluateConfig:
     """The mask generator whose grid is decoded and whose thresholds are judged."""
     truth: list[str] = field(default_factory=list)
     """Ground truth: SA-1B tars or folders, our datasets, COCO JSON files; each is scored by itself."""
-    images: str | None = None
-    """Folder of the images of COCO files; of our datasets, where their input is now if it was moved."""
+    images: list[str | None] = field(default_factory=list)
+    """Where the images of each of ``truth`` are: a COCO file's folder; of a dataset, where its input is now
+    if it has moved; null for the others. Empty: null for all."""
     parts: list[str] = field(default_factory=lambda: list(PARTS))
     """prompts: a click and a box for each annotated mask. grid: the mask generator on whole images."""
     limit: int | None = None
@@ -42,6 +43,12 @@ class EvaluateConfig:
         for part in self.parts:
             check_setting("parts", part, part in PARTS, f"some of {', '.join(PARTS)}")
         check_setting("parts", self.parts, len(self.parts) > 0, f"some of {', '.join(PARTS)}")
+        check_setting(
+            "images",
+            self.images,
+            len(self.images) in (0, len(self.truth)),
+            "null or a path for each of truth",
+        )
         for name in ("limit", "grid_limit"):
             value = getattr(self, name)
             if value is not None:

@@ -163,7 +163,7 @@ def find_candidates(
         boxes_xyxy=boxes,
         crop_boxes_xywh=np.array([record["crop_box"] for record in records], np.int64).reshape(-1, 4),
         ious=mask_ious([record["segmentation"] for record in records], image.rles),
-        truth_areas=np.array(image.areas),
+        truth_areas=image.areas,
     )
 
 

@@ -145,7 +145,7 @@ def answer_prompts(
     rows = _answers(model, embedding, masks, clicks, boxes, stability_offset)
     discs = np.array([[disc_ious(m, tuple(c)) for c in cs] for m, cs in zip(masks, clicks, strict=True)])
     return PromptAnswers(
-        area=np.array(image.areas),
+        area=image.areas,
         discs=discs[:, 0],
         random_discs=discs[:, 1:],
         ellipse=np.array([ellipse_iou(mask, tuple(box)) for mask, box in zip(masks, boxes, strict=True)]),

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sam_engine.dataset.exporting import new_file, writing_to
 from sam_engine.errors import InputError
 from sam_engine.evaluation.config import EvaluateConfig
 from sam_engine.evaluation.grid import Candidates, GridScores, find_candidates
@@ -17,6 +18,8 @@ from sam_engine.evaluation.prompts import summarise as summarise_prompts
 from sam_engine.evaluation.report import TruthScores
 from sam_engine.evaluation.truth import Truth
 from sam_engine.modeling.sam import Segmenter
+
+SCORES, TABLES = "scores.json", "scores.md"
 
 Report = Callable[[str, int], None]
 """Called after each image with the name of the truth and the number of its images done."""
@@ -101,13 +104,19 @@ def _num_images(config: EvaluateConfig) -> int | None:
 
 
 def write_scores(output: Path, evaluation: Evaluation, text: str) -> None:
-    """Write ``scores.json`` and ``scores.md``."""
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "scores.json").write_text(evaluation.to_json(), encoding="utf-8")
-    (output / "scores.md").write_text(text + "\n", encoding="utf-8")
+    """Write the scores as JSON and as text; that the JSON is there says that both are whole.
+
+    Raises:
+        StorageError: They cannot be written.
+    """
+    with writing_to(output):
+        output.mkdir(parents=True, exist_ok=True)
+        for name, content in ((TABLES, text + "\n"), (SCORES, evaluation.to_json())):
+            with new_file(output / name) as file:
+                file.write(content.encode())
 
 
 def read_scores(output: Path) -> dict[str, Any]:
     """Return the document that `write_scores` wrote."""
-    document: dict[str, Any] = json.loads((output / "scores.json").read_text(encoding="utf-8"))
+    document: dict[str, Any] = json.loads((output / SCORES).read_text(encoding="utf-8"))
     return document

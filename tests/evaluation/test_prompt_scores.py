@@ -51,7 +51,7 @@ def make_knowing() -> Knowing:
 
 def test_scores_separate_ranking_from_answers(truth_tar: Path):
     """A model whose second answer is right but ranks the whole image first scores low, its oracle high."""
-    scores = evaluate(make_knowing(), open_truth(truth_tar).read())
+    scores = evaluate(make_knowing(), open_truth(truth_tar).first())
 
     assert (scores.images, scores.masks) == (3, 6)
     assert scores.click_oracle > 0.8
@@ -65,7 +65,7 @@ def test_scores_separate_ranking_from_answers(truth_tar: Path):
 
 def test_calibration_is_that_of_the_ranked_answers(truth_tar: Path):
     """All masks are said to be 0.9 and fill a tenth of the image: the error is what lies between."""
-    scores = evaluate(make_knowing(), open_truth(truth_tar).read())
+    scores = evaluate(make_knowing(), open_truth(truth_tar).first())
 
     assert scores.calibration.bias == pytest.approx(0.9 - scores.click_ranked)
     assert scores.box_calibration.bias == pytest.approx(1 - scores.box)
@@ -106,7 +106,7 @@ def test_without_random_clicks_they_have_no_score(truth_tar: Path):
 
 def test_sizes_are_scored_apart(truth_tar: Path):
     """All drawn shapes are below 32 x 32 pixels: small; nothing is large."""
-    scores = evaluate(make_knowing(), open_truth(truth_tar).read())
+    scores = evaluate(make_knowing(), open_truth(truth_tar).first())
 
     assert scores.click_by_area["small"] == pytest.approx(scores.click_ranked)
     assert scores.click_by_area["large"] is None

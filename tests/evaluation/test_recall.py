@@ -125,3 +125,8 @@ def test_nothing_found_and_nothing_to_find():
 
     assert counter.average_recall("all", 100) == 0
     assert counter.average_recall("large", 100) is None
+
+
+def test_of_equals_the_last_is_found():
+    """As in COCOeval, whose loop goes on to an equal overlap."""
+    assert match_ranks(np.array([[0.7, 0.7]]))[0].tolist() == [NEVER, 0]

@@ -1,39 +1,21 @@
 """The program pipelines.evaluate."""
 
-import io
 import json
-import tarfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from drawn_truth import write_tar
 
 from pipelines import evaluate
 from pipelines.config import main
-from sam_engine.ops.rle import encode_mask
 
 SMALL = ["model.checkpoint=random", "amg.points_per_side=2", "threads=1", "limit=1"]
 
 
 @pytest.fixture(scope="module")
 def truth_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One grey image with one mask."""
-    path = tmp_path_factory.mktemp("truth") / "grey.tar"
-    mask = np.zeros((40, 60), bool)
-    mask[10:30, 10:40] = True
-    buffer = io.BytesIO()
-    Image.new("RGB", (60, 40), (90, 90, 90)).save(buffer, "JPEG")
-    record = {
-        "image": {"image_id": 1},
-        "annotations": [{"segmentation": {"size": [40, 60], "counts": encode_mask(mask)}}],
-    }
-    with tarfile.open(path, "w") as archive:
-        for name, data in (("sa_1.jpg", buffer.getvalue()), ("sa_1.json", json.dumps(record).encode())):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return path
+    """One drawn image with two masks."""
+    return write_tar(tmp_path_factory.mktemp("truth") / "drawn.tar", [0])
 
 
 def test_tables_json_and_plots(truth_tar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -48,9 +30,9 @@ def test_tables_json_and_plots(truth_tar: Path, tmp_path: Path, capsys: pytest.C
     assert all(
         word in printed for word in ("disc", "ellipse", "AR@1000", "ECE", "Filtering at predicted IoU")
     )
-    assert sorted(path.name for path in output.iterdir()) == ["grey.png", "scores.json", "scores.md"]
+    assert sorted(path.name for path in output.iterdir()) == ["drawn.png", "scores.json", "scores.md"]
     scores = json.loads((output / "scores.json").read_text())
-    assert scores["scores"]["grey"]["prompts"]["masks"] == 1
+    assert scores["scores"]["drawn"]["prompts"]["masks"] == 2
     assert scores["pooled"]["candidates"] == 12
     assert (output / "scores.md").read_text() in printed
 
@@ -68,8 +50,9 @@ def test_prompts_alone(truth_tar: Path, capsys: pytest.CaptureFixture[str]):
     ("arguments", "message"),
     [
         ([], "truth is empty"),
-        (["truth=[/nowhere/a.tar]"], "there is no file or folder '/nowhere/a.tar'"),
+        (["truth=[/nowhere/a.tar]"], "/nowhere/a.tar: there is no such file or folder"),
         (["parts=[clicks]"], "parts must be some of prompts, grid, got 'clicks'"),
+        (["truth=[a.json]", "images=[a,b]"], "images must be null or a path for each of truth"),
         (["grid_limit=0"], "grid_limit must be at least 1, got 0"),
     ],
 )
@@ -85,4 +68,4 @@ def test_truths_of_one_name_are_refused(truth_tar: Path, capsys: pytest.CaptureF
     """Their scores could not be told apart."""
     assert main(evaluate.COMMAND, evaluate.run, [f"truth=[{truth_tar},{truth_tar}]"]) == 2
 
-    assert "names must differ to be told apart, got grey, grey" in capsys.readouterr().err
+    assert "names must differ to be told apart, got drawn, drawn" in capsys.readouterr().err

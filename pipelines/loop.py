@@ -1,0 +1,144 @@
+"""Annotate, keep what is confident, retrain, measure again: ``python -m pipelines.loop``."""
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines import auto_annotate, evaluate, train
+from pipelines.config import CommandLine, main
+from sam_engine.checkpoints import resolve_checkpoint
+from sam_engine.config import AutoAnnotateConfig, ModelConfig
+from sam_engine.errors import ConfigError
+from sam_engine.evaluation.config import EvaluateConfig
+from sam_engine.training.loop import (
+    HEADER,
+    LoopConfig,
+    claim_output,
+    compare,
+    table_rows,
+    training_config,
+    verdict,
+)
+
+COMMAND = CommandLine(
+    name="loop",
+    config_class=LoopConfig,
+    plain_texts=frozenset({"output", "unlabelled", "model.checkpoint", "model.sha256", "executor.address"}),
+    help="""
+Close the loop once: the model annotates images, learns from its confident masks, and is measured again.
+
+Usage: python -m pipelines.loop labelled=[A.tar] unlabelled=PHOTOS heldout=[EVAL.tar] [key=value ...]
+
+  python -m pipelines.loop labelled=[train.tar] unlabelled=photos heldout=[eval.tar] output=runs/loop
+  python -m pipelines.loop ... model.checkpoint=runs/loop/loop-seed0/model.safetensors output=runs/loop2
+
+The second command goes round again, with what the first one made.
+
+1. annotated/   pipelines.auto_annotate on the unlabelled images; amg's thresholds say what is confident
+2. control-*/, loop-*/   pipelines.train from the same weights for the same steps, once with each seed: on the
+   labelled images alone, and on these and the annotated ones
+3. scores/      pipelines.evaluate of the weights before and of every run, on the held-out images
+4. report.md, report.json   before, control, loop, with the spread over seeds
+
+Run it again to go on where it stopped: each stage passes over what is done. Settings of a training: train.*
+Flags: --help, --cfg job (print the configuration and stop). Exit codes: 0 done, 1 failed, 2 bad setting,
+3 more images failed than allowed, 130 and 143 stopped by a signal.
+""",
+)
+
+log = logging.getLogger("pipelines.loop")  # not __name__, which is __main__ under python -m
+
+
+def run(config: LoopConfig) -> int:
+    """Go round once; return the exit code."""
+    for name in ("labelled", "unlabelled", "heldout"):
+        if not getattr(config, name):
+            raise ConfigError(f"{name} is empty; see python -m pipelines.loop --help")
+    start = resolve_checkpoint(config.model).path
+    if start is None:
+        raise ConfigError("model.checkpoint=random has learnt nothing that it could annotate")
+    claim_output(config)
+
+    code = auto_annotate.run(
+        AutoAnnotateConfig(
+            input=config.unlabelled,
+            output=str(config.annotated),
+            model=config.model,
+            amg=config.amg,
+            executor=config.executor,
+            limit=config.limit,
+        )
+    )
+    if code:
+        return code
+    for name in config.runs:
+        log.info("training %s", name)
+        code = train.run(training_config(config, name, start))
+        if code:
+            return code
+    weights = {"before": start} | {
+        name: Path(config.output) / name / "model.safetensors" for name in config.runs
+    }
+    scores = {name: _scores(config, name, path) for name, path in weights.items()}
+    _report(config, scores)
+    return 0
+
+
+def _scores(config: LoopConfig, name: str, weights: Path) -> dict[str, Any]:
+    """Return the scores of some weights on each held-out set, measured unless that was done before."""
+    from sam_engine.evaluation.run import SCORES, read_scores
+
+    output = Path(config.output) / "scores" / name
+    if not (output / SCORES).exists():
+        log.info("scoring %s", name)
+        evaluate.run(
+            EvaluateConfig(
+                model=ModelConfig(
+                    name=config.model.name, checkpoint=str(weights), device=config.model.device
+                ),
+                truth=config.heldout,
+                parts=["prompts"],
+                limit=config.heldout_limit,
+                threads=config.train.threads,
+                output=str(output),
+                plots=False,
+            )
+        )
+    return {heldout: scores["prompts"] for heldout, scores in read_scores(output)["scores"].items()}
+
+
+def _report(config: LoopConfig, scores: dict[str, Any]) -> None:
+    """Print and write what the loop was worth."""
+    from dataclasses import asdict
+
+    from sam_engine.dataset.reader import open_dataset
+    from sam_engine.evaluation.report import table
+
+    dataset = open_dataset(config.annotated)
+    comparisons = compare(config, scores)
+    text = (
+        f"{dataset.num_masks:,} masks on {dataset.num_images:,} images that the model annotated; "
+        f"{config.train.total_steps} steps in each arm, {len(config.seeds)} seeds\n\n"
+        f"{table(HEADER, table_rows(comparisons))}\n\n{verdict(comparisons)}"
+    )
+    print(text)
+    output = Path(config.output)
+    (output / "report.md").write_text(text + "\n", encoding="utf-8")
+    document = {
+        "annotated_images": dataset.num_images,
+        "annotated_masks": dataset.num_masks,
+        "comparisons": [{**asdict(c), "gains": c.gains, "is_clear": c.is_clear} for c in comparisons],
+    }
+    (output / "report.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def command_line(argv: Sequence[str] | None = None) -> int:
+    """Run from a command line; return the exit code."""
+    return auto_annotate.stoppable(lambda: main(COMMAND, run, argv))
+
+
+if __name__ == "__main__":
+    sys.exit(command_line())

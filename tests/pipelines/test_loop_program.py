@@ -1,0 +1,79 @@
+"""The program pipelines.loop."""
+
+import json
+from pathlib import Path
+
+import pytest
+from drawn_truth import write_tar
+
+from pipelines import loop
+from pipelines.config import main
+
+
+def contents(output: Path) -> dict[str, bytes]:
+    """Return what must not be made again, by path."""
+    patterns = ("annotated/annotations/*", "*.npz", "*/log.csv", "scores/*/*", "report.*")
+    paths = [path for pattern in patterns for path in output.glob(pattern)]
+    return {
+        str(path.relative_to(output)): (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(paths)
+    }
+
+
+def test_once_round_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """All stages run and are reported; the same command again makes nothing but the report anew."""
+    output = tmp_path / "loop"
+    arguments = [
+        f"labelled=[{write_tar(tmp_path / 'train.tar', [0])}]",
+        f"unlabelled={write_tar(tmp_path / 'more.tar', [1])}",
+        f"heldout=[{write_tar(tmp_path / 'eval.tar', [2])}]",
+        f"output={output}",
+        "executor=inline",
+        "seeds=[3]",
+        "amg.points_per_side=4",
+        "amg.pred_iou_thresh=0",
+        "amg.stability_score_thresh=0",
+        "train.total_steps=1",
+        "train.images_per_step=1",
+        "train.prompts_per_image=2",
+        "train.image_size=32",
+        "train.log_steps=1",
+        "train.threads=1",
+    ]
+
+    assert main(loop.COMMAND, loop.run, arguments) == 0
+    first, printed = contents(output), capsys.readouterr().out
+    assert main(loop.COMMAND, loop.run, arguments) == 0
+    second = contents(output)
+
+    assert "masks on 1 images that the model annotated; 1 steps in each arm, 1 seeds" in printed
+    assert sorted(path.name for path in (output / "scores").iterdir()) == [
+        "before",
+        "control-seed3",
+        "loop-seed3",
+    ]
+    assert [len(c["gains"]) for c in json.loads((output / "report.json").read_text())["comparisons"]] == [
+        1
+    ] * 4
+    unchanged = {path for path in first if not path.startswith("report")}
+    assert {path: first[path] for path in unchanged} == {path: second[path] for path in unchanged}
+    assert first["report.md"][1] == second["report.md"][1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "labelled is empty"),
+        (["labelled=[a.tar]"], "unlabelled is empty"),
+        (
+            ["labelled=[a.tar]", "unlabelled=b", "heldout=[c.tar]", "model.checkpoint=random"],
+            "has learnt nothing",
+        ),
+        (["train.seed=1"], "train.seed is the loop's to set"),
+    ],
+)
+def test_mistakes_end_with_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    """Exit code 2, and nothing is made."""
+    assert main(loop.COMMAND, loop.run, arguments) == 2
+
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
