@@ -47,7 +47,7 @@ Launch = Callable[[Job], dict[str, Any]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     options = _parse(arguments)
-    paths = _find_images(options.images)[: options.limit]
+    paths = find_images(options.images)[: options.limit]
     cases = [
         Case(model=model, long_side=long_side, precision=precision)
         for model in options.model
@@ -208,7 +208,7 @@ def _positive(text: str) -> int:
     return number
 
 
-def _find_images(names: Sequence[str] | None) -> list[Path]:
+def find_images(names: Sequence[str] | None) -> list[Path]:
     """Return the image files that are named or lie in the folders named, or photos of scikit-image.
 
     Raises:

@@ -368,4 +368,4 @@ def test_the_samples_are_photos_that_exist() -> None:
     """The default images lie in scikit-image's wheel, widest first."""
     pytest.importorskip("skimage")
 
-    assert all(path.is_file() for path in bench._find_images(None))
+    assert all(path.is_file() for path in bench.find_images(None))
