@@ -34,7 +34,7 @@ def describe(scores: Mapping[str, TruthScores], pooled: GridScores | None) -> st
     if prompts:
         sections += [_clicks(prompts), _boxes(prompts), _trust(prompts)]
     if grids:
-        sections.append(_recalls(grids))
+        sections += [_recalls(grids), _candidates(grids)]
     if pooled is not None:
         sections += [_thresholds(pooled), filter_line(pooled.before, pooled.after, pooled.candidates)]
     return "\n\n".join(sections)
@@ -134,6 +134,24 @@ def _recalls(grids: Mapping[str, GridScores]) -> str:
 def _averages(recalls: Recalls) -> list[float | None]:
     """Return AR in the order of the table's columns."""
     return [recalls.average[str(budget)][area] for budget in MAX_MASKS for area in AREA_RANGES]
+
+
+def _candidates(grids: Mapping[str, GridScores]) -> str:
+    """Return the table of what both scores of unfiltered candidates are worth."""
+    header = ("candidates", "masks", "predicted IoU", "best IoU", "ECE", "correlation", "of stability")
+    rows = [
+        (
+            name,
+            s.candidates,
+            s.calibration.bias + s.before.kept_iou,
+            s.before.kept_iou,
+            s.calibration.ece,
+            s.calibration.correlation,
+            s.stability.correlation,
+        )
+        for name, s in grids.items()
+    ]
+    return table(header, rows)
 
 
 def _thresholds(grid: GridScores) -> str:

@@ -129,3 +129,17 @@ def test_proposals_are_ranked_by_the_mean_of_both_scores():
     assert scores.proposals.average["100"]["all"] == 0
     assert scores.proposals.average["1000"]["all"] == 1
     assert scores.generator.masks_per_image == 0  # segment_anything's thresholds keep nothing here
+
+
+def test_between_crops_the_smaller_crop_wins():
+    """Of one thing found in the image and in a crop, the crop's mask is kept, though it scores lower."""
+    found = Candidates(
+        predicted_iou=np.array([0.9, 0.8], np.float32),
+        stability_score=np.array([1.0, 1.0], np.float32),
+        boxes_xyxy=np.array([[10, 10, 50, 50], [10, 10, 50, 51]]),
+        crop_boxes_xywh=np.array([[0, 0, 200, 200], [0, 0, 100, 100]]),
+        ious=np.zeros((2, 1)),
+        truth_areas=np.array([9.0]),
+    )
+
+    assert without_duplicates(found, np.array([True, True]), found.predicted_iou, 0.7, 0.7).tolist() == [1]

@@ -91,10 +91,12 @@ def test_random_clicks_depend_on_image_and_place_alone(truth_tar: Path):
     after_another = answer_prompts(model, second, num_random=3)
     alone = answer_prompts(make_knowing(), second, num_random=3)
     other = answer_prompts(model, second, num_random=3, seed=1)
+    elsewhere = answer_prompts(model, replace(second, image_id=7), num_random=3)
 
     assert alone.random_discs.shape == (2, 3, 24)
     np.testing.assert_array_equal(alone.random_discs, after_another.random_discs)
     assert (alone.random_discs != other.random_discs).any()
+    assert (alone.random_discs != elsewhere.random_discs).any()
 
 
 def test_without_random_clicks_they_have_no_score(truth_tar: Path):

@@ -28,7 +28,8 @@ def test_tables_json_and_plots(truth_tar: Path, tmp_path: Path, capsys: pytest.C
     printed = capsys.readouterr().out
     assert code == 0
     assert all(
-        word in printed for word in ("disc", "ellipse", "AR@1000", "ECE", "Filtering at predicted IoU")
+        word in printed
+        for word in ("disc", "ellipse", "AR@1000", "| candidates", "Filtering at predicted IoU")
     )
     assert sorted(path.name for path in output.iterdir()) == ["drawn.png", "scores.json", "scores.md"]
     scores = json.loads((output / "scores.json").read_text())
