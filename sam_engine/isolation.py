@@ -196,22 +196,11 @@ def serve(decode: Decode = decode_image) -> None:
     shared = SharedBlock.attach(settings["shared"], config)
     answers = os.dup(1)
     os.dup2(2, 1)  # what a library prints is no answer
-    hard_limit = _memory_limit(config.max_file_bytes, config.max_pixels)
-    limits = {
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NOFILE: _MAX_OPEN_FILES,
-        resource.RLIMIT_FSIZE: 0,  # nothing is written, and what a library prints cannot fill a disk
-        resource.RLIMIT_DATA: hard_limit,
-    }
-    for kind, limit in limits.items():
-        resource.setrlimit(kind, (limit, limit))
+    limit_process(config)
     _send(answers, {})
     while request := os.read(0, 8):
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        seconds = math.ceil(used.ru_utime + used.ru_stime + settings["timeout_s"])
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
         data = shared.take_file(int.from_bytes(request, "little"))
-        resource.setrlimit(resource.RLIMIT_DATA, (min(_wanted_memory(data), hard_limit), hard_limit))
+        limit_image(data, settings["timeout_s"])
         try:
             image = decode(data, config, shared.pixels)
         except ImageError as error:
@@ -223,18 +212,35 @@ def serve(decode: Decode = decode_image) -> None:
         _send(answers, answer)
 
 
+def limit_process(config: DecodeConfig) -> None:
+    """Limit this process for good, as one that decodes images."""
+    limits = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: _MAX_OPEN_FILES,
+        resource.RLIMIT_FSIZE: 0,  # nothing is written, and what a library prints cannot fill a disk
+        resource.RLIMIT_DATA: _memory_limit(config.max_file_bytes, config.max_pixels),
+    }
+    for kind, limit in limits.items():
+        resource.setrlimit(kind, (limit, limit))
+
+
+def limit_image(data: bytes, timeout_s: float) -> None:
+    """Limit what one image may take: CPU time from now on, and memory by the size that its header claims."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = math.ceil(used.ru_utime + used.ru_stime + timeout_s)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
+    try:
+        header = read_header(data)
+        num_pixels = max(0, header.width * header.height)
+    except ImageError:
+        num_pixels = 0
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (min(_memory_limit(len(data), num_pixels), most), most))
+
+
 def _memory_limit(num_bytes: int, num_pixels: int) -> int:
     """Return how much memory a child may have for a file of so many bytes and pixels, in bytes."""
     return _BASE_BYTES + 2 * num_bytes + _BYTES_PER_PIXEL * num_pixels
-
-
-def _wanted_memory(data: bytes) -> int:
-    """Return the limit for one file, by the size that its header claims."""
-    try:
-        header = read_header(data)
-    except ImageError:
-        return _memory_limit(len(data), 0)
-    return _memory_limit(len(data), max(0, header.width * header.height))
 
 
 def _send(descriptor: int, answer: dict[str, Any]) -> None:
