@@ -39,6 +39,9 @@ from sam_engine.structures import (
 READ_AHEAD = 2
 """Decoded images waiting for the model, for each decoding thread."""
 
+# Where torch has no type for it: its CPU and MPS allocators, the CUDA driver, cuBLAS and cuDNN.
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedImage:
@@ -341,4 +344,4 @@ def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     """Return whether an allocation failed, on the device or on the host."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return "can't allocate memory" in str(error)  # torch's CPU allocator has no type of its own
+    return any(words in str(error) for words in _OUT_OF_MEMORY)
