@@ -58,28 +58,26 @@ def ray_session(config: ExecutorConfig) -> Iterator[None]:
             folder = private_folder()
             stack.callback(_clear, folder)
         stack.callback(ray.shutdown)
-        handlers = _signal_handlers()
         try:
-            if local:
-                wanted = (config.num_workers or 0) * config.threads_per_worker
-                ray.init(
-                    address="local",
-                    num_cpus=max(wanted, len(os.sched_getaffinity(0))),
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    _temp_dir=folder,
-                )
-            else:
-                knock(config.address)
-                ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
+            with keep_signal_handlers():
+                if local:
+                    wanted = (config.num_workers or 0) * config.threads_per_worker
+                    ray.init(
+                        address="local",
+                        num_cpus=max(wanted, len(os.sched_getaffinity(0))),
+                        object_store_memory=OBJECT_STORE_BYTES,
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                        _temp_dir=folder,
+                    )
+                else:
+                    knock(config.address)
+                    ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"executor.address is {config.address!r}: Ray does not answer there: {last_line(error)}"
             ) from error
-        for number, handler in handlers.items():  # Ray puts its own in their place
-            signal.signal(number, handler)
         yield
 
 
@@ -154,11 +152,25 @@ def short_temporary_directory() -> str:
     return folder if len(folder) <= 20 else "/tmp"  # noqa: S108 - mkdtemp makes a private folder in it
 
 
-def _signal_handlers() -> dict[int, Any]:
-    """Return the handlers of the signals that end a run; none outside the main thread."""
+@contextlib.contextmanager
+def keep_signal_handlers() -> Iterator[None]:
+    """Have the handlers of the signals that end a run after the block, although Ray puts in its own."""
     if threading.current_thread() is not threading.main_thread():
-        return {}
-    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except (
+        SystemExit
+    ) as ended:  # what Ray's handler makes of a SIGTERM that comes before the end of the block
+        handler = handlers.get(ended.code)  # type: ignore[call-overload]
+        if callable(handler):
+            handler(ended.code, None)
+        raise
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def last_line(error: BaseException) -> str:

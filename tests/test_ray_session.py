@@ -1,10 +1,15 @@
 """What a process keeps for its Ray: private, and gone when the process is, however it ended."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from sam_engine import ray_session
 
 ASK = """
 import sys, time
@@ -66,8 +71,6 @@ def test_folder_of_a_killed_process_is_deleted_by_the_next(tmp_path):
 
 def test_folder_is_asked_for_once(tmp_path, monkeypatch):
     """Several sessions of a process share it."""
-    from sam_engine import ray_session
-
     monkeypatch.setattr(ray_session, "short_temporary_directory", lambda: str(tmp_path))
     ray_session.private_folder.cache_clear()
     try:
@@ -77,3 +80,28 @@ def test_folder_is_asked_for_once(tmp_path, monkeypatch):
         assert sorted(os.listdir(ray_session.private_folder())) == ["lock"]
     finally:
         ray_session.private_folder.cache_clear()
+
+
+class Stopped(BaseException):
+    """What our handler raises."""
+
+
+def stop(number, _):
+    raise Stopped(number)
+
+
+def terminate_in_a_block_that_takes_over():
+    with ray_session.keep_signal_handlers():
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_signal_while_ray_starts_stops_the_run():
+    """Ray's handler, there for a moment, would end it with exit code 15; ours is asked, and is back after."""
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(Stopped):
+            terminate_in_a_block_that_takes_over()
+        assert signal.getsignal(signal.SIGTERM) is stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
