@@ -8,7 +8,6 @@ programs disturb less; else wall-clock time. Repeats take turns; the best of eac
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -86,7 +85,7 @@ def measure(options: argparse.Namespace) -> list[Growth]:
 
     from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
     from sam_engine.build import load_model
-    from tools.bench_meters import synchronise
+    from tools.bench_meters import synchronise, work_clock
 
     torch.set_num_threads(options.threads)
     sam = load_model(ModelConfig(name=options.model, checkpoint=options.checkpoint, device=options.device))
@@ -109,7 +108,7 @@ def measure(options: argparse.Namespace) -> list[Growth]:
         )
         return lambda: len(generator.generate(image))
 
-    clock = time.process_time if sam.device.type == "cpu" and options.threads == 1 else time.perf_counter
+    clock = work_clock(sam.device)
     by_grid = [(float(n * n), work(n, GRID_MEGAPIXELS)) for n in options.grids]
     by_size = [(megapixels, work(SIZE_POINTS, megapixels)) for megapixels in options.megapixels]
     jobs = [job for _, job in (*by_grid, *by_size)]

@@ -23,7 +23,7 @@ from sam_engine.config import AmgConfig
 from sam_engine.modeling.sam import Sam, cuda_tf32
 from tools.bench_calibration import measure_survival
 from tools.bench_flops import floor_gflops
-from tools.bench_meters import count_syncs, stopwatch, synchronise
+from tools.bench_meters import count_syncs, stopwatch, synchronise, work_clock
 from tools.bench_table import Comparison, Timing
 from tools.reference import Pixels, PredictorOverSegmenter, drive_reference
 
@@ -54,6 +54,7 @@ class Lap:
         self.watched = watched
         self.device = device
         self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []
         self.num_masks: list[int] = []
         self.stages: list[Mapping[str, float]] = []
         self.masks: list[Masks] = []
@@ -82,11 +83,12 @@ class Lap:
                 stack.enter_context(stopwatch(self.watched, stages, self.device))
                 self.stages.append(stages)
             synchronise(self.device)
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             records = self.run(image)
-            seconds = time.perf_counter() - start
-        stages["all"] = seconds
+            seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        stages["all"] = cpu_seconds if work_clock(self.device) is time.process_time else seconds
         self.seconds.append(seconds)
+        self.cpu_seconds.append(cpu_seconds)
         self.num_masks.append(len(records))
         self.masks.append(masks_of(records))
 
@@ -110,6 +112,7 @@ class Lap:
         }
         return Timing(
             seconds=tuple(self.seconds),
+            cpu_seconds=tuple(self.cpu_seconds),
             num_masks=tuple(self.num_masks),
             encode_s=mean["encode"],
             decode_s=mean["decode"],

@@ -24,6 +24,8 @@ class Timing:
 
     seconds: tuple[float, ...]
     """For each image of each repeat."""
+    cpu_seconds: tuple[float, ...]
+    """Likewise, of all threads of the process: what other programs do hardly moves it."""
     num_masks: tuple[int, ...]
     """Likewise."""
     encode_s: float
@@ -110,6 +112,7 @@ COLUMNS = (
     "masks/s",
     "p50 s",
     "p90 s",
+    "CPU s",
     "masks",
     "encode s",
     "decode s",
@@ -119,6 +122,7 @@ COLUMNS = (
     "cold start s",
     "floor s",
     "ratio",
+    "CPU ratio",
     "identical",
 )
 
@@ -139,12 +143,14 @@ def describe(machine: Mapping[str, str], results: Sequence[Result]) -> str:
 
 def _cells(result: Result, engine: str, timing: Timing) -> list[str]:
     """Return one line of the table; a dash stands where there is nothing to tell."""
-    total_s, is_ours, comparison = sum(timing.seconds), engine == OURS, result.comparison
+    total_s, total_cpu_s = sum(timing.seconds), sum(timing.cpu_seconds)
+    is_ours, comparison = engine == OURS, result.comparison
     p50, p90 = np.percentile(timing.seconds, [50, 90])
     files, first = result.files if is_ours else None, result.first.get(engine)
-    ratio = None
+    ratio = cpu_ratio = None
     if is_ours and comparison.reference is not None:
         ratio = f"{sum(comparison.reference.seconds) / total_s:.2f}"
+        cpu_ratio = f"{sum(comparison.reference.cpu_seconds) / total_cpu_s:.2f}"
     identical = comparison.identical if is_ours else None
     cells = [
         result.case.model,
@@ -157,6 +163,7 @@ def _cells(result: Result, engine: str, timing: Timing) -> list[str]:
         _short(sum(timing.num_masks) / total_s),
         _short(p50),
         _short(p90),
+        _short(total_cpu_s / len(timing.cpu_seconds)),
         f"{np.mean(timing.num_masks):.0f}",
         _short(timing.encode_s),
         _short(timing.decode_s),
@@ -166,6 +173,7 @@ def _cells(result: Result, engine: str, timing: Timing) -> list[str]:
         first and _short(first.cold_start_s),
         _short(comparison.floor_s) if is_ours else None,
         ratio,
+        cpu_ratio,
         None if identical is None else f"{identical:.1%}",
     ]
     return [cell or "-" for cell in cells]
