@@ -56,7 +56,7 @@ class LoopConfig:
     heldout_limit: int | None = None
     """Score only the first so many images of each."""
     seeds: list[int] = field(default_factory=lambda: [0, 1])
-    """Each arm is trained once with each."""
+    """Each arm is trained once with each. More may be added when the loop is run again."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -120,6 +120,7 @@ def claim_output(config: LoopConfig) -> None:
     path = Path(config.output) / SETTINGS
     # As JSON and back: tuples become lists, as they are in the file.
     settings = json.loads(json.dumps(asdict(config)))
+    del settings["seeds"]  # more of them may be asked for later
     if path.exists():
         there = json.loads(path.read_text(encoding="utf-8"))
         changed = sorted(_differing(there, settings))

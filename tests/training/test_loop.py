@@ -1,6 +1,5 @@
 """The loop's two arms and what they are compared by."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,17 +89,16 @@ def test_settings_that_cannot_be(changes: dict, message: str):
 
 
 def test_an_output_belongs_to_its_settings(tmp_path: Path):
-    """The same settings go on; others are refused, by name, and change nothing."""
+    """The same settings go on, also with more seeds; others are refused, by name, and change nothing."""
     config = replace(CONFIG, output=str(tmp_path / "out"))
     claim_output(config)
     before = (tmp_path / "out" / "loop.json").read_text()
 
-    claim_output(config)
+    claim_output(replace(config, seeds=[5, 6, 7]))
     with pytest.raises(ConfigError, match=r"other settings \(pseudo_share, train\.total_steps\)"):
         claim_output(replace(config, pseudo_share=0.5, train=TrainConfig(total_steps=7)))
 
     assert (tmp_path / "out" / "loop.json").read_text() == before
-    assert json.loads(before)["seeds"] == [5, 6]
 
 
 def test_scores_are_compared_by_seed():
@@ -133,6 +131,7 @@ def test_a_gain_is_clear_when_seeds_agree():
     assert not MIXED.is_clear
     assert not replace(CLEAR, loop=(0.301, 0.36)).is_clear
     assert not replace(CLEAR, control=(0.3,), loop=(0.4,)).is_clear
+    assert not replace(CLEAR, control=(0.1,) * 4, loop=(0.4, 0.4, 0.4, 0.09)).is_clear
 
 
 def test_report_by_hand():
@@ -140,6 +139,6 @@ def test_report_by_hand():
     [row] = table_rows([CLEAR])
 
     assert row == ["eval, click", "0.300", "0.310 ± 0.014", "0.355 ± 0.007", "+0.045 ± 0.007", "yes"]
-    assert "clearly better on 1 of 3 scores, clearly worse on 1" in verdict(
-        [CLEAR, MIXED, replace(CLEAR, loop=(0.2, 0.22))]
+    assert "clearly better on 2 of 4 scores, clearly worse on 1" in verdict(
+        [CLEAR, CLEAR, MIXED, replace(CLEAR, loop=(0.2, 0.22))]
     )
