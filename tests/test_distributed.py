@@ -14,6 +14,7 @@ from pathlib import Path
 import fake_workers
 import fakes
 import pytest
+from process_tree import descendants, survivors
 
 from pipelines.auto_annotate import run
 from sam_engine.config import ExecutorConfig
@@ -240,30 +241,6 @@ def start(folder, output, *more, **environment):
         env={**clean, "PYTHONPATH": PYTHONPATH, **environment},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-
-
-def descendants(pid):
-    """Return the processes that a process has started, directly or not, by id with their command lines."""
-    found, waiting = {}, [pid]
-    while waiting:
-        for children in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
-            for child in map(int, children.read_text().split()):
-                found[child] = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-                waiting.append(child)
-    return found
-
-
-def survivors(pids):
-    """Return what of those processes still runs; a dead one may wait for its parent to notice."""
-    running = {}
-    for pid in pids:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if state != "Z":
-            running[pid] = pids[pid]
-    return running
 
 
 def workers_among(processes):
