@@ -96,6 +96,20 @@ def main(command: CommandLine, run: Callable[[Any], int], argv: Sequence[str] | 
         return error.exit_code
 
 
+def _refuse_code(folder: Path) -> None:
+    """Raise `ConfigError` if a file in a folder of configurations names code, wherever it does so.
+
+    Nothing here would call it; but whoever wrote it meant it to be called.
+    """
+    for path in sorted(folder.rglob("*.yaml")):
+        try:
+            text = path.read_text(errors="replace")
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        if "_target_" in text or "!!python" in text:
+            raise ConfigError(f"{path} names code (_target_ or !!python); a configuration file is data here")
+
+
 def _show(text: str) -> None:
     """Print to a reader that may go away before the end, as `head` does."""
     try:
@@ -121,6 +135,7 @@ def load(command: CommandLine, overrides: Sequence[str], config_dir: str | None 
         folders.append(Path(config_dir).resolve())
         if not folders[-1].is_dir():
             raise ConfigError(f"--config-dir is {config_dir!r}, which is not a folder")
+        _refuse_code(folders[-1])
         for_hydra.append(f"hydra.searchpath=[{_quoted(f'file://{folders[-1]}')}]")
     groups = _groups(folders, command.config_class)
     texts: dict[str, str | None] = {}

@@ -5,6 +5,7 @@ torch is imported only where values are read, so that a driver can check what it
 
 import hashlib
 import logging
+import math
 import os
 import sys
 import time
@@ -39,6 +40,8 @@ TIMEOUT_S = 30.0
 RETRY_DELAYS_S = (1.0, 5.0)
 """Pauses before the second and the third try of a download."""
 MAX_NAMES_LISTED = 3
+MAX_VALUES_PER_BYTE = 8
+"""A tensor may be a view: one stored number can claim to be a billion, and converting would make it so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +140,11 @@ def load_state_dict(path: Path) -> dict[str, "Tensor"]:
         raise CheckpointError(
             f"{path}: not loaded: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD would let checkpoints run code; unset it"
         )
-    names = original_names(read_shapes(path))
+    shapes = read_shapes(path)
+    names = original_names(shapes)
+    num_values, num_bytes = sum(math.prod(shape) for shape in shapes.values()), path.stat().st_size
+    if num_values > MAX_VALUES_PER_BYTE * num_bytes:
+        raise CheckpointError(f"{path}: claims {num_values} values in a file of {num_bytes} bytes")
     tensors = _read_tensors(path)
     return {
         name: tensors[key].to(torch.float32) if tensors[key].is_floating_point() else tensors[key]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sam_engine.config import DecodeConfig
@@ -30,6 +31,14 @@ from sam_engine.structures import ImageStatus, ManifestEntry
 
 _BYTES_COLUMNS = ("image", "jpg", "jpeg", "png", "bytes", "image_bytes")
 _PATH_COLUMNS = ("path", "file_name", "image_path", "file_path", "filename")
+MAX_ROWS = 2**27
+"""Of a Parquet file: ten times SA-1B."""
+MAX_GROUP_ROWS = 2**20
+"""Of a row group of Parquet; pandas writes as many."""
+MAX_GROUP_BYTES = 2**31
+"""Of a column in a row group, by its footer."""
+MAX_PATH_BYTES = 4096
+"""Of a path in a column; Linux opens no longer ones."""
 _row_group_lock = threading.Lock()
 
 
@@ -95,7 +104,8 @@ class ParquetInput:
         """Yield one image a row; of the file itself only the footer is read."""
         mtime_ns = os.stat(self.root).st_mtime_ns
         prefix = _row_prefix(self.root)
-        num_rows = pq.read_metadata(self.root).num_rows
+        with _open_column(self.root, self.column) as file:
+            num_rows = file.metadata.num_rows
         files = (InputFile(path=prefix + b"%09d" % row, size=0, mtime_ns=mtime_ns) for row in range(num_rows))
         return refuse_empty(files, f"{self.root!r} has no rows")
 
@@ -114,12 +124,12 @@ class ParquetInput:
                 starts = _row_group_starts(self.root, mtime_ns)
                 group = next(index for index in reversed(range(len(starts))) if starts[index] <= row)
                 value = _row_group(self.root, mtime_ns, group, self.column)[row - starts[group]]
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, InputError) as error:
             reason = str(error).splitlines()[0]
             raise ImageError(ImageStatus.UNREADABLE, f"cannot be read from Parquet: {reason}") from None
         if not value.is_valid:
             raise ImageError(ImageStatus.UNREADABLE, "the row holds no image bytes")
-        refuse_large(value.as_buffer().size, config)
+        refuse_large(value.value.as_buffer().size, config)
         return bytes(value.as_py())
 
 
@@ -194,11 +204,46 @@ def _tar_index(path: str, _mtime_ns: int) -> dict[bytes, tuple[int, int, int]]:
 def _walk_path_column(path: str, column: str) -> Iterator[InputFile]:
     """Yield the files that a column of paths names, also those that do not exist."""
     folder = os.path.dirname(os.fsencode(path))
-    for batch in pq.ParquetFile(path).iter_batches(columns=[column]):
-        for value in batch[0].to_pylist():
-            if value is None:
-                raise InputError(f"input {path!r}: column {column!r} has a null")
-            yield stat_file(os.path.join(folder, os.fsencode(value)), os.fsencode(value))
+    with _open_column(path, column) as file:
+        for batch in file.iter_batches(columns=[column]):
+            longest = pc.max(pc.binary_length(batch[0].dictionary)).as_py() or 0
+            if longest > MAX_PATH_BYTES:
+                raise InputError(
+                    f"input {path!r}: column {column!r} has a path of {longest} bytes; "
+                    f"at most {MAX_PATH_BYTES} are read"
+                )
+            for value in batch[0].to_pylist():
+                if value is None:
+                    raise InputError(f"input {path!r}: column {column!r} has a null")
+                yield stat_file(os.path.join(folder, os.fsencode(value)), os.fsencode(value))
+
+
+def _open_column(path: str, column: str) -> pq.ParquetFile:
+    """Open a Parquet file of a stranger to read one column of bytes or text, as dictionaries.
+
+    Three hundred bytes can hold one long value and a billion rows that refer to it. As a dictionary that
+    stays as small as it is, and the number of rows is bounded here.
+
+    Raises:
+        InputError: Its footer claims more than any set of images has.
+    """
+    file = pq.ParquetFile(path, read_dictionary=[column])
+    groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    sizes = (
+        ("rows", file.metadata.num_rows, MAX_ROWS),
+        ("rows in a row group", max((group.num_rows for group in groups), default=0), MAX_GROUP_ROWS),
+        (
+            f"bytes of {column} in a row group",
+            max((c.total_uncompressed_size for c in columns if c.path_in_schema == column), default=0),
+            MAX_GROUP_BYTES,
+        ),
+    )
+    for unit, size, limit in sizes:
+        if not 0 <= size <= limit:
+            file.close()
+            raise InputError(f"input {path!r} has {size} {unit}; at most {limit} are read")
+    return file
 
 
 def _row_prefix(path: str) -> bytes:
@@ -220,6 +265,6 @@ def _row_group_starts(path: str, _mtime_ns: int) -> tuple[int, ...]:
 @functools.lru_cache(maxsize=2)
 def _row_group(path: str, _mtime_ns: int, group: int, column: str) -> pa.ChunkedArray:
     """Return one column of one row group; neighbours are read soon after."""
-    with pq.ParquetFile(path) as file:
+    with _open_column(path, column) as file:
         values = file.read_row_group(group, columns=[column]).column(0)
     return values.combine_chunks().field("bytes") if pa.types.is_struct(values.type) else values

@@ -28,6 +28,9 @@ SCHEMA = pa.schema(
         pa.field("mtime_ns", pa.int64(), nullable=False),
     ]
 )
+MAX_TEXT_RATIO = 256
+"""Paths this many times as long as their Parquet file are an attack; ours are some 10 times as long."""
+_MIN_TEXT_BYTES = 2**24
 _BATCH_ROWS = 65_536
 
 
@@ -87,7 +90,7 @@ class Manifest:
             ShardError: The bytes are damaged, or are no manifest.
         """
         try:
-            table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+            table = _read_bounded(data)
         except (pa.ArrowException, OSError) as error:
             raise ShardError(f"the manifest is unreadable: {str(error).splitlines()[0]}") from error
         written = (table.schema.metadata or {}).get(b"sam_engine.manifest_sha256", b"").decode()
@@ -187,6 +190,30 @@ def _draw(table: pa.Table, fraction: float, seed: int) -> np.ndarray:
         start += batch.num_rows
     count = max(1, round(fraction * len(hashes)))
     return np.sort(np.argsort(hashes, kind="stable")[:count])
+
+
+def _read_bounded(data: bytes) -> pa.Table:
+    """Read a manifest whose text may be a bomb: few bytes that stand for very many.
+
+    Raises:
+        ArrowException, OSError: It is not Parquet, or its paths are much longer than the file.
+    """
+    source = pa.BufferReader(data)
+    table = pq.read_table(source, read_dictionary=["path_bytes"], page_checksum_verification=True)
+    if "path_bytes" not in table.schema.names:
+        return table
+    index = table.schema.get_field_index("path_bytes")
+    if pa.types.is_dictionary(table["path_bytes"].type):
+        lengths = (
+            pc.sum(pc.binary_length(chunk.dictionary).cast(pa.int64()).take(chunk.indices)).as_py() or 0
+            for chunk in table["path_bytes"].chunks
+        )
+        size, limit = sum(lengths), max(_MIN_TEXT_BYTES, MAX_TEXT_RATIO * len(data))
+        if size > limit:
+            raise pa.ArrowInvalid(f"its paths have {size} bytes; at most {limit} are read of this file")
+        field = pa.field("path_bytes", pa.large_binary(), nullable=table.schema.field(index).nullable)
+        table = table.set_column(index, field, table["path_bytes"].cast(pa.large_binary()))
+    return table
 
 
 def _path_buffers(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:

@@ -137,7 +137,7 @@ def open_dataset(path: str | Path) -> Dataset:
         run_info = json.loads(store.read(RUN_INFO))
     except FileNotFoundError as error:
         raise ConfigError(f"{path} is not a dataset: it has no {RUN_INFO}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not a dataset: {RUN_INFO} is not JSON ({error})") from error
     if not isinstance(run_info, dict) or not isinstance(run_info.get("fingerprint"), str):
         raise ConfigError(f"{path} is not a dataset: {RUN_INFO} names no fingerprint")
