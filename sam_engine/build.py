@@ -22,7 +22,7 @@ class Architecture:
     """The sizes of a model. Anything may be made smaller: tests build models of a few hundred kB."""
 
     encoder: str = "vit"
-    """vit, or tiny: the convolutional encoder with skip features."""
+    """vit, or tiny: the convolutional encoder with skip features, and a decoder with prompt maps."""
     image_size: int = 1024
     """Side of the square input, in pixels; a multiple of 32 for tiny and of 16 for vit."""
     embed_dim: int = 768
@@ -101,6 +101,7 @@ def build_architecture(architecture: Architecture) -> Sam:
             ),
             transformer_dim=channels,
             iou_head_hidden_dim=architecture.iou_head_hidden_dim,
+            has_prompt_maps=architecture.encoder == "tiny",
         ),
         pixel_mean=architecture.pixel_mean,
         pixel_std=architecture.pixel_std,

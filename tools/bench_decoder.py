@@ -104,7 +104,8 @@ def measure(
     def slow_twin() -> None:
         sparse, dense = sam.prompt_encoder((points, labels), None, None)
         pe = sam.prompt_encoder.get_dense_pe()
-        sam.mask_decoder(embedding.features, pe, sparse, dense, True, embedding.skip_features)
+        places = sam.prompt_encoder.places((points, labels), None)
+        sam.mask_decoder(embedding.features, pe, sparse, dense, True, embedding.skip_features, places)
 
     slower: dict[str, Callable[[], object]] = {"slow twin": slow_twin}
     if with_reference:

@@ -7,6 +7,7 @@ small beside them. In GFLOP. N image tokens, C channels, d channels of attention
 from dataclasses import dataclass
 
 from sam_engine.build import Architecture
+from sam_engine.modeling.prompt_maps import NUM_MAPS
 from sam_engine.modeling.tiny_encoder import STAGES, TAPS
 
 MASK_TOKENS = 4
@@ -84,11 +85,14 @@ def decoder_gflops(architecture: Architecture) -> DecoderGflops:
     convolutions = 2 * n * 4 * c * (c // 4) + 2 * 4 * n * 4 * (c // 4) * (c // 8)
     iou_hidden = architecture.iou_head_hidden_dim
     iou = 2 * iou_hidden * (c + iou_hidden + MASK_TOKENS)
-    each_mask = 2 * c * (2 * c + c // 8) + 2 * 16 * n * (c // 8)
+    maps = NUM_MAPS if architecture.encoder == "tiny" else 0
+    image_prior = 2 * n * maps * c
+    each_mask = 2 * c * (2 * c + c // 8 + maps) + 2 * 16 * n * (c // 8 + maps)
     absorbed = 2 * heads * n * c  # one product of a token's heads with the image
     return DecoderGflops(
         released=(
             2 * layer
+            + image_prior
             + 2 * projection
             + attention
             + final_tokens
@@ -100,6 +104,7 @@ def decoder_gflops(architecture: Architecture) -> DecoderGflops:
         once=3 * projection / 1e9,
         transformer=(
             2 * tokens
+            + image_prior
             + attention  # layer 0, tokens to image: keys and values are shared
             + attention / 2  # layer 0, image to tokens: queries are shared
             + t * absorbed  # its output

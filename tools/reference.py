@@ -167,9 +167,11 @@ class SlowTwin:
         """See `Segmenter.decode`; only points, three masks each."""
         assert point_coords is not None
         assert point_labels is not None
-        sparse, dense = self.sam.prompt_encoder((point_coords, point_labels), None, None)
+        points = (point_coords, point_labels)
+        sparse, dense = self.sam.prompt_encoder(points, None, None)
+        places = self.sam.prompt_encoder.places(points, None)
         pe, skips = self.sam.prompt_encoder.get_dense_pe(), embedding.skip_features
-        logits, scores = self.sam.mask_decoder(embedding.features, pe, sparse, dense, True, skips)
+        logits, scores = self.sam.mask_decoder(embedding.features, pe, sparse, dense, True, skips, places)
         return logits, scores
 
 

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from sam_engine.modeling.image_encoder import SkipFeatures
 from sam_engine.modeling.layers import LayerNorm2d
 from sam_engine.modeling.mask_decoder import MaskDecoder
+from sam_engine.modeling.prompt_maps import NUM_MAPS, PromptPlaces, pixel_centres
 from sam_engine.modeling.transformer import Attention, TwoWayAttentionBlock
 
 CPU_BLOCK_BYTES = 2**20
@@ -70,6 +71,8 @@ class DecodedPrompts:
     """(P, N, C)."""
     first_mask: int
     """Number of the first mask token: 1 for the alternatives, 0 for the single mask."""
+    places: PromptPlaces | None = None
+    """Of the prompts, for decoders with prompt maps."""
 
 
 def prepare_image(
@@ -112,6 +115,7 @@ def decode_prompts(
     sparse_prompt_embeddings: Tensor,
     multimask_output: bool,
     images: Tensor | None = None,
+    places: PromptPlaces | None = None,
 ) -> DecodedPrompts:
     """Run the transformer and the IoU head for P prompts without masks.
 
@@ -121,6 +125,7 @@ def decode_prompts(
         sparse_prompt_embeddings: (P, tokens, C).
         multimask_output: Predict the alternatives instead of the single mask.
         images: (P or more, N, C) memory for the result's ``image``, to use again and again.
+        places: Of the prompts, for decoders with prompt maps.
     """
     layers, transformer = _layers(decoder), decoder.transformer
     own_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
@@ -131,6 +136,7 @@ def decode_prompts(
     if images is None:
         images = positions.new_empty(len(positions), *prepared.image.shape)
     images = images[: len(positions)]
+    prior = decoder.image_prior(places, *prepared.size)
     for i, layer in enumerate(layers):
         tokens = layer.norm2(tokens + attended)
         tokens = layer.norm3(tokens + layer.mlp(tokens))
@@ -145,7 +151,9 @@ def decode_prompts(
             tokens, positions = tokens[:, used], positions[:, used]
             reader = transformer.final_attn_token_to_image
         query = _absorbed_query(reader, tokens + positions)
-        read = _exchange(prepared, layer, images, key, value, query, is_shared=i == 0)
+        read = _exchange(
+            prepared, layer, images, key, value, query, prior if i == 0 else None, is_shared=i == 0
+        )
         attended = _project_read(reader, read)
     tokens = transformer.norm_final_attn(tokens + attended)
     iou_predictions = decoder.iou_prediction_head(tokens[:, 0])
@@ -154,6 +162,7 @@ def decode_prompts(
         mask_tokens=tokens[:, 1:],
         image=images,
         first_mask=1 if multimask_output else 0,
+        places=places if decoder.has_prompt_maps else None,
     )
 
 
@@ -197,6 +206,15 @@ def upscale_masks(
         # Complex numbers, so that the pair is copied as one.
         target = torch.view_as_complex(pairs[block, :, strip])  # (K, M, rows, 2, 2, columns, 2)
         target.copy_(torch.view_as_complex(maps).permute(0, 1, 2, 4, 6, 3, 5))
+    if decoded.places is not None:
+        places = decoded.places[chosen]
+        masks = slice(decoded.first_mask, decoded.first_mask + tokens.shape[1])
+        x = pixel_centres(4 * width, places.coords)[: 4 * columns]
+        y = pixel_centres(4 * height, places.coords)[: 4 * rows]
+        bytes_of_maps = NUM_MAPS * logits[0, 0].nbytes if len(logits) else 1
+        for block in _blocks(len(chosen), bytes_of_maps, logits.device):
+            prior = decoder.mask_prior(tokens[block], masks, places[block], x, y)
+            logits[block, :, : 4 * rows, : 4 * columns] += prior
     return logits
 
 
@@ -232,6 +250,7 @@ def _exchange(
     key: Tensor,
     value: Tensor,
     query: Tensor,
+    prior: Tensor | None,
     *,
     is_shared: bool,
 ) -> Tensor:
@@ -244,6 +263,7 @@ def _exchange(
         key: (P, H, T, D), from `_key_and_absorbed_value`.
         value: (P, H T, C), likewise.
         query: (P, Q, C) of the next attention, from `_absorbed_query`.
+        prior: (P, N, C) added to the image, or None.
         is_shared: The image is still ``prepared.image`` for all prompts, whatever ``images`` holds.
 
     Returns:
@@ -262,7 +282,8 @@ def _exchange(
             else:
                 x = images[block, strip]
                 weights = _weights_absorbed(attention, key[block], x + pe)
-            x = layer.norm4(torch.baddbmm(x, weights.transpose(1, 2), value[block]))
+            x = torch.baddbmm(x, weights.transpose(1, 2), value[block])
+            x = layer.norm4(x if prior is None else x + prior[block, strip])
             images[block, strip] = x
             scores.append(query[block] @ (x + pe).transpose(1, 2))  # (P, Q, N) in strips
         torch.bmm(torch.cat(scores, dim=2).softmax(dim=-1), images[block], out=reads[block])

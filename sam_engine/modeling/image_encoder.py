@@ -88,9 +88,15 @@ class Block(nn.Module):
         self.attn = Attention(dim, num_heads, grid, window_size)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = MLPBlock(dim, int(dim * mlp_ratio))
+        self.branch_scale: Tensor | None = None
+        """(2, B, 1, 1, 1) that training multiplies attention and perceptron by, to skip them now and then."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, h, w, C) to the same shape."""
+        if self.branch_scale is not None:
+            x = x + self.branch_scale[0] * self.attn(self.norm1(x))
+            z: Tensor = x + self.branch_scale[1] * self.mlp(self.norm2(x))
+            return z
         x = x + self.attn(self.norm1(x))
         y: Tensor = x + self.mlp(self.norm2(x))
         return y

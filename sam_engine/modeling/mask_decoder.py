@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from sam_engine.modeling.image_encoder import SkipFeatures
 from sam_engine.modeling.layers import MLP, LayerNorm2d
+from sam_engine.modeling.prompt_maps import NUM_MAPS, PromptPlaces, pixel_centres, prompt_maps
 from sam_engine.modeling.transformer import TwoWayTransformer
 
 
@@ -19,7 +20,9 @@ class MaskDecoder(nn.Module):
         num_multimask_outputs: int = 3,
         iou_head_depth: int = 3,
         iou_head_hidden_dim: int = 256,
+        has_prompt_maps: bool = False,
     ) -> None:
+        """Make a decoder of these sizes; ``has_prompt_maps`` adds `prompt_maps` to what it reads."""
         super().__init__()
         self.transformer_dim = transformer_dim
         self.transformer = transformer
@@ -41,6 +44,14 @@ class MaskDecoder(nn.Module):
         self.iou_prediction_head = MLP(
             transformer_dim, iou_head_hidden_dim, self.num_mask_tokens, iou_head_depth
         )
+        self.has_prompt_maps = has_prompt_maps
+        if has_prompt_maps:  # all zero: no effect until they are trained
+            self.map_to_image = nn.Linear(NUM_MAPS, transformer_dim, bias=False)
+            self.map_heads = nn.ModuleList(
+                nn.Linear(transformer_dim, NUM_MAPS) for _ in range(self.num_mask_tokens)
+            )
+            for parameter in (*self.map_to_image.parameters(), *self.map_heads.parameters()):
+                nn.init.zeros_(parameter)
 
     def forward(
         self,
@@ -50,6 +61,7 @@ class MaskDecoder(nn.Module):
         dense_prompt_embeddings: Tensor,
         multimask_output: bool,
         skip_features: SkipFeatures | None = None,
+        places: PromptPlaces | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Predict masks for P prompts.
 
@@ -61,12 +73,18 @@ class MaskDecoder(nn.Module):
             multimask_output: Return the alternatives (mask tokens 1 and up), not the single mask (token 0).
             skip_features: Maps at strides 4 and 8, batched like ``image_embeddings``; only for models that
                 were trained with them.
+            places: Where the prompts are; only for decoders with prompt maps, which need it.
 
         Returns:
             Mask logits (P, M, 4h, 4w) and predicted IoU (P, M), where M is ``num_multimask_outputs`` or 1.
         """
         masks, iou_pred = self.predict_masks(
-            image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, skip_features
+            image_embeddings,
+            image_pe,
+            sparse_prompt_embeddings,
+            dense_prompt_embeddings,
+            skip_features,
+            places,
         )
         chosen = slice(1, None) if multimask_output else slice(0, 1)
         return masks[:, chosen], iou_pred[:, chosen]
@@ -78,6 +96,7 @@ class MaskDecoder(nn.Module):
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
         skip_features: SkipFeatures | None = None,
+        places: PromptPlaces | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the logits and IoU of all mask tokens: (P, 1 + M, 4h, 4w) and (P, 1 + M)."""
         batch = len(sparse_prompt_embeddings)
@@ -87,14 +106,50 @@ class MaskDecoder(nn.Module):
         image_pe = image_pe.expand_as(image)
         height, width = image.shape[-2:]
 
-        tokens, image = self.transformer(image, image_pe, tokens)
+        prior = self.image_prior(places, height, width)
+        tokens, image = self.transformer(image, image_pe, tokens, prior)
         image = image.transpose(1, 2).unflatten(2, (height, width))
         upscaled = self._upscale(image, skip_features)  # (P, C / 8, 4h, 4w)
         weights = torch.stack(
             [mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
         )
         masks = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
+        if places is not None and self.has_prompt_maps:
+            x, y = pixel_centres(4 * width, places.coords), pixel_centres(4 * height, places.coords)
+            masks = masks + self.mask_prior(tokens[:, 1:], slice(None), places, x, y)
         return masks, self.iou_prediction_head(tokens[:, 0])
+
+    def image_prior(self, places: PromptPlaces | None, height: int, width: int) -> Tensor | None:
+        """Return what prompt maps add to the image's tokens, (P, h * w, C); None without such maps.
+
+        Raises:
+            ValueError: The decoder has prompt maps, but there are no places.
+        """
+        if not self.has_prompt_maps:
+            return None
+        if places is None:
+            raise ValueError("a decoder with prompt maps needs the places of its prompts")
+        x, y = pixel_centres(width, places.coords), pixel_centres(height, places.coords)
+        prior: Tensor = self.map_to_image(prompt_maps(places, x, y).flatten(2).transpose(1, 2))
+        return prior
+
+    def mask_prior(
+        self, mask_tokens: Tensor, chosen: slice, places: PromptPlaces, x: Tensor, y: Tensor
+    ) -> Tensor:
+        """Return what prompt maps add to mask logits, (P, M, h, w).
+
+        Args:
+            mask_tokens: (P, M, C).
+            chosen: Which mask tokens they are.
+            places: Of the prompts.
+            x: (w,) columns.
+            y: (h,) rows.
+        """
+        heads = list(self.map_heads)[chosen]
+        weights = torch.stack([head(mask_tokens[:, i]) for i, head in enumerate(heads)], dim=1)
+        maps = prompt_maps(places, x, y).flatten(2)
+        prior: Tensor = (weights @ maps).unflatten(2, (len(y), len(x)))
+        return prior
 
     def _upscale(self, image: Tensor, skip_features: SkipFeatures | None) -> Tensor:
         """Map (P, C, h, w) to (P, C / 8, 4h, 4w), adding skip features where SAM 2 does."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam_engine.modeling.layers import LayerNorm2d
+from sam_engine.modeling.prompt_maps import PromptPlaces
 
 
 class PositionEmbeddingRandom(nn.Module):
@@ -104,6 +105,21 @@ class PromptEncoder(nn.Module):
         else:
             dense = matrix.reshape(1, -1, 1, 1).expand(batch, -1, *self.image_embedding_size)
         return sparse, dense
+
+    def places(self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None) -> PromptPlaces:
+        """Return where prompts are, given as to `forward`; without any, one prompt that is nowhere."""
+        size = self.pe_layer.positional_encoding_gaussian_matrix.new_tensor(self.input_image_size[::-1])
+        coords, labels = [], []
+        if points is not None:
+            coords.append(points[0])
+            labels.append(points[1].to(size.dtype))
+        if boxes is not None:
+            coords.append(boxes.reshape(-1, 2, 2))
+            labels.append(size.new_tensor([2, 3]).expand(len(boxes), 2))
+        if not coords:
+            return PromptPlaces(coords=size.new_zeros(1, 0, 2), labels=size.new_zeros(1, 0))
+        pixels = torch.cat(coords, dim=1)
+        return PromptPlaces(coords=((pixels + 0.5) / size).to(size.dtype), labels=torch.cat(labels, dim=1))
 
     def _embed_points(self, coords: Tensor, labels: Tensor, *, pad: bool) -> Tensor:
         """Return (P, N, C); with ``pad``, a token that is not a point stands where a box would."""

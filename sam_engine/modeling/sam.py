@@ -217,6 +217,7 @@ class Sam(nn.Module):
                 dense_prompt_embeddings=dense,
                 multimask_output=multimask_output,
                 skip_features=embedding.skip_features,
+                places=self.prompt_encoder.places(points, boxes),
             )
         return low_res_logits, iou_predictions
 
@@ -289,10 +290,12 @@ class Sam(nn.Module):
         """
         assert embedding.prepared is not None, "the embedding comes from Sam.prepare"
         with cuda_tf32(self.device, False):
-            sparse, _ = self.prompt_encoder(
-                points=_paired(point_coords, point_labels), boxes=boxes, masks=None
+            points = _paired(point_coords, point_labels)
+            sparse, _ = self.prompt_encoder(points=points, boxes=boxes, masks=None)
+            places = self.prompt_encoder.places(points, boxes)
+            return decode_prompts(
+                self.mask_decoder, embedding.prepared, sparse, multimask_output, images, places
             )
-            return decode_prompts(self.mask_decoder, embedding.prepared, sparse, multimask_output, images)
 
     @torch.no_grad()
     def upscale_masks(

@@ -116,5 +116,11 @@ class ConvReLU6(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, h, w) to (B, C', h / stride, w / stride); h and w are multiples of the stride."""
-        y: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)) if self.is_uneven else x)
+        if self.is_uneven:
+            x = F.pad(x, (0, 1, 0, 1))
+        if self.conv.groups > 1 and self.is_uneven and x.requires_grad and x.device.type == "cpu":
+            # Every second output of stride 1: its gradient is the faster one, by five times.
+            y = F.conv2d(x, self.conv.weight, self.conv.bias, groups=self.conv.groups)[:, :, ::2, ::2]
+        else:
+            y = self.conv(x)
         return F.relu6(y, inplace=True)

@@ -29,7 +29,11 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(embedding_dim)
 
     def forward(
-        self, image_embedding: Tensor, image_pe: Tensor, point_embedding: Tensor
+        self,
+        image_embedding: Tensor,
+        image_pe: Tensor,
+        point_embedding: Tensor,
+        image_prior: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Let tokens and image read each other.
 
@@ -37,6 +41,8 @@ class TwoWayTransformer(nn.Module):
             image_embedding: (B, C, h, w).
             image_pe: Positional encoding of the same shape.
             point_embedding: Tokens, (B, N, C); they serve as their own positional encoding.
+            image_prior: (B, h * w, C) added to the image once it has read its tokens: until then, prompts on
+                one image share it.
 
         Returns:
             Tokens (B, N, C) and image (B, h * w, C).
@@ -44,8 +50,9 @@ class TwoWayTransformer(nn.Module):
         keys = image_embedding.flatten(2).transpose(1, 2)
         key_pe = image_pe.flatten(2).transpose(1, 2)
         queries = point_embedding
-        for layer in self.layers:
-            queries, keys = layer(queries, keys, point_embedding, key_pe)
+        for i, layer in enumerate(self.layers):
+            prior = image_prior if i == 0 else None
+            queries, keys = layer(queries, keys, point_embedding, key_pe, prior)
         attended = self.final_attn_token_to_image(q=queries + point_embedding, k=keys + key_pe, v=keys)
         queries = self.norm_final_attn(queries + attended)
         return queries, keys
@@ -75,9 +82,17 @@ class TwoWayAttentionBlock(nn.Module):
         self.is_first = is_first
 
     def forward(
-        self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        query_pe: Tensor,
+        key_pe: Tensor,
+        key_prior: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Map tokens (B, N, C) and image (B, h * w, C) to the same shapes."""
+        """Map tokens (B, N, C) and image (B, h * w, C) to the same shapes.
+
+        ``key_prior`` is added to the image.
+        """
         if self.is_first:  # no positions and no residual: the tokens are still their own positions here
             queries = self.self_attn(q=queries, k=queries, v=queries)
         else:
@@ -88,6 +103,8 @@ class TwoWayAttentionBlock(nn.Module):
         queries = self.norm2(queries + attended)
         queries = self.norm3(queries + self.mlp(queries))
         attended = self.cross_attn_image_to_token(q=keys + key_pe, k=queries + query_pe, v=queries)
+        if key_prior is not None:
+            attended = attended + key_prior
         keys = self.norm4(keys + attended)
         return queries, keys
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from sam_engine.config import check_setting
 
 PRECISIONS = ("fp32", "bf16")
+LOSSES = ("bce_dice", "focal_dice")
+SCHEDULES = ("cosine", "step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +41,13 @@ class DataConfig:
     """Of the packed images."""
     min_mask_pixels: int = 12
     """Masks smaller than this, in pixels of the reduced image, are left out."""
+    min_zoom: float = 1.0
+    """Below 1, images may also become so much smaller than the training size, and be padded."""
     max_zoom: float = 2.5
-    """The longer side of an image becomes 1 to this many times the training size before the crop is cut."""
+    """The longer side of an image becomes ``min_zoom`` to this many times the training size before the crop
+    is cut. Large-scale jitter is ``min_zoom=0.1 max_zoom=2 whole_image_fraction=0``."""
+    copy_paste_fraction: float = 0.0
+    """Images that get things of another image pasted on."""
     whole_image_fraction: float = 0.35
     """Crops that show the whole image, padded as in inference."""
 
@@ -60,6 +67,13 @@ class DataConfig:
         check_setting("data.short_side", self.short_side, self.short_side >= 32, "at least 32")
         check_setting("data.jpeg_quality", self.jpeg_quality, 1 <= self.jpeg_quality <= 100, "in [1, 100]")
         check_setting("data.min_mask_pixels", self.min_mask_pixels, self.min_mask_pixels >= 1, "at least 1")
+        check_setting("data.min_zoom", self.min_zoom, 0 < self.min_zoom <= 1, "in (0, 1]")
+        check_setting(
+            "data.copy_paste_fraction",
+            self.copy_paste_fraction,
+            0 <= self.copy_paste_fraction <= 1,
+            "in [0, 1]",
+        )
         check_setting("data.max_zoom", self.max_zoom, self.max_zoom >= 1, "at least 1")
         check_setting(
             "data.whole_image_fraction",
@@ -78,10 +92,12 @@ class TrainConfig:
     export: str | None = None
     """File for a float16 copy of the averaged weights, made when the schedule is completed."""
     data: DataConfig = field(default_factory=DataConfig)
+    model: str = "tiny"
+    """tiny, vit_b, vit_l or vit_h; a ViT is trained at its own image size, 1024."""
     init_trunk: str | None = None
     """MobileNetV2 weights (.npz, torchvision's key names) to start the trunk from. None: random."""
     init_checkpoint: str | None = None
-    """Model weights (.safetensors) to start from; replaces ``init_trunk``."""
+    """Model weights to start from, .safetensors or as released; replaces ``init_trunk``."""
     image_size: int = 256
     """Side of the training crops, in pixels; a multiple of 32."""
     images_per_step: int = 8
@@ -91,10 +107,25 @@ class TrainConfig:
     prompts_per_image: int = 6
     total_steps: int = 4000
     """Length of the learning rate schedule. May be changed when resuming."""
+    loss: str = "bce_dice"
+    """bce_dice: 5 x BCE + 5 x dice; focal_dice: 20 x focal + dice, SAM's."""
+    loss_warmup_steps: int = 0
+    """Steps that minimise bce_dice first, whatever ``loss`` is: training from scratch needs some 1000."""
     warmup_steps: int = 200
+    schedule: str = "cosine"
+    """cosine: to 0.01 of the peak at the end; step: a tenth from each of ``step_decay_at`` on."""
+    step_decay_at: list[float] = field(default_factory=lambda: [2 / 3, 0.963])
+    """Parts of ``total_steps``; SAM's are 60,000 and 86,666 of 90,000."""
     learning_rate: float = 1e-3
     """Of everything but the trunk, at its peak."""
     trunk_learning_rate: float = 2e-4
+    """Of the last layer of the trunk: of tiny's MobileNet or of the ViT."""
+    layer_decay: float = 1.0
+    """The trunk's layers learn by this slower for each layer that follows; SAM's: 0.8 for vit_h and vit_l."""
+    frozen_layers: int = 0
+    """Layers of the trunk, from the first, that are not trained: 7 of tiny's 18 halve its share of a step."""
+    drop_path: float = 0.0
+    """Chance that the last block of a ViT is skipped, of the others in proportion; SAM's: 0.4 for vit_h."""
     weight_decay: float = 0.02
     """Of matrices and kernels; norms, biases and embeddings have none."""
     clip_grad_norm: float = 1.0
@@ -105,6 +136,10 @@ class TrainConfig:
     extra_round_fraction: float = 0.5
     """Chance of each further round: a click into the error, with the previous logits as mask prompt."""
     max_rounds: int = 3
+    """SAM's: 11, with ``extra_round_fraction=1``."""
+    clickless_rounds: bool = False
+    """As SAM does: of four and more rounds, one in between and the last bring no click, only the previous
+    logits."""
     interactive_from_step: int = 400
     """Until here, one round: prompts have to mean something first."""
     precision: str = "fp32"
@@ -127,6 +162,8 @@ class TrainConfig:
             ("prompts_per_image", 1),
             ("total_steps", 1),
             ("warmup_steps", 1),
+            ("loss_warmup_steps", 0),
+            ("frozen_layers", 0),
             ("max_rounds", 1),
             ("interactive_from_step", 0),
             ("threads", 1),
@@ -140,6 +177,16 @@ class TrainConfig:
         for name in ("learning_rate", "trunk_learning_rate", "clip_grad_norm"):
             value = getattr(self, name)
             check_setting(name, value, value > 0, "above 0")
+        check_setting("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "in (0, 1]")
+        check_setting("drop_path", self.drop_path, 0 <= self.drop_path < 1, "in [0, 1)")
+        check_setting("loss", self.loss, self.loss in LOSSES, f"one of {', '.join(LOSSES)}")
+        check_setting("schedule", self.schedule, self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
+        check_setting(
+            "step_decay_at",
+            self.step_decay_at,
+            all(0 < part <= 1 for part in self.step_decay_at),
+            "in (0, 1], parts of total_steps",
+        )
         for name in ("box_fraction", "extra_round_fraction", "ema_decay"):
             value = getattr(self, name)
             check_setting(name, value, 0 <= value <= 1, "in [0, 1]")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sam_engine.errors import InputError
 from sam_engine.training.config import TrainConfig
+from sam_engine.training.copy_paste import paste
 from sam_engine.training.prompts import draw_click, noisy_box
 
 LOGIT_STRIDE = 4
@@ -125,7 +126,7 @@ def sample_batch(
     targets, points, boxes, is_box, seeds = [], [], [], [], []
     for place, slot in enumerate(slots):
         rng = np.random.default_rng([config.seed, step, slot])
-        image, masks = _draw_image(dataset, config, rng)
+        image, masks = _draw_scene(dataset, config, rng)
         picks = [masks[i % len(masks)] for i in range(config.prompts_per_image)]
         for mask, crop in picks:
             targets.append(_low_res_target(mask, crop, size // stride))
@@ -144,6 +145,31 @@ def sample_batch(
         is_box=torch.from_numpy(np.concatenate(is_box)),
         seeds=torch.tensor(seeds),
     )
+
+
+def _draw_scene(
+    dataset: TrainingImages, config: TrainConfig, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], list[tuple[NDArray[np.bool_], Crop]]]:
+    """Draw an image, or one with things of another pasted on; return what `_sample_image` does."""
+    image, masks = _draw_image(dataset, config, rng)
+    fraction = config.data.copy_paste_fraction
+    if fraction == 0 or rng.random() >= fraction:
+        return image, masks
+    other, other_masks = _draw_image(dataset, config, rng)
+    pasted = paste(image, _in_frame(masks), other, _in_frame(other_masks), rng)
+    height, width = image.shape[:2]
+    frame = Crop(left=0, top=0, right=width, bottom=height, size=(height, width))
+    visible = [pasted[i] for i in rng.permutation(len(pasted))]
+    visible = [mask for mask in visible if mask.sum() >= MIN_TARGET_AREA * LOGIT_STRIDE**2]
+    return image, [(mask, frame) for mask in visible] or masks
+
+
+def _in_frame(masks: list[tuple[NDArray[np.bool_], Crop]]) -> list[NDArray[np.bool_]]:
+    """Return masks at the size of their crop in the training frame."""
+    return [
+        np.asarray(Image.fromarray(mask).resize(crop.size[::-1], Image.Resampling.NEAREST)).astype(bool)
+        for mask, crop in masks
+    ]
 
 
 def _draw_image(
@@ -195,7 +221,8 @@ def _draw_crop(anchor: NDArray[np.bool_], config: TrainConfig, rng: np.random.Ge
     side = config.image_size
     scale = side / max(height, width)
     if rng.random() >= config.data.whole_image_fraction:
-        scale *= config.data.max_zoom ** rng.random()
+        low, high = config.data.min_zoom, config.data.max_zoom
+        scale *= low * (high / low) ** rng.random()
     window_w, window_h = min(width, round(side / scale)), min(height, round(side / scale))
     rows, columns = np.flatnonzero(anchor.any(axis=1)), np.flatnonzero(anchor.any(axis=0))
     left = _draw_origin(int(columns[0] + columns[-1]) // 2, window_w, width, rng)

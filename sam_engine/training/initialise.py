@@ -1,4 +1,4 @@
-"""How ``tiny`` starts: an ImageNet trunk, and a decoder whose attention already knows where a click is."""
+"""How training starts: ``tiny`` from an ImageNet trunk, its attention knowing where a click is."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from sam_engine.build import ARCHITECTURES, build_architecture
-from sam_engine.errors import CheckpointError
+from sam_engine.checkpoints import check_state_dict, load_state_dict
+from sam_engine.errors import CheckpointError, ConfigError
 from sam_engine.modeling.sam import Sam
 from sam_engine.modeling.tiny_encoder import TinyEncoder
 from sam_engine.training.config import TrainConfig
@@ -22,21 +21,34 @@ CROSS_ATTENTION_GAIN = 1.5
 
 
 def build_initial(config: TrainConfig) -> Sam:
-    """Return the ``tiny`` model that a run starts from, at the training size.
+    """Return the model that a run starts from, at the training size.
 
-    Its tensors are those of the model at 512 pixels: sizes are no part of the weights.
+    The tensors of tiny are those of the model at 512 pixels: sizes are no part of its weights. A ViT has one
+    size, that of its positions.
 
     Raises:
         CheckpointError: Initial weights are missing or of another model.
+        ConfigError: There is no such model, or none of this size.
     """
+    architecture = ARCHITECTURES.get(config.model)
+    if architecture is None:
+        raise ConfigError(f"model={config.model} is none of {', '.join(ARCHITECTURES)}")
+    is_tiny = architecture.encoder == "tiny"
+    if not is_tiny and config.image_size != architecture.image_size:
+        raise ConfigError(f"image_size={config.image_size}: {config.model} needs {architecture.image_size}")
+    if not is_tiny and config.init_trunk is not None:
+        raise ConfigError(f"init_trunk is for tiny; give {config.model} its weights as init_checkpoint")
     torch.manual_seed(config.seed)
-    sam = build_architecture(replace(ARCHITECTURES["tiny"], image_size=config.image_size))
-    tie_cross_attention(sam)
+    sam = build_architecture(replace(architecture, image_size=config.image_size))
+    if is_tiny:
+        tie_cross_attention(sam)
     if config.init_checkpoint is not None:
-        try:
-            sam.load_state_dict(load_file(config.init_checkpoint))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise CheckpointError(f"{config.init_checkpoint}: no weights of model tiny ({error})") from error
+        path = Path(config.init_checkpoint)
+        if not path.exists():
+            raise CheckpointError(f"{path}: init_checkpoint does not exist")
+        state = load_state_dict(path)
+        check_state_dict(state, sam, path)
+        sam.load_state_dict(state)
     elif config.init_trunk is not None:
         assert isinstance(sam.image_encoder, TinyEncoder)
         load_mobilenet_trunk(sam.image_encoder, config.init_trunk)

@@ -6,16 +6,22 @@ low-resolution pixels.
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sam_engine.modeling.image_encoder import SkipFeatures
+from sam_engine.modeling.prompt_maps import PromptPlaces
 from sam_engine.modeling.sam import Sam
 from sam_engine.training.config import TrainConfig
 from sam_engine.training.data import LOGIT_STRIDE, Batch
+from sam_engine.training.decoding import decode_batch
+from sam_engine.training.drop_path import drop_path
 from sam_engine.training.losses import PromptLosses, prompt_losses
 from sam_engine.training.prompts import error_clicks
 
 MASK_INPUT_LIMIT = 32.0
 """Logits given back as mask prompts are clipped to this."""
+MIN_PAUSED_ROUNDS = 4
+"""With fewer, each brings a click, ``clickless_rounds`` or not."""
 
 
 class PromptRounds(nn.Module):
@@ -30,24 +36,19 @@ class PromptRounds(nn.Module):
         self.sam = sam
         self.config = config
 
-    def forward(self, batch: Batch, num_rounds: int) -> list[PromptLosses]:
+    def forward(self, batch: Batch, num_rounds: int, loss: str = "bce_dice") -> list[PromptLosses]:
         """Return the losses of each interactive round.
 
         A single click has three answers, of which the best is trained; a box or several prompts have one.
         """
-        config, sam = self.config, self.sam
+        sam = self.sam
         generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds.tolist()]
-        with self._autocast():
+        with self._autocast(), drop_path(sam.image_encoder, self.config.drop_path, generators):
             images = (batch.images - sam.pixel_mean) / sam.pixel_std
             features, skips = sam.image_encoder.forward_features(
                 images.contiguous(memory_format=torch.channels_last)
             )
-        features = _per_prompt(features, config.prompts_per_image)
-        if skips is not None:
-            skips = (
-                _per_prompt(skips[0], config.prompts_per_image),
-                _per_prompt(skips[1], config.prompts_per_image),
-            )
+        pause = self._draw_pauses(generators, num_rounds).to(batch.points.device)
         points = batch.points[:, None]  # (P, N, 2), grows by one each round
         labels = torch.ones(points.shape[:2], device=points.device)
         mask_input: Tensor | None = None
@@ -55,16 +56,30 @@ class PromptRounds(nn.Module):
         for number in range(num_rounds):
             logits, predicted_iou = self._decode(features, skips, points, labels, batch, mask_input)
             is_clear = batch.is_box if number == 0 else torch.ones_like(batch.is_box)
-            losses = _losses_by_clarity(logits, predicted_iou, batch.targets, is_clear)
+            losses = _losses_by_clarity(logits, predicted_iou, batch.targets, is_clear, loss)
             rounds.append(losses)
             if number + 1 == num_rounds:
                 break
             shown = _shown_mask(logits.detach(), predicted_iou.detach(), is_clear)  # (P, h, w)
-            click, label = _error_clicks(shown, batch.targets, generators)
-            points = torch.cat([points, click[:, None]], dim=1)
-            labels = torch.cat([labels, label[:, None]], dim=1)
+            is_refined_only = self._has_pauses(num_rounds) and number + 2 == num_rounds
+            if not is_refined_only:
+                click, label = _error_clicks(shown, batch.targets, generators)
+                pauses = (pause == number + 1).repeat_interleave(len(points) // len(pause))
+                points = torch.cat([points, click[:, None]], dim=1)
+                labels = torch.cat([labels, torch.where(pauses, -1, label)[:, None]], dim=1)
             mask_input = shown[:, None].clamp(-MASK_INPUT_LIMIT, MASK_INPUT_LIMIT)
         return rounds
+
+    def _draw_pauses(self, generators: list[torch.Generator], num_rounds: int) -> Tensor:
+        """Return for each image the round in between that brings no click (B,), 0 for none."""
+        if not self._has_pauses(num_rounds):
+            return torch.zeros(len(generators), dtype=torch.int64)
+        draws = [torch.randint(1, num_rounds - 1, (), generator=generator) for generator in generators]
+        return torch.stack(draws)
+
+    def _has_pauses(self, num_rounds: int) -> bool:
+        """Whether two of so many rounds bring no click: the last one, and one in between."""
+        return self.config.clickless_rounds and num_rounds >= MIN_PAUSED_ROUNDS
 
     def _decode(
         self,
@@ -85,24 +100,27 @@ class PromptRounds(nn.Module):
         later = (points[:, 1:], labels[:, 1:]) if points.shape[1] > 1 else None
         by_box, _ = encoder(points=later, boxes=batch.boxes, masks=None)
         sparse = torch.where(batch.is_box[:, None, None], by_box, by_click)
+        by_click_places = encoder.places((F.pad(points, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)), None)
+        by_box_places = encoder.places(later, batch.boxes)
+        places = PromptPlaces(
+            coords=torch.where(batch.is_box[:, None, None], by_box_places.coords, by_click_places.coords),
+            labels=torch.where(batch.is_box[:, None], by_box_places.labels, by_click_places.labels),
+        )
         with self._autocast():
-            logits, iou = self.sam.mask_decoder.predict_masks(
-                image_embeddings=features,
-                image_pe=encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                skip_features=skips,
+            logits, iou = decode_batch(
+                self.sam.mask_decoder,
+                features,
+                encoder.get_dense_pe(),
+                sparse,
+                dense if mask_input is not None else dense[:1],
+                skips,
+                places,
             )
         return logits.float(), iou.float()
 
     def _autocast(self) -> torch.autocast:
         """Return the context of encoder and decoder; positions and losses stay float32."""
         return torch.autocast(self.sam.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
-
-
-def _per_prompt(features: Tensor, prompts_per_image: int) -> Tensor:
-    """Repeat (B, C, h, w) for each prompt: (P, C, h, w)."""
-    return features.repeat_interleave(prompts_per_image, dim=0)
 
 
 def _error_clicks(shown: Tensor, targets: Tensor, generators: list[torch.Generator]) -> tuple[Tensor, Tensor]:
@@ -118,11 +136,11 @@ def _error_clicks(shown: Tensor, targets: Tensor, generators: list[torch.Generat
 
 
 def _losses_by_clarity(
-    logits: Tensor, predicted_iou: Tensor, targets: Tensor, is_clear: Tensor
+    logits: Tensor, predicted_iou: Tensor, targets: Tensor, is_clear: Tensor, loss: str
 ) -> PromptLosses:
     """Train mask token 0 where a prompt is clear (P,), else the best of the other three."""
-    ambiguous = prompt_losses(logits[:, 1:], predicted_iou[:, 1:], targets)
-    single = prompt_losses(logits[:, :1], predicted_iou[:, :1], targets)
+    ambiguous = prompt_losses(logits[:, 1:], predicted_iou[:, 1:], targets, loss)
+    single = prompt_losses(logits[:, :1], predicted_iou[:, :1], targets, loss)
     return PromptLosses(
         total=torch.where(is_clear, single.total, ambiguous.total),
         mask=torch.where(is_clear, single.mask, ambiguous.mask),

@@ -82,6 +82,7 @@ def decode_slowly(
         dense,
         multimask_output,
         embedding.skip_features,
+        sam.prompt_encoder.places(points, made.get("boxes")),
     )
     return logits, iou
 
@@ -279,7 +280,13 @@ def test_mask_prompts_use_the_slow_twin(monkeypatch: pytest.MonkeyPatch) -> None
     embedding = make_embedding(sam)
     sparse, dense = sam.prompt_encoder(points, None, masks)
     expected, _ = sam.mask_decoder(
-        embedding.features, sam.prompt_encoder.get_dense_pe(), sparse, dense, True, embedding.skip_features
+        embedding.features,
+        sam.prompt_encoder.get_dense_pe(),
+        sparse,
+        dense,
+        True,
+        embedding.skip_features,
+        sam.prompt_encoder.places(points, None),
     )
 
     assert torch.equal(sam.decode(sam.prepare(embedding), mask_input=masks, **made)[0], expected)

@@ -1,13 +1,17 @@
 """The operations of each model, against published numbers and torch's own counter."""
 
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
 from reference_models import SMALL
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sam_engine.build import ARCHITECTURES, Architecture, build_architecture
+from sam_engine.modeling import mask_decoder
+from sam_engine.modeling.prompt_maps import NUM_MAPS, PromptPlaces
 from tools.bench_flops import decoder_gflops, encoder_gflops, floor_gflops
 
 
@@ -27,16 +31,22 @@ def test_decoder_of_the_released_models() -> None:
     assert decoder.upscaling == pytest.approx(0.819, abs=0.002)
 
 
+def make_maps(places: PromptPlaces, x: Tensor, y: Tensor) -> Tensor:
+    """Return maps as `prompt_maps` does, without looking at the prompts: there are none on device meta."""
+    return torch.empty(len(places), NUM_MAPS, len(y), len(x))
+
+
 def counted_gflops(architecture: Architecture, *, prompts: int = 0) -> float:
     """Return what torch counts, of the encoder or of the released decoder."""
-    with torch.device("meta"):
+    with torch.device("meta"), mock.patch.object(mask_decoder, "prompt_maps", make_maps):
         sam = build_architecture(architecture)
         size, channels = architecture.image_size, architecture.prompt_embed_dim
         features = torch.empty(1, channels, size // 16, size // 16)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             if prompts:
                 sparse, dense = torch.empty(prompts, 2, channels), torch.empty(prompts, *features.shape[1:])
-                sam.mask_decoder(features, features, sparse, dense, True)
+                places = sam.prompt_encoder.places((torch.empty(prompts, 1, 2), torch.ones(prompts, 1)), None)
+                sam.mask_decoder(features, features, sparse, dense, True, places=places)
             else:
                 sam.image_encoder.forward_features(torch.empty(1, 3, size, size))
     return counter.get_total_flops() / 1e9

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from sam_engine.training.losses import hard_iou, mask_losses, prompt_losses
+from sam_engine.training.config import TrainConfig
+from sam_engine.training.losses import hard_iou, loss_of_step, mask_losses, prompt_losses
 
 
 def plain_loss(logits: list[float], targets: list[float]) -> float:
@@ -63,3 +64,31 @@ def test_predicted_iou_is_trained_towards_actual_iou():
 def test_iou_of_two_empty_masks_is_zero():
     """Nothing predicted and nothing there counts 0, not NaN."""
     assert hard_iou(torch.full((1, 1, 4, 4), -1.0), torch.zeros(1, 4, 4)).item() == 0
+
+
+def test_focal_loss_is_lins():
+    """20 times focal loss with alpha 0.25 and gamma 2, and dice, for targets of 0 and 1."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, 1, 4, 5, generator=generator, dtype=torch.float64)
+    targets = (torch.rand(2, 4, 5, generator=generator) > 0.5).double()
+
+    for mask, target, loss in zip(
+        logits[:, 0], targets, mask_losses(logits, targets, "focal_dice"), strict=True
+    ):
+        values, truth = mask.flatten().tolist(), target.flatten().tolist()
+        probabilities = [1 / (1 + math.exp(-x)) for x in values]
+        focal = sum(
+            -0.25 * (1 - p) ** 2 * math.log(p) if t else -0.75 * p**2 * math.log(1 - p)
+            for p, t in zip(probabilities, truth, strict=True)
+        )
+        overlap = sum(p * t for p, t in zip(probabilities, truth, strict=True))
+        dice = 1 - (2 * overlap + 1) / (sum(probabilities) + sum(truth) + 1)
+        assert loss.item() == pytest.approx(20 * focal / len(values) + dice, rel=1e-9)
+
+
+def test_bce_comes_before_focal_loss():
+    """For as many steps as are asked for; bce_dice stays what it is."""
+    config = TrainConfig(loss="focal_dice", loss_warmup_steps=3)
+
+    assert [loss_of_step(step, config) for step in (0, 2, 3)] == ["bce_dice", "bce_dice", "focal_dice"]
+    assert loss_of_step(5, TrainConfig()) == "bce_dice"

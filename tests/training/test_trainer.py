@@ -12,12 +12,13 @@ import torch
 from sam_engine.build import ARCHITECTURES, build_architecture
 from sam_engine.errors import CheckpointError
 from sam_engine.modeling.sam import Sam
+from sam_engine.training.checkpoint import load_state
 from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.data import step_batches
 from sam_engine.training.initialise import tie_cross_attention
 from sam_engine.training.packed import PackedDataset
 from sam_engine.training.packing import pack
-from sam_engine.training.trainer import LAST, WEIGHTS, Trainer, learning_rate_scale, train
+from sam_engine.training.trainer import LAST, WEIGHTS, Trainer, train
 
 REDUCED = replace(
     ARCHITECTURES["tiny"],
@@ -84,9 +85,9 @@ def test_resumed_run_equals_an_undisturbed_one(dataset: PackedDataset, tmp_path:
     parts += run(dataset, settings(tmp_path / "parts"), seed=1)
 
     assert parts == whole
-    assert (tmp_path / "parts" / WEIGHTS).read_bytes()[1000:] == (tmp_path / "whole" / WEIGHTS).read_bytes()[
-        1000:
-    ]
+    ours, theirs = (load_state(tmp_path / name / WEIGHTS).tensors for name in ("parts", "whole"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_schedule_may_be_shortened_when_resuming(dataset: PackedDataset, tmp_path: Path):
@@ -140,20 +141,13 @@ def test_accumulated_batches_have_the_gradients_of_the_whole(dataset: PackedData
         )
         trainer = Trainer(reduced_model(), config)
         values = trainer.train_step(step_batches(dataset, config, 0))
-        gradients.append(torch.cat([p.grad.flatten() for p in trainer.parameters.values()]))
+        gradients.append(
+            torch.cat([p.grad.flatten() for p in trainer.parameters.values() if p.grad is not None])
+        )
     assert values["rounds"] == 3
 
     whole, accumulated = gradients
     assert (accumulated - whole).norm() < 1e-5 * whole.norm()
-
-
-def test_learning_rate_warms_up_and_decays():
-    """Linear to the peak, then down to a hundredth at the end."""
-    config = TrainConfig(total_steps=100, warmup_steps=10)
-
-    assert [learning_rate_scale(step, config) for step in (0, 9, 10)] == [0.1, 1.0, 1.0]
-    assert learning_rate_scale(55, config) == pytest.approx(0.505)
-    assert learning_rate_scale(100, config) == pytest.approx(0.01)
 
 
 def test_reduced_model_learns_eight_images(dataset: PackedDataset, tmp_path: Path):
@@ -175,5 +169,39 @@ def test_reduced_model_learns_eight_images(dataset: PackedDataset, tmp_path: Pat
     ious = [0.0]
     while sum(ious[-10:]) / 10 <= 0.9 and trainer.step < 200:
         ious.append(trainer.train_step(step_batches(dataset, config, trainer.step))["iou"])
+
+    assert sum(ious[-10:]) / 10 > 0.9
+
+
+def overfit(tar: Path, folder: Path, *, images: int, steps: int) -> list[float]:
+    """Train on the same few images at full rate; return the best answer's IoU to first prompts, by step."""
+    pack(DataConfig(sources=[str(tar)], short_side=64, whole_image_fraction=1), folder / "packed.npz")
+    config = settings(
+        folder,
+        data=DataConfig(whole_image_fraction=1),
+        images_per_step=images,
+        prompts_per_image=4,
+        total_steps=steps,
+        warmup_steps=10,
+        learning_rate=3e-3,
+        trunk_learning_rate=1e-3,
+        interactive_from_step=steps,
+    )
+    dataset, trainer = PackedDataset(folder / "packed.npz"), Trainer(reduced_model(), config)
+    return [trainer.train_step(step_batches(dataset, config, step))["iou"] for step in range(steps)]
+
+
+def test_a_few_steps_learn_something(drawn_tar: Path, tmp_path: Path):
+    """Sixty steps on drawn images: prompts are understood, which an untrained model does not."""
+    ious = overfit(drawn_tar, tmp_path, images=4, steps=60)
+
+    assert sum(ious[-10:]) / 10 > 0.5
+    assert max(ious[:3]) < 0.2
+
+
+@pytest.mark.slow
+def test_overfits_eight_images(drawn_tar: Path, tmp_path: Path):
+    """A reduced model exceeds an IoU of 0.9 on eight images within 200 steps."""
+    ious = overfit(drawn_tar, tmp_path, images=8, steps=200)
 
     assert sum(ious[-10:]) / 10 > 0.9

@@ -1,0 +1,107 @@
+"""Where each pixel lies relative to its prompt: distances to clicks, coordinates within a box.
+
+SAM has to learn from millions of masks that two corner tokens mean the pixels between them. A decoder that is
+given maps of it starts with a disc round its click and with its box.
+Source of distance maps as input: Xu et al. 2016, "Deep Interactive Object Selection".
+P prompts of N points, an (h, w) map. Lengths are in sides of the model's square input.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NUM_MAPS = 16
+"""Channels of `prompt_maps`."""
+MIN_DISTANCE = 0.004
+"""Added to distances before their logarithm, and the least half side of a box: 2 pixels of 512."""
+NEGATIVE_RADIUS = 0.02
+"""Deviation of the bump at a background click."""
+NEAR = 0.25
+"""Offsets from a click are linear up to twice this, then constant."""
+BOX_REACH = 3.0
+"""Coordinates within a box, whose sides are at -1 and 1, are linear up to this, then constant."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptPlaces:
+    """Clicks and boxes of P prompts, as far as maps are made of them."""
+
+    coords: Tensor
+    """(P, N, 2) as (x, y) in [0, 1] over the square input."""
+    labels: Tensor
+    """(P, N): 1 foreground, 0 background, 2 and 3 the corners of a box, -1 not a point."""
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    def __getitem__(self, chosen: slice | Tensor) -> "PromptPlaces":
+        """Return some of the prompts."""
+        return PromptPlaces(coords=self.coords[chosen], labels=self.labels[chosen])
+
+
+def pixel_centres(length: int, like: Tensor) -> Tensor:
+    """Return the centres (length,) of pixels along one side of a map of the whole input."""
+    return (torch.arange(length, device=like.device, dtype=like.dtype) + 0.5) / length
+
+
+def prompt_maps(places: PromptPlaces, x: Tensor, y: Tensor) -> Tensor:
+    """Return maps (P, 16, h, w) at the columns ``x`` (w,) and rows ``y`` (h,), in the dtype of the places.
+
+    Channels: 1; of the nearest foreground click the logarithm of the distance, the distance, the offset in x
+    and y and its absolute values; of the nearest background click the logarithm of the distance and a bump;
+    of the box the logarithms of the largest and of the Euclidean coordinate, both coordinates and their
+    absolute values, and a soft inside. Zero for prompts without such a thing.
+    """
+    coords, labels = places.coords, places.labels
+    maps = coords.new_zeros(len(coords), NUM_MAPS, len(y), len(x))
+    maps[:, 0] = 1
+    if (labels == 1).any():
+        found, distance, offset_x, offset_y = _nearest(coords, labels == 1, x, y)
+        maps[:, 1] = found * ((distance + MIN_DISTANCE).log() + 2)
+        maps[:, 2] = distance / NEAR
+        maps[:, 3] = (offset_x / NEAR).clamp(-2, 2)
+        maps[:, 4] = (offset_y / NEAR).clamp(-2, 2)
+        maps[:, 5:7] = maps[:, 3:5].abs()
+    if (labels == 0).any():
+        found, distance, _, _ = _nearest(coords, labels == 0, x, y)
+        maps[:, 7] = found * ((distance + MIN_DISTANCE).log() + 2)
+        maps[:, 8] = found * (-0.5 * (distance / NEGATIVE_RADIUS).square()).exp()
+    if (labels == 2).any():
+        _add_box_maps(maps[:, 9:], coords, labels, x, y)
+    return maps
+
+
+def _nearest(coords: Tensor, chosen: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return for the nearest of the chosen points (P, N): whether there is one, its distance and offsets.
+
+    (P, 1, 1) and three times (P, h, w), zero where there is none.
+    """
+    best = coords.new_full((len(coords), len(y), len(x)), torch.inf)
+    offset_x, offset_y = torch.zeros_like(best), torch.zeros_like(best)
+    for i in range(coords.shape[1]):
+        dx = x - coords[:, i, :1, None]  # (P, 1, w)
+        dy = y[:, None] - coords[:, i, 1:, None]  # (P, h, 1)
+        squared = dx.square() + dy.square()
+        nearer = (squared < best) & chosen[:, i, None, None]
+        best = torch.where(nearer, squared, best)
+        offset_x, offset_y = torch.where(nearer, dx, offset_x), torch.where(nearer, dy, offset_y)
+    found = chosen.any(dim=1)[:, None, None]
+    return found.to(best.dtype), torch.where(found, best, 0).sqrt(), offset_x, offset_y
+
+
+def _add_box_maps(maps: Tensor, coords: Tensor, labels: Tensor, x: Tensor, y: Tensor) -> None:
+    """Write the seven maps of the box into (P, 7, h, w), for prompts that have one."""
+    first, second = (labels == 2).to(coords.dtype)[..., None], (labels == 3).to(coords.dtype)[..., None]
+    low, high = (coords * first).sum(dim=1), (coords * second).sum(dim=1)  # (P, 2)
+    centre, half = (low + high) / 2, ((high - low) / 2).clamp(min=MIN_DISTANCE)
+    across = ((x - centre[:, :1]) / half[:, :1]).clamp(-BOX_REACH, BOX_REACH)[:, None]  # (P, 1, w)
+    down = ((y - centre[:, 1:]) / half[:, 1:]).clamp(-BOX_REACH, BOX_REACH)[:, :, None]  # (P, h, 1)
+    edge = (torch.maximum(across.abs(), down.abs()) + 0.1).log()
+    found = first.any(dim=1)[..., None]  # (P, 1, 1)
+    maps[:, 0] = found * edge
+    maps[:, 1] = found * ((across.square() + down.square()).sqrt() + 0.1).log()
+    maps[:, 2] = found * across
+    maps[:, 3] = found * down
+    maps[:, 4:6] = maps[:, 2:4].abs()
+    maps[:, 6] = found * (-8 * edge).sigmoid()

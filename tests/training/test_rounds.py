@@ -1,0 +1,141 @@
+"""The interactive rounds of a step."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from reference_models import SMALL, randomise
+from torch import Tensor
+
+from sam_engine.build import ARCHITECTURES, Architecture, build_architecture
+from sam_engine.modeling.image_encoder import ImageEncoderViT
+from sam_engine.training.config import DataConfig, TrainConfig
+from sam_engine.training.data import Batch, sample_batch
+from sam_engine.training.drop_path import drop_path
+from sam_engine.training.packed import PackedDataset
+from sam_engine.training.packing import pack
+from sam_engine.training.rounds import PromptRounds
+from sam_engine.training.trainer import Trainer
+
+TINY = replace(
+    ARCHITECTURES["tiny"],
+    image_size=64,
+    trunk_width=0.25,
+    prompt_embed_dim=32,
+    decoder_mlp_dim=64,
+    iou_head_hidden_dim=32,
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(drawn_tar: Path, tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
+    path = tmp_path_factory.mktemp("packed") / "packed.npz"
+    pack(DataConfig(sources=[str(drawn_tar)], short_side=96), path)
+    return PackedDataset(path)
+
+
+class Recording(PromptRounds):
+    """Remembers the labels and mask prompts of every round."""
+
+    def __init__(self, architecture: Architecture, config: TrainConfig) -> None:
+        super().__init__(build_architecture(architecture), config)
+        self.labels: list[list[list[float]]] = []
+        self.had_mask: list[bool] = []
+
+    def _decode(self, *args):
+        _, _, _, labels, _, mask_input = args
+        self.labels.append(labels.tolist())
+        self.had_mask.append(mask_input is not None)
+        return super()._decode(*args)
+
+
+def make_batch(dataset: PackedDataset, config: TrainConfig) -> Batch:
+    return sample_batch(dataset, config, 0, range(config.images_per_step))
+
+
+def test_eleven_rounds_as_in_the_paper(dataset: PackedDataset):
+    """A first prompt, eight clicks, one round in between and the last without a new one."""
+    config = TrainConfig(
+        image_size=64, images_per_step=3, prompts_per_image=2, max_rounds=11, clickless_rounds=True
+    )
+    rounds = Recording(TINY, config)
+    with torch.no_grad():
+        losses = rounds(make_batch(dataset, config), 11)
+    last = torch.tensor(rounds.labels[-1])
+
+    assert len(losses) == 11
+    assert rounds.had_mask == [False] + 10 * [True]
+    assert [len(labels[0]) for labels in rounds.labels] == [*range(1, 11), 10]
+    assert (last == -1).sum(dim=1).tolist() == 6 * [1]
+    assert not (last[:, 0] == -1).any()
+    assert torch.equal(last[0] == -1, last[1] == -1)
+    assert len({tuple(row) for row in (last == -1).tolist()}) > 1  # a round of its own for each image
+
+
+def test_every_round_brings_a_click_unless_asked(dataset: PackedDataset):
+    """Without ``clickless_rounds``, and in fewer than four rounds."""
+    for num_rounds, clickless in ((5, False), (3, True)):
+        config = TrainConfig(
+            image_size=64, images_per_step=1, prompts_per_image=2, clickless_rounds=clickless
+        )
+        rounds = Recording(TINY, config)
+        with torch.no_grad():
+            rounds(make_batch(dataset, config), num_rounds)
+
+        assert [len(labels[0]) for labels in rounds.labels] == [*range(1, num_rounds + 1)]
+        assert -1 not in [label for row in rounds.labels[-1] for label in row]
+
+
+def test_a_vit_is_fine_tuned_by_the_same_code(dataset: PackedDataset, tmp_path: Path):
+    """With SAM's recipe a reduced ViT learns: its whole encoder moves, and the loss of one batch falls."""
+    config = TrainConfig(
+        output=str(tmp_path),
+        image_size=SMALL.image_size,
+        images_per_step=2,
+        prompts_per_image=2,
+        total_steps=20,
+        warmup_steps=1,
+        interactive_from_step=0,
+        extra_round_fraction=1.0,
+        loss="focal_dice",
+        schedule="step",
+        trunk_learning_rate=1e-3,
+        layer_decay=0.8,
+        drop_path=0.2,
+        box_fraction=0.5,
+    )
+    torch.manual_seed(0)
+    sam = build_architecture(SMALL)
+    before = {name: parameter.detach().clone() for name, parameter in sam.named_parameters()}
+    trainer = Trainer(sam, config)
+    batch = make_batch(dataset, config)
+    losses = [trainer.train_step([batch])["loss"] for _ in range(10)]
+    moved = {name for name, parameter in sam.named_parameters() if not torch.equal(parameter, before[name])}
+
+    assert losses[-1] < losses[0]
+    assert {name for name in before if name.startswith("image_encoder.")} <= moved
+    assert "mask_decoder.mask_tokens.weight" in moved
+
+
+def encode(encoder: ImageEncoderViT, images: Tensor, rate: float, seeds: list[int]) -> Tensor:
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    with torch.no_grad(), drop_path(encoder, rate, generators):
+        return encoder(images)
+
+
+def test_dropped_paths_are_drawn_for_each_image():
+    """By its own generator, so that company does not matter; afterwards nothing is dropped."""
+    sam = build_architecture(replace(SMALL, depth=4))
+    randomise(sam, seed=0)
+    encoder = sam.double().image_encoder
+    assert isinstance(encoder, ImageEncoderViT)
+    size = sam.image_size
+    images = torch.randn(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    plain = encode(encoder, images, 0.0, [1, 2])
+    both = encode(encoder, images, 0.9, [1, 2])
+
+    assert torch.allclose(both[1:], encode(encoder, images[1:], 0.9, [2]))
+    assert not torch.allclose(both, encode(encoder, images, 0.9, [3, 4]))
+    assert torch.equal(encode(encoder, images, 0.0, [1, 2]), plain)
+    assert not torch.allclose(both, plain)
