@@ -24,6 +24,7 @@ from sam_engine.errors import ImageError
 from sam_engine.images import DecodedImage, decode_image
 from sam_engine.isolation import IsolatedDecoder
 from sam_engine.leases import Lease, Verdict
+from sam_engine.mask_search import is_out_of_memory
 from sam_engine.modeling.sam import Segmenter
 from sam_engine.structures import (
     Annotation,
@@ -38,9 +39,6 @@ from sam_engine.structures import (
 
 READ_AHEAD = 2
 """Decoded images waiting for the model, for each decoding thread."""
-
-# Where torch has no type for it: its CPU and MPS allocators, the CUDA driver, cuBLAS and cuDNN.
-_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,37 +245,24 @@ class ShardAnnotator:
         )
 
     def _generate(self, image: DecodedImage) -> list[Record]:
-        """Return the masks of an image, with smaller batches of prompts if memory runs out once.
+        """Return the masks of an image; note it if the generator had to take smaller batches of prompts.
 
         Raises:
             ImageError: Its masks do not fit into memory, or the model's numbers are not finite.
         """
+        before = self._generator.config.points_per_batch
         try:
             return self._generator.generate(image.pixels)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-        self._halve_batches()
-        try:
-            return self._generator.generate(image.pixels)
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             height, width = image.pixels.shape[:2]
-            raise ImageError(
-                ImageStatus.OOM, f"no memory for its masks at {width} x {height} pixels"
-            ) from error
-
-    def _halve_batches(self) -> None:
-        """Decode half as many prompts at once from now on, once. The masks found stay the same."""
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        current = self._generator.config.points_per_batch
-        if current == self._amg.points_per_batch and current > 1:
-            self._generator = SamAutomaticMaskGenerator.from_config(
-                self._model, replace(self._amg, points_per_batch=current // 2)
-            )
-            self._notes.append(f"memory ran out: amg.points_per_batch is {current // 2} from now on")
+            message = f"no memory to draw its masks at {width} x {height} pixels"
+            raise ImageError(ImageStatus.OOM, message) from error
+        finally:
+            now = self._generator.config.points_per_batch
+            if now < before:
+                self._notes.append(f"memory ran out: amg.points_per_batch is {now} from now on")
 
 
 class _Clock:
@@ -338,10 +323,3 @@ def _failed(entry: ManifestEntry, sha256: str | None, error: ImageError) -> Imag
 def _given_up(entry: ManifestEntry, verdict: Verdict) -> ImageRecord:
     """Return the row of an image that is not touched again."""
     return ImageRecord(image_id=entry.image_id, path=entry.path, status=verdict.status, error=verdict.reason)
-
-
-def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Return whether an allocation failed, on the device or on the host."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -13,28 +13,25 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError, ImageError
+from sam_engine.mask_search import EncodedCrop, frame_of, is_out_of_memory, search_crop
 from sam_engine.modeling.sam import ImageEmbedding, Segmenter
-from sam_engine.ops.boxes import (
-    box_area,
-    box_nms,
-    generate_crop_boxes,
-    is_box_near_crop_edge,
-    uncrop_boxes_xyxy,
-)
-from sam_engine.ops.logits import LogitFrame
-from sam_engine.ops.low_res import masks_to_runs, measure_masks
+from sam_engine.ops.boxes import box_area, box_nms, generate_crop_boxes, uncrop_boxes_xyxy
+from sam_engine.ops.low_res import masks_to_runs
 from sam_engine.ops.mask_batch import Crop, FoundMask, Image, MaskBatch, clean_up_masks
 from sam_engine.ops.points import build_all_layer_point_grids
-from sam_engine.ops.resize import ResizeLongestSide
 from sam_engine.ops.rle import Runs, area_of, decode_runs, runs_to_counts
 from sam_engine.predictor import SamPredictor, check_image
 from sam_engine.structures import ImageStatus
 
 log = logging.getLogger(__name__)
+
+ENCODED_AT_ONCE = {"cuda": 8, "mps": 4}
+"""Images or crops, by type of device. Elsewhere one: on a CPU each of four takes longer (1.2 times, tiny)."""
+DRAWN_AT_ONCE = 48
+"""Masks whose low-resolution logits are unpacked together: 12 MiB with vit_*. Does not change the result."""
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 
@@ -59,6 +56,10 @@ class SamAutomaticMaskGenerator:
 
     A mask whose logits or predicted IoU are not finite is dropped, and a warning logged. If a crop yields
     nothing else, the model is at fault: `ImageError` with status ``model_nonfinite`` is raised.
+
+    Where memory runs out, half as many prompts are decoded at once, and again, until they fit; from then on
+    ``points_per_batch`` is what fitted, and a warning says so. If not one fits, `ImageError` with status
+    ``oom`` is raised. The masks found stay the same up to rounding.
 
     Attributes:
         model: The model.
@@ -178,16 +179,16 @@ class SamAutomaticMaskGenerator:
 
         Raises:
             ValueError: The image is of another type or shape.
-            ImageError: The model's outputs are not finite.
+            ImageError: The model's outputs are not finite, or memory ran out.
         """
         return self.generate_batch([image])[0]
 
     @torch.no_grad()
     def generate_batch(self, images: Sequence[Image]) -> list[list[Record]]:
-        """Find the masks of several images of any sizes, encoding as many images or crops together.
+        """Find the masks of several images of any sizes, encoding images and crops together.
 
-        The records are those that `generate` finds, up to the rounding of the encoder, which may depend on
-        how many images it is given. Memory grows with the number of images.
+        The records are those that `generate` finds: on a CPU to the last bit, elsewhere up to the rounding of
+        an encoder that is given several images (`ENCODED_AT_ONCE`).
 
         Raises:
             ValueError: As `generate`.
@@ -197,9 +198,8 @@ class SamAutomaticMaskGenerator:
             check_image(image)
         crops = [self._crops_of(image) for image in images]
         found: list[list[MaskBatch]] = [[] for _ in images]
-        for number, crop_index, embedding in self._encode(images, crops):
-            crop = crops[number][crop_index]
-            found[number].append(self._process_crop(embedding, crop, crop_index, images[number].shape[:2]))
+        for number, encoded in self._encode(images, crops):
+            found[number].append(self._search(encoded))
         return [
             self._finish(MaskBatch.cat(batches), image_crops, (image.shape[0], image.shape[1]))
             for image, image_crops, batches in zip(images, crops, found, strict=True)
@@ -214,97 +214,55 @@ class SamAutomaticMaskGenerator:
 
     def _encode(
         self, images: Sequence[Image], crops: Sequence[Sequence[Crop]]
-    ) -> Iterator[tuple[int, int, ImageEmbedding]]:
-        """Yield image number, crop number and embedding of every crop, image by image."""
+    ) -> Iterator[tuple[int, EncodedCrop]]:
+        """Yield image number and embedding of every crop, image by image."""
         jobs = [(number, index) for number in range(len(images)) for index in range(len(crops[number]))]
-        for start in range(0, len(jobs), max(1, len(images))):
-            group = jobs[start : start + len(images)]
-            embeddings = self.model.encode(
-                [crops[number][index].of(images[number]) for number, index in group]
-            )
+        at_once = ENCODED_AT_ONCE.get(self.model.device.type, 1)
+        for start in range(0, len(jobs), at_once):
+            group = jobs[start : start + at_once]
+            embeddings = self._encode_pixels([crops[i][index].of(images[i]) for i, index in group])
             for (number, index), embedding in zip(group, embeddings, strict=True):
-                yield number, index, embedding
+                crop, image = crops[number][index], images[number]
+                yield (
+                    number,
+                    EncodedCrop(
+                        crop=crop,
+                        index=index,
+                        image_size=(image.shape[0], image.shape[1]),
+                        embedding=embedding,
+                        points=self._points_of(crop),
+                    ),
+                )
+
+    def _encode_pixels(self, pixels: Sequence[Image]) -> list[ImageEmbedding]:
+        """Encode crops together; where there is no memory for that, in halves.
+
+        Raises:
+            ImageError: There is none for a single one.
+        """
+        try:
+            return self.model.encode(pixels)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        height, width = pixels[0].shape[:2]
+        if len(pixels) == 1:
+            raise ImageError(ImageStatus.OOM, f"no memory to encode it at {width} x {height} pixels")
+        half = len(pixels) // 2
+        return self._encode_pixels(pixels[:half]) + self._encode_pixels(pixels[half:])
+
+    def _search(self, encoded: EncodedCrop) -> MaskBatch:
+        """Return the masks of a crop; say so, and remember it, if fewer prompts fitted than wanted."""
+        batch, num_at_once = search_crop(self.model, encoded, self.config)
+        if num_at_once < self.config.points_per_batch:
+            self.config = replace(self.config, points_per_batch=num_at_once)
+            log.warning("memory ran out: points_per_batch is %d from now on", num_at_once)
+        return batch
 
     def _points_of(self, crop: Crop) -> NDArray[np.float64]:
         """Return the (P, 2) prompts of a crop, in its pixels."""
         height, width = crop.size
         return np.asarray(self.point_grids[crop.layer], dtype=np.float64) * (width, height)
-
-    def _process_crop(
-        self, embedding: ImageEmbedding, crop: Crop, crop_index: int, image_size: tuple[int, ...]
-    ) -> MaskBatch:
-        """Return the masks of one crop that pass all filters and its NMS, by descending predicted IoU."""
-        # Scaled in float64, as the original does; only the result is rounded.
-        coords = ResizeLongestSide(self.model.image_size).apply_coords(self._points_of(crop), crop.size)
-        prompts = torch.from_numpy(coords).float().to(self.model.device)
-        step = self.config.points_per_batch
-        candidates, num_masks, num_non_finite, num_found = [], 0, 0, 0
-        for start in range(0, len(prompts), step):
-            chunk = prompts[start : start + step]
-            logits, predicted_iou = self.model.decode(
-                embedding,
-                point_coords=chunk[:, None],
-                point_labels=torch.ones(len(chunk), 1, dtype=torch.int, device=chunk.device),
-                iou_thresh=self.config.pred_iou_thresh if self.config.pred_iou_thresh > 0 else None,
-            )
-            index = torch.arange(start, start + len(chunk), device=chunk.device)
-            index = index.repeat_interleave(logits.shape[1])  # (P * M,): the masks of a prompt stay together
-            logits, predicted_iou = logits.flatten(0, 1), predicted_iou.flatten()
-            num_masks += len(predicted_iou)
-            num_non_finite += int((~predicted_iou.isfinite()).sum())
-            keep = predicted_iou.isfinite()
-            if self.config.pred_iou_thresh > 0:
-                keep &= predicted_iou > self.config.pred_iou_thresh
-            logits, predicted_iou, index = logits[keep], predicted_iou[keep], index[keep]
-            finite = logits.sum(dim=(-2, -1)).isfinite()
-            num_non_finite += int((~finite).sum())
-            num_found += int(finite.sum())
-            candidates.append(
-                self._measure(
-                    logits[finite], predicted_iou[finite], index[finite], crop, crop_index, image_size
-                )
-            )
-        _report_non_finite(num_non_finite, num_masks, num_found, crop)
-        batch = MaskBatch.cat(candidates)
-        return batch[box_nms(batch.boxes_xyxy, batch.predicted_iou, self.config.box_nms_thresh)]
-
-    def _measure(
-        self,
-        logits: Tensor,
-        predicted_iou: Tensor,
-        prompt_index: Tensor,
-        crop: Crop,
-        crop_index: int,
-        image_size: tuple[int, ...],
-    ) -> MaskBatch:
-        """Return those of N masks of a crop that are stable, not too large, and not cut off by the crop."""
-        config = self.config
-        measures = measure_masks(
-            logits, self._frame(crop), self.model.mask_threshold, config.stability_score_offset
-        )
-        height, width = image_size
-        keep = ~is_box_near_crop_edge(measures.boxes_xyxy, crop.box, (0, 0, width, height))
-        # Comparisons of float32 tensors with Python floats happen in float32, as in the original.
-        if config.stability_score_thresh > 0:
-            keep &= measures.stability_score >= config.stability_score_thresh
-        if config.max_mask_area_fraction < 1:
-            keep &= measures.area < config.max_mask_area_fraction * height * width
-        return MaskBatch(
-            low_res_logits=logits,
-            predicted_iou=predicted_iou,
-            stability_score=measures.stability_score,
-            boxes_xyxy=uncrop_boxes_xyxy(measures.boxes_xyxy, crop.box),
-            prompt_index=prompt_index,
-            crop_index=torch.full_like(prompt_index, crop_index),
-        )[keep]
-
-    def _frame(self, crop: Crop) -> LogitFrame:
-        """Return where the logits of a crop lie."""
-        return LogitFrame(
-            image_size=self.model.image_size,
-            input_size=ResizeLongestSide(self.model.image_size).target_size(crop.size),
-            original_size=crop.size,
-        )
 
     def _finish(self, batch: MaskBatch, crops: Sequence[Crop], size: tuple[int, int]) -> list[Record]:
         """Return the records of one image's masks, after the NMS between crops and the clean-up."""
@@ -330,10 +288,13 @@ class SamAutomaticMaskGenerator:
             crop = crops[crop_index]
             left, top = crop.box[:2]
             rows = (batch.crop_index == crop_index).nonzero()[:, 0]
-            boxes_in_crop = uncrop_boxes_xyxy(batch.boxes_xyxy[rows], (-left, -top))
-            logits, threshold = batch.low_res_logits[rows], self.model.mask_threshold
-            found = masks_to_runs(logits, self._frame(crop), threshold, boxes_in_crop, (top, left), size)
-            runs.update(zip(rows.tolist(), found, strict=True))
+            boxes = uncrop_boxes_xyxy(batch.boxes_xyxy[rows], (-left, -top))
+            frame, threshold, kept = frame_of(self.model, crop), self.model.mask_threshold, batch.logits[rows]
+            for start in range(0, len(rows), DRAWN_AT_ONCE):
+                stop = min(start + DRAWN_AT_ONCE, len(rows))
+                logits = kept.stack(start, stop)
+                found = masks_to_runs(logits, frame, threshold, boxes[start:stop], (top, left), size)
+                runs.update(zip(rows[start:stop].tolist(), found, strict=True))
         columns = zip(
             batch.boxes_xyxy.tolist(),
             batch.predicted_iou.tolist(),
@@ -382,15 +343,3 @@ def _xywh(box_xyxy: tuple[int, int, int, int]) -> list[int]:
     """Return [x, y, x1 - x0, y1 - y0]."""
     left, top, right, bottom = box_xyxy
     return [left, top, right - left, bottom - top]
-
-
-def _report_non_finite(num_non_finite: int, num_masks: int, num_found: int, crop: Crop) -> None:
-    """Raise `ImageError` if a crop gave no masks but some that are not finite; warn if it gave others too."""
-    if num_non_finite == 0:
-        return
-    message = (
-        f"{num_non_finite} of {num_masks} masks of crop {list(crop.box)} are not finite in logits or score"
-    )
-    if num_found == 0:
-        raise ImageError(ImageStatus.MODEL_NONFINITE, message)
-    log.warning("%s; they were dropped", message)

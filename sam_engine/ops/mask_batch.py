@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sam_engine.ops.boxes import CropBox, box_nms
 from sam_engine.ops.masks import largest_region_area, remove_small_regions
+from sam_engine.ops.packed_logits import KeptLogits
 from sam_engine.ops.rle import Runs, bbox_of, decode_runs, mask_to_runs
 
 Image = NDArray[np.uint8]
@@ -41,8 +42,8 @@ class Crop:
 class MaskBatch:
     """N masks of one image in columns. Index it with a boolean or int64 tensor to filter or reorder."""
 
-    low_res_logits: Tensor
-    """(N, 4h, 4w) over the padded square input of the mask's crop."""
+    logits: KeptLogits
+    """Of N masks, over the padded square input of the mask's crop."""
     predicted_iou: Tensor
     """(N,) float32."""
     stability_score: Tensor
@@ -63,8 +64,11 @@ class MaskBatch:
     @staticmethod
     def cat(batches: "Sequence[MaskBatch]") -> "MaskBatch":
         """Return the rows of all batches, of which there must be at least one, in order."""
-        names = [field.name for field in fields(MaskBatch)]
-        return MaskBatch(**{name: torch.cat([getattr(batch, name) for batch in batches]) for name in names})
+        names = [field.name for field in fields(MaskBatch) if field.name != "logits"]
+        columns = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
+        return MaskBatch(
+            logits=KeptLogits([row for batch in batches for row in batch.logits.rows]), **columns
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

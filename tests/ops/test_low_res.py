@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from sam_engine.ops import bilinear, low_res
 from sam_engine.ops import logits as plain
 from sam_engine.ops.logits import LogitFrame, MaskMeasures
+from sam_engine.ops.packed_logits import PackedLogits
 from sam_engine.ops.resize import ResizeLongestSide
 
 SIZES = [
@@ -157,3 +158,61 @@ def test_other_dtypes_take_the_plain_way() -> None:
 
     assert bilinear.geometry_for(logits, frame) is None
     assert_same(low_res.measure_masks(logits, frame, 0.0, 1.0), plain.measure_masks(logits, frame, 0.0, 1.0))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("threshold", [0.0, 0.3, -5.0])
+def test_kept_logits_draw_the_same_masks(size: tuple[int, int], threshold: float) -> None:
+    """Packed and unpacked, every kind of mask has the same run lengths in images of every shape."""
+    logits, frame = drawings(64, seed=sum(size)), frame_of(size, 256)
+    boxes = plain.measure_masks(logits, frame, threshold, 1.0).boxes_xyxy
+    kept = low_res.keep_logits(logits, frame, threshold).stack(0, len(logits))
+
+    drawn, expected = (
+        low_res.masks_to_runs(x, frame, threshold, boxes, (3, 2), (size[0] + 5, size[1] + 4))
+        for x in (kept, logits)
+    )
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(drawn, expected, strict=True))
+
+
+def test_kept_logits_are_small() -> None:
+    """A mask with an outline of ordinary length takes less than a sixth of its logits."""
+    centres = torch.arange(256.0)
+    distance = torch.sqrt((centres[:, None] - 100) ** 2 + (centres - 120) ** 2)
+    logits, frame = (60 - distance)[None], frame_of((683, 1024), 1024)
+    (packed,) = low_res.keep_logits(logits, frame, 0.0).rows
+
+    assert isinstance(packed, PackedLogits)
+    assert packed.nbytes < logits.nbytes / 6
+
+
+def test_kept_logits_are_indexed_like_a_tensor() -> None:
+    """By bools and by numbers, in any order; what is not packed for want of a known rounding too."""
+    logits, frame = drawings(32, seed=4), frame_of((77, 60), 128)
+    chosen, numbers = torch.arange(14) % 3 == 1, torch.tensor([5, 5, 0])
+    for kept in (low_res.keep_logits(logits, frame, 0.0), low_res.keep_logits(logits.double(), frame, 0.0)):
+        everything = kept.stack(0, 14)
+        assert torch.equal(kept[chosen].stack(0, 5), everything[chosen])
+        assert torch.equal(kept[numbers].stack(0, 3), everything[numbers])
+    assert torch.equal(everything, logits.double())
+
+
+def test_threads_do_not_matter() -> None:
+    """Two threads measure, keep and draw what one does."""
+    logits, frame = drawings(64, seed=5).repeat(2, 1, 1), frame_of((300, 400), 256)
+    threads, results = torch.get_num_threads(), []
+    for num_threads in (1, 2):
+        torch.set_num_threads(num_threads)
+        try:
+            measures = low_res.measure_masks(logits, frame, 0.0, 1.0)
+            kept = low_res.keep_logits(logits, frame, 0.0).stack(0, len(logits))
+            boxes = measures.boxes_xyxy
+            runs = low_res.masks_to_runs(logits, frame, 0.0, boxes, (0, 0), frame.original_size)
+        finally:
+            torch.set_num_threads(threads)
+        results.append((measures, kept, runs))
+    (measures, kept, runs), (measures_2, kept_2, runs_2) = results
+
+    assert_same(measures_2, measures)
+    assert torch.equal(kept_2, kept)
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(runs_2, runs, strict=True))
