@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sam_engine.config import ExecutorConfig
-from sam_engine.errors import ModelLoadError, SamEngineError
+from sam_engine.errors import ModelLoadError, SamEngineError, WorkerError
 from sam_engine.leases import Lease, ShardQueue, ShardWorker, place_workers
 from sam_engine.ray_session import import_ray, last_line, ray_session
 from sam_engine.structures import ImageStatus, Shard, ShardProgress, ShardReport
@@ -28,6 +28,8 @@ START_PAUSE_S = 60.0
 """Until others are started all the same, in seconds."""
 POLL_S = 0.5
 """Between looks at the workers' progress, in seconds."""
+ROLL_CALL_S = 5.0
+"""Between questions whether Ray still runs on this machine, while workers are awaited, in seconds."""
 PATIENCE_S = 60.0
 """Without any worker before the log says so, in seconds."""
 
@@ -55,7 +57,7 @@ def run_shards(
     Raises:
         ConfigError: The cluster has no such device, or does not answer.
         ModelLoadError: Workers cannot load the model.
-        WorkerError: Workers fail at whatever they are given.
+        WorkerError: Workers fail at whatever they are given, or Ray itself has died.
         StorageError: A worker cannot write.
     """
     if not shards:
@@ -209,9 +211,9 @@ class _RayPool:
             config, device, cpus=int(resources.get("CPU", 1)), gpus=int(resources.get("GPU", 0))
         )
         self._size = min(placement.num_workers, len(queue))
-        node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=True
-        )
+        self._node_id = ray.get_runtime_context().get_node_id()
+        self._next_roll_call = 0.0
+        node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(self._node_id, soft=True)
         # Restarted by Ray, unlike workers: it holds nothing that has to be true.
         board_class = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=node)(_Board)
         self._board = board_class.remote()
@@ -252,6 +254,7 @@ class _RayPool:
                         yield from self._collect(reference)
                 yield from self._look_at_board()
                 self._complain_of_waiting()
+                self._call_the_roll()
         finally:
             for actor in [
                 *self._starting.values(),
@@ -266,6 +269,16 @@ class _RayPool:
         if self._patience_until and time.monotonic() > self._patience_until:
             self._patience_until = 0.0
             log.warning("no worker has started for %g s: are CPUs or GPUs of the cluster free?", PATIENCE_S)
+
+    def _call_the_roll(self) -> None:
+        """Raise `WorkerError` if Ray has died on this machine: whoever is awaited would never come."""
+        now = time.monotonic()
+        if not self._starting or now < self._next_roll_call:
+            return
+        self._next_roll_call = now + ROLL_CALL_S
+        nodes = {node["NodeID"]: node["Alive"] for node in self._ray.nodes()}
+        if not nodes.get(self._node_id, True):
+            raise WorkerError("Ray's process on this machine has died; the same command goes on from here")
 
     def _hire(self) -> None:
         """Start actors up to what the open shards can use.
