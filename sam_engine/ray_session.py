@@ -55,8 +55,9 @@ def ray_session(config: ExecutorConfig) -> Iterator[None]:
         return
     with contextlib.ExitStack() as stack:
         if local:
-            folder = private_folder()
-            stack.callback(_clear, folder)
+            # Ray opens its folder to everybody (mode 0777): the one above stays shut. One letter, see below.
+            folder = os.path.join(private_folder(), "r")
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
         stack.callback(ray.shutdown)
         try:
             with keep_signal_handlers():
@@ -126,16 +127,6 @@ def _delete_if_dead(lock: Path) -> None:
         os.close(descriptor)
 
 
-def _clear(folder: str) -> None:
-    """Delete what a session of Ray leaves in the private folder."""
-    for path in Path(folder).iterdir():
-        if path.name not in (_LOCK, _TOKEN):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-
-
 @functools.cache
 def _token_file() -> str:
     """Write this process's secret for its own Ray; return the path. Ray reads it once in a process's life."""
@@ -149,6 +140,7 @@ def _token_file() -> str:
 def short_temporary_directory() -> str:
     """Return where a session's sockets fit: their paths may have 107 characters."""
     folder = tempfile.gettempdir()
+    # FOLDER/sam-engine-12345678/r/session_2026-11-22_21-39-55_123456_1234567/sockets/plasma_store
     return folder if len(folder) <= 20 else "/tmp"  # noqa: S108 - mkdtemp makes a private folder in it
 
 
