@@ -209,7 +209,7 @@ def clean_png(data: bytes, header: ImageHeader) -> tuple[bytes, int]:
         length, name = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         if end > len(data):
-            raise truncated(f"the file ends after {len(data)} bytes, inside PNG chunk {ascii(name)[2:-1]}")
+            raise truncated(f"the file ends after {len(data)} bytes, inside PNG chunk {ascii(name)[1:]}")
         if name in _PNG_KEPT:
             if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end]):
                 raise corrupt(f"wrong checksum of PNG chunk {name.decode()} at byte {position}")

@@ -221,6 +221,7 @@ def _damaged() -> dict[str, Case]:
         "signature.png": png_file[:8],
         "no_end.png": png_file[:-12],
         "one_less.png": png_file[:-1],
+        "blank_chunk.png": png_file[:33] + b"\0\0\xff\xff\xe1\xd9\x10 and more",  # found by fuzzing, seed 13
         "half.webp": webp[: len(webp) // 2],
         "one_less.webp": webp[:-1],
         "header_only.webp": webp[:20],
