@@ -60,7 +60,10 @@ class Lap:
         self.masks: list[Masks] = []
 
     def run(self, image: Pixels) -> Records:
-        """Find the masks of an image; where memory runs out, with half as many points at once from now on."""
+        """Find the masks of an image; where memory runs out, with half as many points at once from now on.
+
+        Our generator sees to that itself; this is for the reference.
+        """
         while True:
             try:
                 with cuda_tf32(self.device, False):
@@ -73,7 +76,7 @@ class Lap:
                 return records
             torch.cuda.empty_cache()
             self.generator.points_per_batch //= 2
-            log.warning("memory ran out: %d points at once from now on", self.generator.points_per_batch)
+            log.warning("memory ran out: points_per_batch is %d from now on", self.generator.points_per_batch)
 
     def timed_pass(self, image: Pixels) -> None:
         """Time one image. The stages too on a CPU, where that costs nothing."""
