@@ -1,5 +1,6 @@
 """Train the small model: ``python -m pipelines.train data.sources=[a.tar,b.tar] output=runs/tiny``."""
 
+import dataclasses
 import logging
 import sys
 
@@ -11,7 +12,16 @@ COMMAND = CommandLine(
     name="train",
     config_class=TrainConfig,
     plain_texts=frozenset(
-        {"output", "export", "init_trunk", "init_checkpoint", "data.packed", "data.sources_csv"}
+        {
+            "output",
+            "export",
+            "init_trunk",
+            "init_checkpoint",
+            "held_out_packed",
+            "address",
+            "data.packed",
+            "data.sources_csv",
+        }
     ),
     help="""
 Train model tiny on annotated images: clicks, noisy boxes and interactive corrections.
@@ -19,11 +29,15 @@ Train model tiny on annotated images: clicks, noisy boxes and interactive correc
 Usage: python -m pipelines.train data.sources=[A.tar,B.tar] [output=RUN] [key=value ...]
 
   python -m pipelines.train data.sources=[a.tar,b.tar] init_trunk=mobilenet_v2.npz   again, to resume
+  python -m pipelines.train data.sources=[out,coco.json] data.images=[null,train2017] held_out=[eval.tar]
   python -m pipelines.train data.sources=[a.tar] data.packed=a.npz data.pack_only=true   one file to carry
   python -m pipelines.train data.packed=a.npz device=cuda precision=bf16 images_per_step=64 total_steps=20000
+  python -m pipelines.train data.packed=a.npz device=cuda num_workers=8 images_per_step=256   on Ray
 
-Writes last.safetensors (to resume), model.safetensors (averaged weights, for model.checkpoint=), log.csv, and
-config.json, with which `python -m sam_engine.training CONFIG.json` goes on on a machine that has no Hydra.
+Sources are SA-1B tars or folders, datasets of auto_annotate with people's corrections, and COCO .json files.
+Writes last.safetensors (to resume), model.safetensors (averaged weights, for model.checkpoint=),
+best.safetensors (those of the best score on held_out), log.csv, scores.csv, events/ (TensorBoard), overlays/,
+and config.json, with which `python -m sam_engine.training CONFIG.json` goes on where there is no Hydra.
 Flags: --help, --cfg job (print the configuration and stop). Exit codes: 0 done, 1 failed, 2 bad setting,
 130 and 143 stopped by a signal, after saving.
 """,
@@ -35,20 +49,25 @@ log = logging.getLogger(__name__)
 def run(config: TrainConfig) -> int:
     """Pack what is not packed, then train to the end of the schedule; return the exit code."""
     from sam_engine.training.packing import pack
-    from sam_engine.training.run import packed_path, run_training, write_config
+    from sam_engine.training.run import held_out_path, packed_path, run_training, write_config
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    packed = packed_path(config)
-    if config.data.stream:
-        if config.data.pack_only:
-            raise ConfigError("data.pack_only makes a packed copy, which data.stream does without; give one")
-    elif not packed.exists():
-        if not config.data.sources and not config.data.region_sources:
+    packed, data = packed_path(config), config.data
+    if data.stream and data.pack_only:
+        raise ConfigError("data.pack_only makes a packed copy, which data.stream does without; give one")
+    if not data.stream and not packed.exists():
+        if not data.sources and not data.region_sources:
             raise ConfigError(
                 "data.sources is empty and there is no packed copy; give one, as in data.sources=[a.tar]"
             )
-        log.info("packing %d sources to %s", len(config.data.sources), packed)
-        pack(config.data, packed)
+        log.info("packing %d sources to %s", len(data.sources) + len(data.region_sources), packed)
+        pack(data, packed)
+    if config.held_out and not held_out_path(config).exists():
+        log.info("packing %d held-out sources to %s", len(config.held_out), held_out_path(config))
+        held_out = dataclasses.replace(
+            data, sources=config.held_out, region_sources=[], images=[], weights=[], licences=[]
+        )
+        pack(held_out, held_out_path(config))
     write_config(config)
     if config.data.pack_only:
         return 0

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from sam_engine.config import check_setting
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
 LOSSES = ("bce_dice", "focal_dice")
 SCHEDULES = ("cosine", "step")
 
@@ -31,6 +31,8 @@ class DataConfig:
     packed: str | None = None
     """Packed copy of the sources, one file, made if it does not exist. None: ``packed.npz`` in ``output``.
     A machine that has it needs no sources."""
+    loaders: int = 0
+    """Processes that prepare batches ahead, for each process that trains. 0: prepared when needed."""
     stream: bool = False
     """Read images from the sources as they are drawn, instead of packing them first: for large data."""
     pack_only: bool = False
@@ -64,6 +66,7 @@ class DataConfig:
                 f"{num_sources}, one for each source",
             )
         check_setting("data.weights", self.weights, all(weight > 0 for weight in self.weights), "above 0")
+        check_setting("data.loaders", self.loaders, self.loaders >= 0, "at least 0")
         check_setting("data.short_side", self.short_side, self.short_side >= 32, "at least 32")
         check_setting("data.jpeg_quality", self.jpeg_quality, 1 <= self.jpeg_quality <= 100, "in [1, 100]")
         check_setting("data.min_mask_pixels", self.min_mask_pixels, self.min_mask_pixels >= 1, "at least 1")
@@ -101,9 +104,16 @@ class TrainConfig:
     image_size: int = 256
     """Side of the training crops, in pixels; a multiple of 32."""
     images_per_step: int = 8
-    """Of all batches together."""
+    """Of all batches of all processes together."""
     accumulate: int = 1
     """Batches that a step is done in, one after the other: less memory, the same gradients."""
+    num_workers: int = 1
+    """Processes that share each step, on Ray, one on each GPU: less time, the same gradients. 1: no Ray."""
+    address: str = "local"
+    """Of Ray, if there are several: local starts it here. Otherwise that of a running cluster, whose machines
+    must all see ``output`` and the data."""
+    max_restarts: int = 2
+    """If one of several processes dies, all start again from the last checkpoint, at most so often."""
     prompts_per_image: int = 6
     total_steps: int = 4000
     """Length of the learning rate schedule. May be changed when resuming."""
@@ -143,15 +153,28 @@ class TrainConfig:
     interactive_from_step: int = 400
     """Until here, one round: prompts have to mean something first."""
     precision: str = "fp32"
-    """fp32, or bf16: autocast of encoder and decoder."""
+    """fp32, or bf16 or fp16: autocast of encoder and decoder; fp16 scales the loss and needs CUDA."""
     device: str = "cpu"
-    """A torch device."""
+    """A torch device; of several processes each takes its own GPU for ``cuda``."""
     threads: int = 2
-    """CPU threads."""
+    """CPU threads of each process."""
     checkpoint_minutes: float = 5.0
     """Time between checkpoints."""
+    checkpoint_file_mb: float | None = None
+    """Write the state to resume from as files of at most so many megabytes (10^6 bytes). None: one file."""
+    held_out: list[str] = field(default_factory=list)
+    """Sources, as in ``data.sources``, that are not trained on: the averaged weights are scored on them, and
+    the best are kept. The images of COCO files cannot be named here."""
+    held_out_packed: str | None = None
+    """Packed copy of ``held_out``. None: ``held-out.npz`` in ``output``. Used wherever it exists."""
+    evaluate_steps: int = 1000
+    """Steps between scores on the held-out images."""
+    evaluate_images: int = 50
+    """Score the first so many held-out images."""
     log_steps: int = 20
     """Steps between lines of the log."""
+    overlay_steps: int = 500
+    """Steps between pictures of what the model makes of a few fixed crops. 0: none."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -159,6 +182,11 @@ class TrainConfig:
         at_least = (
             ("images_per_step", 1),
             ("accumulate", 1),
+            ("num_workers", 1),
+            ("max_restarts", 0),
+            ("evaluate_steps", 1),
+            ("evaluate_images", 1),
+            ("overlay_steps", 0),
             ("prompts_per_image", 1),
             ("total_steps", 1),
             ("warmup_steps", 1),
@@ -193,9 +221,19 @@ class TrainConfig:
         check_setting(
             "images_per_step",
             self.images_per_step,
-            self.images_per_step % self.accumulate == 0,
-            f"a multiple of accumulate={self.accumulate}",
+            self.images_per_step % (self.accumulate * self.num_workers) == 0,
+            f"a multiple of accumulate={self.accumulate} times num_workers={self.num_workers}",
         )
+        check_setting(
+            "precision",
+            self.precision,
+            self.precision != "fp16" or self.device.startswith("cuda"),
+            f"fp32 or bf16 on device={self.device}",
+        )
+        if self.checkpoint_file_mb is not None:
+            check_setting(
+                "checkpoint_file_mb", self.checkpoint_file_mb, self.checkpoint_file_mb > 0, "above 0"
+            )
         check_setting(
             "image_size",
             self.image_size,

@@ -98,11 +98,44 @@ class Crop:
         return self.size[1] / (self.right - self.left), self.size[0] / (self.bottom - self.top)
 
 
-def step_batches(dataset: TrainingImages, config: TrainConfig, step: int) -> Iterator[Batch]:
-    """Yield the ``config.accumulate`` batches of a step."""
-    size = config.images_per_step // config.accumulate
-    for start in range(0, config.images_per_step, size):
-        yield sample_batch(dataset, config, step, range(start, start + size))
+@dataclass(frozen=True)
+class StepBatches:
+    """The batches of one of the processes that train, by number: ``config.accumulate`` for each step."""
+
+    dataset: TrainingImages
+    config: TrainConfig
+    rank: int = 0
+    """Of the process, in [0, ``config.num_workers``)."""
+
+    def __getitem__(self, number: int) -> Batch:
+        """Return batch ``number % accumulate`` of step ``number // accumulate``."""
+        config = self.config
+        step, part = divmod(number, config.accumulate)
+        size = config.images_per_step // (config.accumulate * config.num_workers)
+        start = (self.rank * config.accumulate + part) * size
+        return sample_batch(self.dataset, config, step, range(start, start + size))
+
+    def __len__(self) -> int:
+        return self.config.total_steps * self.config.accumulate
+
+    def fixed(self, num_images: int) -> Batch:
+        """Return a batch that is the same at every step."""
+        return sample_batch(self.dataset, self.config, 0, range(num_images))
+
+    def from_step(self, step: int) -> Iterator[Batch]:
+        """Yield all batches from a step on, prepared ahead by other processes if the settings say so."""
+        numbers = range(step * self.config.accumulate, len(self))
+        if not self.config.data.loaders:
+            return (self[number] for number in numbers)
+        return iter(
+            torch.utils.data.DataLoader(
+                self,  # type: ignore[arg-type]  # it wants its own base class, but needs these two methods
+                batch_size=None,
+                sampler=numbers,
+                num_workers=self.config.data.loaders,
+                multiprocessing_context="spawn",  # forks inherit locks of threads that they do not have
+            )
+        )
 
 
 def sample_batch(

@@ -41,13 +41,9 @@ class PromptRounds(nn.Module):
 
         A single click has three answers, of which the best is trained; a box or several prompts have one.
         """
-        sam = self.sam
         generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds.tolist()]
-        with self._autocast(), drop_path(sam.image_encoder, self.config.drop_path, generators):
-            images = (batch.images - sam.pixel_mean) / sam.pixel_std
-            features, skips = sam.image_encoder.forward_features(
-                images.contiguous(memory_format=torch.channels_last)
-            )
+        with drop_path(self.sam.image_encoder, self.config.drop_path, generators):
+            features, skips = self._encode(batch)
         pause = self._draw_pauses(generators, num_rounds).to(batch.points.device)
         points = batch.points[:, None]  # (P, N, 2), grows by one each round
         labels = torch.ones(points.shape[:2], device=points.device)
@@ -80,6 +76,26 @@ class PromptRounds(nn.Module):
     def _has_pauses(self, num_rounds: int) -> bool:
         """Whether two of so many rounds bring no click: the last one, and one in between."""
         return self.config.clickless_rounds and num_rounds >= MIN_PAUSED_ROUNDS
+
+    @torch.no_grad()
+    def first_answers(self, batch: Batch) -> Tensor:
+        """Return the logits (P, h, w) of what an annotator would see after the first prompt."""
+        features, skips = self._encode(batch)
+        points = batch.points[:, None]
+        labels = torch.ones(points.shape[:2], device=points.device)
+        logits, predicted_iou = self._decode(features, skips, points, labels, batch, None)
+        return _shown_mask(logits, predicted_iou, batch.is_box)
+
+    def _encode(self, batch: Batch) -> tuple[Tensor, SkipFeatures | None]:
+        """Return the features of each image, (B, C, h / 4, w / 4), and skips likewise."""
+        sam = self.sam
+        with self._autocast():
+            images = (batch.images - sam.pixel_mean) / sam.pixel_std
+            features: Tensor
+            features, skips = sam.image_encoder.forward_features(
+                images.contiguous(memory_format=torch.channels_last)
+            )
+        return features, skips
 
     def _decode(
         self,
@@ -120,7 +136,8 @@ class PromptRounds(nn.Module):
 
     def _autocast(self) -> torch.autocast:
         """Return the context of encoder and decoder; positions and losses stay float32."""
-        return torch.autocast(self.sam.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+        dtype = torch.float16 if self.config.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.sam.device.type, dtype, enabled=self.config.precision != "fp32")
 
 
 def _error_clicks(shown: Tensor, targets: Tensor, generators: list[torch.Generator]) -> tuple[Tensor, Tensor]:

@@ -1,83 +1,131 @@
-"""The training loop: resumable to the bit, because a step depends on nothing but the state and its number."""
+"""A step of training, resumable to the bit, because it depends on nothing but the state and its number."""
 
-import csv
+import contextlib
 import json
-import logging
-import signal
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from sam_engine.errors import CheckpointError
 from sam_engine.modeling.sam import Sam
-from sam_engine.training.checkpoint import load_state, save_tensors
+from sam_engine.training.checkpoint import load_state, save_state, save_tensors
 from sam_engine.training.config import TrainConfig
 from sam_engine.training.data import Batch
 from sam_engine.training.losses import PromptLosses, loss_of_step
 from sam_engine.training.optimiser import freeze, learning_rate_scale, parameter_groups
+from sam_engine.training.ranks import Ranks
 from sam_engine.training.rounds import PromptRounds
-
-log = logging.getLogger(__name__)
 
 LAST = "last.safetensors"
 """Everything that a run needs to go on."""
 WEIGHTS = "model.safetensors"
 """The averaged weights alone: a checkpoint for ``model.checkpoint``."""
+BEST = "best.safetensors"
+"""Those of them that scored best on the held-out images."""
 MEANS = ("loss", "mask_loss", "iou_error", "iou", "last_iou")
 """What the log shows of the prompts of a step, before what it shows of the step itself."""
 
 
 class Trainer:
-    """A model, its optimiser and its average, at some step of a run."""
+    """A model, its optimiser and its average, at some step of a run; all processes of a run have the same."""
 
-    def __init__(self, sam: Sam, config: TrainConfig) -> None:
+    def __init__(
+        self, sam: Sam, config: TrainConfig, ranks: Ranks | None = None, device: torch.device | None = None
+    ) -> None:
+        """Move the model to where it is trained.
+
+        Args:
+            sam: The same weights in every process.
+            config: Of the run.
+            ranks: Which process this is; None if there is no other.
+            device: This process's; None for ``config.device``.
+        """
         self.config = config
-        self.device = torch.device(config.device)
+        self.ranks = ranks or Ranks()
+        self.device = device or torch.device(config.device)
         self.sam = sam.to(self.device).train()
         freeze(sam, config)
-        self.rounds = PromptRounds(sam, config)
         for parameter in sam.parameters():  # kernels channels last: 1.7 times as fast in bf16 on a CPU
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        self.rounds = PromptRounds(sam, config)
+        self._module: nn.Module = self.rounds
+        if self.ranks.size > 1:
+            self._module = DistributedDataParallel(
+                self.rounds,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                broadcast_buffers=False,
+                find_unused_parameters=True,  # the number of rounds decides what is used
+            )
         self.parameters = dict(sam.named_parameters())
         self.ema = {name: tensor.detach().clone() for name, tensor in sam.state_dict().items()}
         self.optimizer = torch.optim.AdamW(parameter_groups(sam, config), betas=(0.9, 0.999))
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.step = 0
+        self.best_score = -math.inf
+        """Of the averaged weights so far, on held-out images."""
 
-    def train_step(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Learn from the batches of a step and return what the log shows of them.
+    def train_step(
+        self, batches: Iterator[Batch], asked_to_stop: Callable[[], bool] = lambda: False
+    ) -> tuple[dict[str, float], bool]:
+        """Learn from the batches of a step.
 
         Args:
-            batches: ``config.accumulate`` parts, equally large. They have the gradients of the whole.
+            batches: The next ``config.accumulate`` are taken, equally large. They have the gradients of the
+                whole.
+            asked_to_stop: Whether this process was.
+
+        Returns:
+            What the log shows of the step, and whether any process was asked to stop: the same in each.
         """
-        scale = learning_rate_scale(self.step, self.config)
+        config = self.config
+        scale = learning_rate_scale(self.step, config)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * scale
         self.optimizer.zero_grad(set_to_none=True)
         num_rounds = self._draw_rounds()
         parts = []
-        for batch in batches:
-            rounds = self.rounds(batch.to(self.device), num_rounds, loss_of_step(self.step, self.config))
-            loss = torch.stack([losses.total.mean() for losses in rounds]).mean()
-            (loss / self.config.accumulate).backward()
+        for number, batch in enumerate(islice(batches, config.accumulate), 1):
+            with self._gradients_shared(number == config.accumulate):
+                rounds = self._module(batch.to(self.device), num_rounds, loss_of_step(self.step, config))
+                loss = torch.stack([losses.total.mean() for losses in rounds]).mean()
+                self.scaler.scale(loss / config.accumulate).backward()
             parts.append(_means(loss.detach(), rounds))
-        norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.clip_grad_norm)
-        self.optimizer.step()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), config.clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.step += 1
         self._update_average()
-        means = torch.stack(parts).mean(dim=0).tolist()
-        return dict(zip(MEANS, means, strict=True)) | {
-            "rounds": float(num_rounds),
-            "grad_norm": norm.item(),
-            "lr": scale * self.config.learning_rate,
-        }
+        values = torch.cat([torch.stack(parts).mean(dim=0), norm.new_full((1,), float(asked_to_stop()))])
+        *means, stops = self.ranks.mean(values).tolist()
+        shown = {"rounds": float(num_rounds), "grad_norm": norm.item(), "lr": scale * config.learning_rate}
+        return dict(zip(MEANS, means, strict=True)) | shown, stops > 0
+
+    def _gradients_shared(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """Return the context of a backward pass: processes add up their gradients in a step's last one."""
+        if is_last or not isinstance(self._module, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self._module.no_sync()
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[Sam]:
+        """Yield the model with its averaged weights, ready for inference; it is trained on afterwards."""
+        current = {name: tensor.clone() for name, tensor in self.sam.state_dict().items()}
+        self.sam.load_state_dict(self.ema)
+        self.sam.eval()
+        try:
+            yield self.sam
+        finally:
+            self.sam.load_state_dict(current)
+            self.sam.train()
 
     def _draw_rounds(self) -> int:
         """Return how many interactive rounds this step has."""
@@ -105,9 +153,21 @@ class Trainer:
             tensors |= {
                 f"{key}.{name}": self.optimizer.state[parameter][key] for key in self._moments(parameter)
             }
-        metadata = {"step": str(self.step), "config": json.dumps(asdict(self.config), sort_keys=True)}
-        save_tensors(output / LAST, tensors, metadata)
-        save_tensors(output / WEIGHTS, self.ema, metadata)
+        progress = {"best_score": repr(self.best_score), "scaler": json.dumps(self.scaler.state_dict())}
+        save_state(output / LAST, tensors, self._metadata() | progress, self.config.checkpoint_file_mb)
+        save_tensors(output / WEIGHTS, self.ema, self._metadata())
+
+    def save_best(self, output: Path, score: float) -> bool:
+        """Keep the averaged weights if no earlier ones scored higher; return whether they were kept."""
+        if score <= self.best_score:
+            return False
+        self.best_score = score
+        save_tensors(output / BEST, self.ema, self._metadata() | {"score": f"{score:.6f}"})
+        return True
+
+    def _metadata(self) -> dict[str, str]:
+        """Return what every file of the run says about itself."""
+        return {"step": str(self.step), "config": json.dumps(asdict(self.config), sort_keys=True)}
 
     def resume(self, output: Path) -> None:
         """Continue from the last checkpoint; the learning rate follows this run's own schedule.
@@ -132,40 +192,14 @@ class Trainer:
                     "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq.{name}"]).detach(),
                 }
         self.step = state.step
+        self.best_score = float(state.metadata.get("best_score", -math.inf))
+        scaler = json.loads(state.metadata.get("scaler", "{}"))
+        if scaler and self.scaler.is_enabled():
+            self.scaler.load_state_dict(scaler)
 
     def _moments(self, parameter: nn.Parameter) -> list[str]:
         """Return the names of what the optimiser remembers of a parameter."""
         return [key for key in ("step", "exp_avg", "exp_avg_sq") if key in self.optimizer.state[parameter]]
-
-
-def train(
-    trainer: Trainer,
-    batches: Callable[[int], Iterable[Batch]],
-    report: Callable[[int, dict[str, float]], None] = lambda step, values: None,
-) -> int | None:
-    """Train to the end of the schedule, saving now and then; a SIGTERM or SIGINT saves and stops.
-
-    Args:
-        trainer: New or resumed.
-        batches: The batches of a step.
-        report: Called after each step.
-
-    Returns:
-        The number of the signal that stopped it; None if the schedule was completed.
-    """
-    config = trainer.config
-    output = Path(config.output)
-    saved_at = time.monotonic()
-    with _stop_requests() as stop, _LossLog(output / "log.csv", config.log_steps) as loss_log:
-        while trainer.step < config.total_steps and not stop:
-            values = trainer.train_step(batches(trainer.step))
-            loss_log.add(trainer.step, values)
-            report(trainer.step, values)
-            if time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
-                trainer.save(output)
-                saved_at = time.monotonic()
-        trainer.save(output)
-        return stop[0] if stop else None
 
 
 def _means(loss: Tensor, rounds: list[PromptLosses]) -> Tensor:
@@ -185,51 +219,3 @@ def _means(loss: Tensor, rounds: list[PromptLosses]) -> Tensor:
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names start with ``prefix``, without it."""
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Yield a list that holds the number of a received SIGTERM or SIGINT."""
-    received: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    previous = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-class _LossLog:
-    """Appends the means of every ``interval`` steps to a CSV file."""
-
-    def __init__(self, path: Path, interval: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", newline="", encoding="utf-8")
-        self._writer = csv.writer(self._file)
-        self._interval = interval
-        self._pending: list[dict[str, float]] = []
-        self._started = time.monotonic()
-
-    def __enter__(self) -> "_LossLog":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._file.close()
-
-    def add(self, step: int, values: dict[str, float]) -> None:
-        """Collect a step; write a line when ``interval`` are there."""
-        self._pending.append(values)
-        if len(self._pending) < self._interval:
-            return
-        means = {key: sum(v[key] for v in self._pending) / len(self._pending) for key in values}
-        seconds = (time.monotonic() - self._started) / len(self._pending)
-        if self._file.tell() == 0:
-            self._writer.writerow(["step", *means, "seconds_per_step"])
-        self._writer.writerow([step, *(f"{value:.5g}" for value in means.values()), f"{seconds:.3f}"])
-        self._file.flush()
-        log.info("step %d: loss %.3f, iou %.3f, %.2f s/step", step, means["loss"], means["iou"], seconds)
-        self._pending, self._started = [], time.monotonic()

@@ -110,7 +110,7 @@ def test_a_vit_is_fine_tuned_by_the_same_code(dataset: PackedDataset, tmp_path: 
     before = {name: parameter.detach().clone() for name, parameter in sam.named_parameters()}
     trainer = Trainer(sam, config)
     batch = make_batch(dataset, config)
-    losses = [trainer.train_step([batch])["loss"] for _ in range(10)]
+    losses = [trainer.train_step(iter([batch]))[0]["loss"] for _ in range(10)]
     moved = {name for name, parameter in sam.named_parameters() if not torch.equal(parameter, before[name])}
 
     assert losses[-1] < losses[0]

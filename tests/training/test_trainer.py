@@ -8,33 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from reduced_model import REDUCED, reduced_model
 
-from sam_engine.build import ARCHITECTURES, build_architecture
+from sam_engine.build import build_architecture
 from sam_engine.errors import CheckpointError
-from sam_engine.modeling.sam import Sam
 from sam_engine.training.checkpoint import load_state
 from sam_engine.training.config import DataConfig, TrainConfig
-from sam_engine.training.data import step_batches
-from sam_engine.training.initialise import tie_cross_attention
+from sam_engine.training.data import StepBatches
 from sam_engine.training.packed import PackedDataset
 from sam_engine.training.packing import pack
-from sam_engine.training.trainer import LAST, WEIGHTS, Trainer, train
-
-REDUCED = replace(
-    ARCHITECTURES["tiny"],
-    image_size=64,
-    trunk_width=0.25,
-    prompt_embed_dim=32,
-    decoder_mlp_dim=64,
-    iou_head_hidden_dim=32,
-)
-
-
-def reduced_model(seed: int = 0) -> Sam:
-    torch.manual_seed(seed)
-    sam = build_architecture(REDUCED)
-    tie_cross_attention(sam)
-    return sam
+from sam_engine.training.steps import train
+from sam_engine.training.trainer import LAST, WEIGHTS, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +57,7 @@ def run(
         if step == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    train(trainer, lambda step: step_batches(dataset, config, step), report)
+    train(trainer, StepBatches(dataset, config), report=report)
     return losses
 
 
@@ -140,7 +124,7 @@ def test_accumulated_batches_have_the_gradients_of_the_whole(dataset: PackedData
             clip_grad_norm=1e9,
         )
         trainer = Trainer(reduced_model(), config)
-        values = trainer.train_step(step_batches(dataset, config, 0))
+        values, _ = trainer.train_step(StepBatches(dataset, config).from_step(0))
         gradients.append(
             torch.cat([p.grad.flatten() for p in trainer.parameters.values() if p.grad is not None])
         )
@@ -166,9 +150,10 @@ def test_reduced_model_learns_eight_images(dataset: PackedDataset, tmp_path: Pat
     )
     trainer = Trainer(reduced_model(), config)
 
+    batches = StepBatches(dataset, config).from_step(0)
     ious = [0.0]
     while sum(ious[-10:]) / 10 <= 0.9 and trainer.step < 200:
-        ious.append(trainer.train_step(step_batches(dataset, config, trainer.step))["iou"])
+        ious.append(trainer.train_step(batches)[0]["iou"])
 
     assert sum(ious[-10:]) / 10 > 0.9
 
@@ -188,7 +173,8 @@ def overfit(tar: Path, folder: Path, *, images: int, steps: int) -> list[float]:
         interactive_from_step=steps,
     )
     dataset, trainer = PackedDataset(folder / "packed.npz"), Trainer(reduced_model(), config)
-    return [trainer.train_step(step_batches(dataset, config, step))["iou"] for step in range(steps)]
+    batches = StepBatches(dataset, config).from_step(0)
+    return [trainer.train_step(batches)[0]["iou"] for _ in range(steps)]
 
 
 def test_a_few_steps_learn_something(drawn_tar: Path, tmp_path: Path):

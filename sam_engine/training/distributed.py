@@ -1,0 +1,121 @@
+"""Training in several processes, on Ray Train. The only module of training that knows Ray.
+
+Ray Train starts the processes, connects them by torch's process group, and starts all of them again if one
+dies. What they do is `run.train_in_process`; they resume from the run's own checkpoints.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from sam_engine.config import ExecutorConfig
+from sam_engine.errors import ConfigError, SamEngineError
+from sam_engine.ray_session import ray_session
+from sam_engine.training.config import DataConfig, TrainConfig
+from sam_engine.training.ranks import Ranks
+
+log = logging.getLogger(__name__)
+
+STOP = "stop"
+"""File in the output that asks the processes of a run to save and stop: signals do not reach them."""
+STOPPED = "stopped"
+"""File in the output that says that they did."""
+
+
+def train_on_ray(config: TrainConfig) -> int | None:
+    """Train in ``config.num_workers`` processes; return the signal that stopped them, if one did.
+
+    Raises:
+        ConfigError: Ray Train is not installed, or Ray does not answer.
+        SamEngineError: The processes died more often than ``config.max_restarts``.
+    """
+    output = Path(config.output).resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    for name in (STOP, STOPPED):
+        (output / name).unlink(missing_ok=True)
+    executor = ExecutorConfig(
+        num_workers=config.num_workers, threads_per_worker=config.threads, address=config.address
+    )
+    with ray_session(executor):
+        trainer = _trainer(dataclasses.replace(config, output=str(output)))
+        with _passed_on(output / STOP) as signals:
+            result = trainer.fit()
+        if result.error is not None:
+            raise SamEngineError(f"training failed {config.max_restarts + 1} times: {result.error}")
+    (output / STOP).unlink(missing_ok=True)
+    if not (output / STOPPED).exists():
+        return None
+    (output / STOPPED).unlink()
+    return signals[0] if signals else int(signal.SIGTERM)
+
+
+def _trainer(config: TrainConfig) -> Any:
+    """Return Ray's trainer. Any, because Ray's annotations lag behind its interface."""
+    try:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+    except ImportError as error:
+        raise ConfigError(
+            f"num_workers={config.num_workers} needs Ray Train ({error}): pip install 'sam-engine[train]'"
+        ) from error
+    use_gpu = config.device.startswith("cuda")
+    return TorchTrainer(
+        _train_worker,
+        train_loop_config=dataclasses.asdict(config),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": config.threads} | ({"GPU": 1} if use_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=config.output,
+            failure_config=FailureConfig(max_failures=config.max_restarts),
+        ),
+    )
+
+
+def _train_worker(settings: dict[str, Any]) -> None:
+    """Train as one of the processes."""
+    import ray.train
+    import ray.train.torch
+
+    from sam_engine.training.run import train_in_process
+
+    config = TrainConfig(**settings | {"data": DataConfig(**settings["data"])})
+    context = ray.train.get_context()
+    ranks = Ranks(context.get_world_rank(), context.get_world_size())
+    stop = Path(config.output) / STOP
+    must_stop = stop.exists if ranks.is_first else lambda: False
+    if (
+        train_in_process(config, ranks, ray.train.torch.get_device(), must_stop) is not None
+        and ranks.is_first
+    ):
+        (Path(config.output) / STOPPED).touch()
+
+
+@contextlib.contextmanager
+def _passed_on(stop: Path) -> Iterator[list[int]]:
+    """Turn SIGTERM and SIGINT into the file ``stop``; yield a list that holds the number of the signal."""
+    received: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        stop.touch()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

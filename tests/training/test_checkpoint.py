@@ -1,0 +1,95 @@
+"""Checkpoints in one file and in pieces."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sam_engine.errors import CheckpointError
+from sam_engine.training.checkpoint import has_state, load_state, save_state
+
+TENSORS = {
+    "model.a": torch.arange(60000, dtype=torch.float32).reshape(3, 100, 200),
+    "model.b": torch.tensor(7.0),
+    "ema.half": torch.arange(9000, dtype=torch.float16).reshape(90, 100),
+    "ema.none": torch.zeros(0, 4),
+    "step.ids": torch.arange(30000),
+}
+METADATA = {"step": "12", "config": "{}", "best_score": "0.25"}
+
+
+def assert_is_whole(path: Path) -> None:
+    state = load_state(path)
+    assert (state.step, state.metadata) == (12, METADATA)
+    assert state.tensors.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert state.tensors[name].dtype == tensor.dtype
+        assert torch.equal(state.tensors[name], tensor)
+
+
+@pytest.mark.parametrize("file_mb", [None, 0.1, 0.01, 100.0])
+def test_a_state_comes_back(tmp_path: Path, file_mb: float | None):
+    """In one file or in pieces, of which none exceeds the limit, also where a tensor does."""
+    path = tmp_path / "last.safetensors"
+    save_state(path, TENSORS, METADATA, file_mb)
+
+    assert_is_whole(path)
+    assert has_state(path)
+    if file_mb is not None:
+        sizes = [piece.stat().st_size for piece in tmp_path.glob("*.safetensors")]
+        assert max(sizes) <= file_mb * 10**6
+        assert sum(sizes) > 480_000
+
+
+def test_only_the_last_state_is_kept(tmp_path: Path):
+    """From pieces to other pieces to one file and back: nothing of an earlier state lies about."""
+    path = tmp_path / "last.safetensors"
+    save_state(path, TENSORS, METADATA | {"step": "11"}, 0.1)
+    save_state(path, TENSORS, METADATA, 0.1)
+    names = {piece.name for piece in tmp_path.iterdir()}
+    assert all(name.startswith("last-12-") or name == "last.index.json" for name in names)
+    assert_is_whole(path)
+
+    save_state(path, TENSORS, METADATA, None)
+    assert [piece.name for piece in tmp_path.iterdir()] == ["last.safetensors"]
+    save_state(path, TENSORS, METADATA, 0.1)
+    assert not path.exists()
+    assert_is_whole(path)
+
+
+def test_an_interrupted_save_leaves_the_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Pieces of the next state are nothing before their index is there."""
+    path = tmp_path / "last.safetensors"
+    save_state(path, TENSORS, METADATA, 0.1)
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    real = Path.replace
+    monkeypatch.setattr(
+        Path, "replace", lambda self, target: (full if "index" in self.name else real)(self, target)
+    )
+    with pytest.raises(OSError, match="No space"):
+        save_state(path, TENSORS, METADATA | {"step": "13"}, 0.1)
+    assert_is_whole(path)
+
+
+def test_a_missing_piece_is_named(tmp_path: Path):
+    """A state that was carried over in part is refused."""
+    path = tmp_path / "last.safetensors"
+    save_state(path, TENSORS, METADATA, 0.1)
+    missing = sorted(tmp_path.glob("last-*.safetensors"))[1]
+    missing.unlink()
+
+    with pytest.raises(CheckpointError, match=missing.name):
+        load_state(path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"metadata": {}, "tensors": {}})])
+def test_a_damaged_index_is_named(tmp_path: Path, content: str):
+    """Also if it is JSON of something else."""
+    (tmp_path / "last.index.json").write_text(content)
+
+    with pytest.raises(CheckpointError, match=r"last\.index\.json: not a training checkpoint"):
+        load_state(tmp_path / "last.safetensors")
