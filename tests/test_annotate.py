@@ -194,6 +194,30 @@ def test_careful_work_touches_an_image_only_after_naming_it(tmp_path):
     assert report.statuses == {"ok": 1, "vanished": 3}
 
 
+def test_extreme_sizes_are_annotated(tmp_path):
+    """One pixel, and a strip two hundred times as long as high, are images like others."""
+    fakes.write_image(tmp_path / "in" / "dot.png", size=(1, 1))
+    fakes.write_image(tmp_path / "in" / "strip.png", size=(100, 20_000))
+    annotator, shard = make_annotator(tmp_path / "in", tmp_path / "out")
+    annotator.annotate(shard)
+    sizes = [(record.height, record.width) for record in records_of(tmp_path / "out")]
+
+    assert sizes == [(1, 1), (100, 20_000)]
+
+
+def test_equal_files_are_rows_of_their_own(tmp_path):
+    """The same bytes under two names give two rows with one digest and the same masks."""
+    for name in ("a/one.png", "b/one.png"):
+        fakes.write_image(tmp_path / "in" / name)
+    annotator, shard = make_annotator(tmp_path / "in", tmp_path / "out")
+    annotator.annotate(shard)
+    first, second = records_of(tmp_path / "out")
+
+    assert (first.path, second.path) == (b"a/one.png", b"b/one.png")
+    assert first.sha256 == second.sha256
+    assert first.annotations == second.annotations
+
+
 def test_lenient_row_is_marked(tmp_path):
     """With decode.strict=false a damaged JPEG is annotated, and its row says what was wrong with it."""
     (tmp_path / "in").mkdir()
