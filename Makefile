@@ -18,6 +18,9 @@ test: $(VENV)/.test ## Run the test suite (under 10 minutes on 2 cores)
 test-slow: $(VENV)/.test ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
+torture-workers: $(VENV)/.test ## Kill workers, nodes and runs, and look for leaks (half an hour; Linux)
+	$(BIN)/python -m tests.faults.workers all
+
 check: $(VENV)/.dev ## Format, lint, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -41,4 +44,4 @@ $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[$*]'
 	@touch $@
 
-.PHONY: help demo test test-slow check format clean
+.PHONY: help demo test test-slow torture-workers check format clean

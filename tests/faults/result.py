@@ -1,10 +1,41 @@
-"""What a campaign reports."""
+"""What a campaign is asked for, and what it reports."""
 
+import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+Fault = TypeVar("Fault")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a campaign is to do."""
+
+    limit: int | None = None
+    """How many faults, drawn by ``seed``; None for all there are."""
+    seed: int = 0
+    images: int = 16
+    """In each run."""
+    names: Sequence[str] | None = None
+    """Only at calls of these names."""
+    plant: Callable[[], None] | None = None
+    """Puts a bug into every victim."""
+    first_only: bool = False
+    """One violation is enough."""
+
+    def draw(self, faults: Sequence[Fault]) -> Sequence[Fault]:
+        """Return all faults, or some, in their order."""
+        if self.limit is None or self.limit >= len(faults):
+            return faults
+        chosen = random.Random(self.seed).sample(range(len(faults)), self.limit)
+        return [faults[index] for index in sorted(chosen)]
+
+    def wants(self, name: str) -> bool:
+        """Return whether calls of this name are meant."""
+        return self.names is None or name in self.names
 
 
 @dataclass(kw_only=True)
@@ -24,6 +55,10 @@ class Result:
     skipped: str | None = None
     """Why nothing was done."""
     seconds: float = 0.0
+
+    def is_enough(self, order: Order) -> bool:
+        """Return whether there is no need to go on."""
+        return order.first_only and bool(self.violations)
 
     def __str__(self) -> str:
         """One line, and the first violations."""
