@@ -119,8 +119,31 @@ def clean_up_masks(
 def _without_small_regions(runs: Runs, size: tuple[int, int], min_area: int, drop_small: bool) -> Runs | None:
     """Return the cleaned runs, ``runs`` itself if nothing was small, or None if the mask is to go."""
     mask = decode_runs(runs, size, max_pixels=size[0] * size[1])
-    mask, filled = remove_small_regions(mask, min_area, "holes")
-    if drop_small and largest_region_area(mask) < min_area:
+    top, left, bottom, right = _window_of(bbox_of(runs, size), size, min_area)
+    window = mask[top:bottom, left:right]
+    window, filled = remove_small_regions(window, min_area, "holes")
+    if drop_small and largest_region_area(window) < min_area:
         return None
-    mask, cleared = remove_small_regions(mask, min_area, "islands")
-    return mask_to_runs(mask) if filled or cleared else runs
+    window, cleared = remove_small_regions(window, min_area, "islands")
+    if not filled and not cleared:
+        return runs
+    mask[top:bottom, left:right] = window
+    return mask_to_runs(mask)
+
+
+def _window_of(
+    bbox_xywh: tuple[int, int, int, int], size: tuple[int, int], min_area: int
+) -> tuple[int, int, int, int]:
+    """Return (top, left, bottom, right), exclusive, of a part of the image that can be cleaned up by itself.
+
+    It is the mask's box and ``min_area`` pixels around it, as far as the image reaches. Background
+    around the mask is as connected in there as in the image, and what of it is cut off was not small: the
+    rest is not either. Its corner has even indices: OpenCV numbers regions by blocks of 2 x 2.
+    """
+    left, top, width, height = bbox_xywh
+    return (
+        max(0, top - min_area) & ~1,
+        max(0, left - min_area) & ~1,
+        min(size[0], top + height + 1 + min_area),
+        min(size[1], left + width + 1 + min_area),
+    )
