@@ -99,6 +99,8 @@ class _Table:
             line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
         ]
         kept = rows[:1] + [row for row in rows[1:] if int(row.partition(",")[0]) <= step]
+        if "".join(kept) == path.read_text(encoding="utf-8"):
+            return
         partial = path.with_name(path.name + ".part")
         partial.write_text("".join(kept), encoding="utf-8")
         partial.replace(path)
