@@ -7,7 +7,8 @@ points at once, which changes nothing but rounding. Engine and noise are then co
 `tools.compare_runs` does.
 
 Every image is published as soon as it is done: the same command goes on where it was stopped. To make one
-side again, delete its folder. Random weights of vit_* are calibrated, see `tools.bench_calibration`.
+side again, delete its folder. Random weights of vit_* are calibrated, see `tools.bench_calibration`; their
+masks are much alike, and ``--box-nms-thresh 1`` keeps the hundreds that NMS would drop.
 """
 
 import argparse
@@ -44,7 +45,13 @@ from tools.command import run
 from tools.compare_runs import amg_settings, describe
 
 SIDES = ("engine", "reference", "noise")
-AMG_SETTINGS = ("points_per_side", "points_per_batch", "pred_iou_thresh", "stability_score_thresh")
+AMG_SETTINGS = (
+    "points_per_side",
+    "points_per_batch",
+    "pred_iou_thresh",
+    "stability_score_thresh",
+    "box_nms_thresh",
+)
 WEIGHTS = "weights.pth"
 
 
