@@ -6,6 +6,7 @@ a configuration can name code: ``_target_`` is an unknown key like any other, ``
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -92,7 +93,8 @@ def main(command: CommandLine, run: Callable[[Any], int], argv: Sequence[str] | 
             return 0
         return run(config)
     except SamEngineError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a full disk may hold the log too; the exit code still tells
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
 
 

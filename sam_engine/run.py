@@ -19,6 +19,7 @@ from sam_engine.dataset.report import (
     SessionStats,
     Totals,
     add_up,
+    check_accounts,
     errors_jsonl,
     report_json,
     session_stats,
@@ -179,6 +180,7 @@ def open_run(preparation: Preparation) -> Plan:
     store, manifest = preparation.store, preparation.manifest
     notes: list[str] = []
     store.delete_own_temporaries()
+    store.settle()
     here = _run_info(preparation, manifest)
     try:
         there = RunInfo.from_json(store.read(RUN_INFO))
@@ -230,7 +232,7 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> Summar
         seconds: Wall time of the shards.
 
     Raises:
-        ShardError: A published shard is damaged.
+        ShardError: A published shard is damaged, or images and rows do not add up.
         StorageError: The output cannot be written.
     """
     preparation, store = plan.preparation, plan.preparation.store
@@ -238,8 +240,10 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> Summar
     given_up = {report.shard.index: report.error for report in reports if report.error is not None}
     summaries = committed_shards(store, plan.info.fingerprint)
     totals, session = add_up(summaries.values()), session_stats(reports, seconds)
+    check_accounts(
+        cut_shards(len(plan.manifest), _shard_size(preparation, plan.manifest)), summaries, given_up
+    )
     is_complete = totals.num_images == len(plan.manifest)
-    assert is_complete or given_up, "images are missing, but no shard was given up"
     previews = [name for name in store.list(PREVIEWS_PREFIX) if name.endswith(".jpg")]
     if plan.open_shards or not store.list(SUCCESS):
         drawn = dict(

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sam_engine.dataset.inputs import InputFile
 from sam_engine.dataset.manifest import build_manifest, cut_shards
 from sam_engine.dataset.run_info import RunInfo
 from sam_engine.dataset.schema import MANIFEST, RUN_INFO, SUCCESS
+from sam_engine.dataset.seal import BLANK, FILE_KEY, FOOTER_KEY, seal
 from sam_engine.dataset.shards import committed_shards, publish_shard, shard_sha256, success_json
 from sam_engine.dataset.store import LocalStore
 from sam_engine.ops.rle import area_of, bbox_of, mask_to_runs, runs_to_counts
@@ -116,6 +119,14 @@ def write_dataset(
         publish_shard(store, records[shard.start : shard.stop], shard=shard, fingerprint=info.fingerprint)
     write_success(store)
     return store
+
+
+def sealed(table: pa.Table, footer: Mapping[bytes, bytes]) -> bytes:
+    """Return a file of any table and footer that carries digests of its own, as a shard of ours does."""
+    blank = {key.encode(): BLANK.encode() for key in (FILE_KEY, FOOTER_KEY)}
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata({**footer, **blank}), sink, write_page_checksum=True)
+    return seal(sink.getvalue().to_pybytes())
 
 
 def fingerprint_of(store: LocalStore) -> str:

@@ -23,6 +23,7 @@ from sam_engine.dataset.schema import (
     display_path,
     table_to_records,
 )
+from sam_engine.dataset.seal import check_footer
 from sam_engine.dataset.shards import ShardSummary, committed_shards, record_problems, shard_name
 from sam_engine.dataset.store import Store, open_store
 from sam_engine.errors import ConfigError, ShardError, StorageError
@@ -164,6 +165,7 @@ def read_tables(
     """
     with store.open(name) as source:
         try:
+            check_footer(source)
             metadata = pq.read_metadata(source)
             _check_columns(metadata)
             file = pq.ParquetFile(

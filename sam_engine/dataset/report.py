@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,8 @@ from sam_engine.dataset.reader import read_tables
 from sam_engine.dataset.schema import SCALAR_COLUMNS
 from sam_engine.dataset.shards import ShardSummary, shard_name
 from sam_engine.dataset.store import Store
-from sam_engine.structures import ImageStatus, ShardReport
+from sam_engine.errors import ShardError
+from sam_engine.structures import ImageStatus, Shard, ShardReport
 
 REPORT = "_meta/report.json"
 ERRORS = "_meta/errors.jsonl"
@@ -55,6 +56,37 @@ def add_up(summaries: Iterable[ShardSummary]) -> Totals:
         num_bytes=num_bytes,
         statuses=dict(sorted(statuses.items())),
     )
+
+
+def check_accounts(
+    planned: Sequence[Shard], published: Mapping[int, ShardSummary], given_up: Collection[int]
+) -> None:
+    """Check that inputs are the sum of all statuses, shard by shard: no image without a row, none with two.
+
+    Args:
+        planned: All shards that the manifest was cut into.
+        published: Those that are there, by index.
+        given_up: Indices of those that the run could not make.
+
+    Raises:
+        ShardError: A shard is missing for no reason, is not the planned one, or counts its images wrongly.
+    """
+    for shard in planned:
+        images = f"images {shard.start} to {shard.stop - 1}"
+        summary = published.get(shard.index)
+        if summary is None:
+            if shard.index not in given_up:
+                raise ShardError(
+                    f"{shard_name(shard.index)} with {images} was neither published nor given up"
+                )
+            continue
+        if summary.shard != shard:
+            there = f"{summary.shard.start} to {summary.shard.stop - 1}"
+            raise ShardError(f"{shard_name(shard.index)} holds images {there}; it was to hold {images}")
+        if (counted := sum(summary.statuses.values())) != shard.num_images:
+            raise ShardError(f"{shard_name(shard.index)} has {counted} statuses for {images}")
+    if unplanned := sorted(published.keys() - {shard.index for shard in planned}):
+        raise ShardError(f"{shard_name(unplanned[0])} belongs to no images: there are {len(planned)} shards")
 
 
 @dataclass(frozen=True, kw_only=True)

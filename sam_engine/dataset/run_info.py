@@ -11,7 +11,7 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.schema import SCHEMA_VERSION
@@ -143,6 +143,38 @@ def config_yaml(config: object, indent: str = "") -> str:
         else:
             lines.append(f"{indent}{field.name}: {json.dumps(value)}\n")
     return "".join(lines)
+
+
+def read_config(data: bytes) -> AutoAnnotateConfig:
+    """Return the configuration that `config_yaml` wrote; of YAML it reads only what that writes.
+
+    Raises:
+        ShardError: The file is damaged, or has settings that this program does not know.
+    """
+    document: dict[str, Any] = {}
+    levels = [document]
+    try:
+        for line in data.decode().splitlines():
+            key, colon, value = line.lstrip(" ").partition(":")
+            depth = (len(line) - len(line.lstrip(" "))) // 2
+            levels[depth + 1 :] = []
+            levels[depth][key] = json.loads(value) if value or not colon else {}
+            if not value:
+                levels.append(levels[depth][key])
+        config: AutoAnnotateConfig = _from_mapping(AutoAnnotateConfig, document)
+    except (ValueError, TypeError, IndexError) as error:
+        raise ShardError(f"{CONFIG} is damaged, or of another version: {error}") from error
+    return config
+
+
+def _from_mapping(config_class: Any, values: Mapping[str, Any]) -> Any:
+    """Return a dataclass of settings, with those in its sections."""
+    types = get_type_hints(config_class)
+    settings = {
+        key: _from_mapping(types[key], value) if dataclasses.is_dataclass(types.get(key)) else value
+        for key, value in values.items()
+    }
+    return config_class(**settings)
 
 
 def version_notes(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:

@@ -5,13 +5,14 @@ has to be kept in step with it. The bytes hold no time, host or path: same rows,
 """
 
 import hashlib
+import io
 import json
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +24,7 @@ from sam_engine.dataset.schema import (
     display_path,
     records_to_table,
 )
+from sam_engine.dataset.seal import BLANK, FILE_KEY, FOOTER_KEY, Digest, check_footer, read_digest, seal
 from sam_engine.dataset.store import Store
 from sam_engine.errors import RleError, ShardError, StorageError
 from sam_engine.ops.rle import area_of, bbox_of, counts_to_runs
@@ -31,9 +33,10 @@ from sam_engine.structures import Annotation, ImageRecord, ImageStatus, Shard
 ROW_GROUP_IMAGES = 100
 """Images per row group: what a reader has to decompress to show one of them."""
 
+NOT_INTACT = "is not as it was written: its bytes do not give the sha256 in its footer"
+
 _SHARD_NAME = re.compile(r"shard-(\d{6,})\.parquet")
 _FOOTER = "sam_engine."
-_HASH_BYTES = 2**20
 # Dictionaries pay where few values repeat; on counts they would only cost.
 _DICTIONARY_COLUMNS = [
     "status",
@@ -115,7 +118,7 @@ def encode_shard(records: Sequence[ImageRecord], *, shard: Shard, fingerprint: s
         writer.write_table(table, row_group_size=len(table))
     writer.add_key_value_metadata(_footer(records, shard, fingerprint))
     writer.close()
-    data: bytes = sink.getvalue().to_pybytes()
+    data = seal(sink.getvalue().to_pybytes())
     _check_read_back(data, tables, shard)
     return data
 
@@ -134,7 +137,9 @@ def publish_shard(
     created = store.put_exclusive(name, data)
     if not created:
         data = store.read(name)
-    summary = _summary(pa.BufferReader(data), store, name, fingerprint)
+        if not read_digest(io.BytesIO(data)).is_intact:
+            raise _shard_error(store, name, NOT_INTACT)
+    summary = _summary(io.BytesIO(data), store, name, fingerprint)
     if summary.shard != shard:
         raise _shard_error(store, name, f"holds images {summary.shard.start} to {summary.shard.stop - 1}")
     return PublishedShard(
@@ -164,12 +169,30 @@ def committed_shards(store: Store, fingerprint: str) -> dict[int, ShardSummary]:
 
 
 def shard_sha256(store: Store, index: int) -> str:
-    """Return the digest of a published shard's bytes, in hex."""
-    digest = hashlib.sha256()
-    with store.open(shard_name(index)) as file:
-        while chunk := file.read(_HASH_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    """Return the digest of a published shard's bytes, in hex.
+
+    Raises:
+        ShardError: They are not those that were written.
+        StorageError: They cannot be read.
+    """
+    digest = shard_digest(store, index)
+    if not digest.is_intact:
+        raise _shard_error(store, shard_name(index), NOT_INTACT)
+    return digest.sha256
+
+
+def shard_digest(store: Store, index: int) -> Digest:
+    """Return the digest of a published shard, and whether it is as it was written.
+
+    Raises:
+        StorageError: It cannot be read.
+    """
+    name = shard_name(index)
+    with store.open(name) as file:
+        try:
+            return read_digest(file)
+        except OSError as error:
+            raise StorageError(f"{store.describe()}/{name}: {error}") from error
 
 
 def success_json(
@@ -296,7 +319,7 @@ def _footer(records: Sequence[ImageRecord], shard: Shard, fingerprint: str) -> d
         "num_masks": str(sum(len(record.annotations) for record in records)),
         "statuses": json.dumps(dict(sorted(statuses.items()))),
     }
-    return {_FOOTER + key: value for key, value in values.items()}
+    return {**{_FOOTER + key: value for key, value in values.items()}, FILE_KEY: BLANK, FOOTER_KEY: BLANK}
 
 
 def _check_read_back(data: bytes, tables: Sequence[pa.Table], shard: Shard) -> None:
@@ -314,13 +337,14 @@ def _plain(table: pa.Table) -> pa.Table:
     return table.set_column(index, "status", table["status"].cast(pa.string()))
 
 
-def _summary(source: Any, store: Store, name: str, fingerprint: str) -> ShardSummary:
+def _summary(source: BinaryIO, store: Store, name: str, fingerprint: str) -> ShardSummary:
     """Return what the footer of an open file says; it must belong to the run.
 
     Raises:
         ShardError: It is unreadable or foreign.
     """
     try:
+        check_footer(source)
         parquet = pq.ParquetFile(source)
         source.seek(0, 2)
         found, summary = read_footer(

@@ -8,6 +8,7 @@ and what it wrote is durable and complete before anybody can see it.
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 TEMPORARY = "_meta/tmp"
 LOCK = "_meta/lock"
+SET_ASIDE = "_meta/damaged"
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -65,8 +67,27 @@ class Store(Protocol):
         """Create or overwrite an object in one step. For reports, never for commits."""
         ...
 
+    def set_aside(self, name: str) -> str:
+        """Move an object out of the way, never over another; return its new name. For what is damaged.
+
+        Raises:
+            StorageError: It is still where it was, or in both places.
+        """
+        ...
+
     def delete_own_temporaries(self) -> None:
         """Delete what dead writers left behind. Writers that are alive are not disturbed."""
+        ...
+
+    def settle(self) -> None:
+        """Make durable what is visible.
+
+        A writer may have been killed between making an object visible and making that last: nobody was told
+        that it lasts, but who finds it would take it for lasting.
+
+        Raises:
+            StorageError: It is not certain that it lasts.
+        """
         ...
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
@@ -157,7 +178,7 @@ class LocalStore:
                         ) from error
                     raise
             # Also after losing: the winner may have died before its own fsync.
-            _fsync_directory(path.parent)
+            self._sync_up_from(path.parent)
         except OSError as error:
             raise self._failure(path, error) from error
         return created
@@ -169,9 +190,39 @@ class LocalStore:
             _make_directory(path.parent)
             with self._temporary(data) as temporary:
                 temporary.replace(path)
-            _fsync_directory(path.parent)
+            self._sync_up_from(path.parent)
         except OSError as error:
             raise self._failure(path, error) from error
+
+    def set_aside(self, name: str) -> str:
+        """Move an object to ``_meta/damaged``, under its own name and a number."""
+        path, folder = self._path(name), self._path(SET_ASIDE)
+        try:
+            _make_directory(folder)
+            for number in itertools.count():
+                target = f"{SET_ASIDE}/{path.name}.{number}"
+                with contextlib.suppress(FileExistsError):
+                    os.link(path, self._path(target))
+                    break
+            self._sync_up_from(folder)
+            path.unlink()
+            self._sync_up_from(path.parent)
+        except OSError as error:
+            raise self._failure(path, error) from error
+        return target
+
+    def settle(self) -> None:
+        """Sync every folder of the store, and those above it: a killed run may have made them."""
+        folder = self.root
+        try:
+            for parent, _, _ in os.walk(self.root, onerror=_raise_unless_missing):
+                folder = Path(parent)
+                _fsync_directory(folder)
+        except OSError as error:
+            raise self._failure(folder, error) from error
+        for above in self.root.absolute().parents:
+            with contextlib.suppress(OSError):  # not ours: a run could not have made one that it cannot sync
+                _fsync_directory(above)
 
     def delete_own_temporaries(self) -> None:
         """Delete what dead writers left behind: temporaries that no process holds its lock on."""
@@ -240,6 +291,13 @@ class LocalStore:
                 path.unlink(missing_ok=True)
             finally:
                 os.close(descriptor)
+
+    def _sync_up_from(self, folder: Path) -> None:
+        """Make the entries of a folder last, and its own: another process may have just made it."""
+        while folder != self.root:
+            _fsync_directory(folder)
+            folder = folder.parent
+        _fsync_directory(self.root)
 
     def _failure(self, path: Path, error: OSError) -> StorageError:
         """Return what to raise instead of ``error``: the path, the reason and the space left."""

@@ -28,13 +28,15 @@ from sam_engine.dataset.schema import (
     row_path,
     table_to_records,
 )
+from sam_engine.dataset.seal import check_footer
 from sam_engine.dataset.shards import (
+    NOT_INTACT,
     ShardSummary,
     read_footer,
     record_problems,
+    shard_digest,
     shard_index,
     shard_name,
-    shard_sha256,
     success_json,
 )
 from sam_engine.errors import ShardError
@@ -57,6 +59,8 @@ class Verification:
     num_masks: int = 0
     statuses: Mapping[str, int] = field(default_factory=dict)
     """Number of images by status."""
+    damaged: list[str] = field(default_factory=list)
+    """Shards that are there, by name, and are not what they should be."""
 
 
 def verify_dataset(dataset: Dataset) -> Verification:
@@ -65,9 +69,9 @@ def verify_dataset(dataset: Dataset) -> Verification:
     Raises:
         StorageError: It cannot be read, which is no verdict on it.
     """
-    problems = list(_run_info_problems(dataset))
-    manifest, manifest_problems = _read_manifest(dataset)
-    problems += manifest_problems
+    problems = foundation_problems(dataset)
+    manifest, _ = _read_manifest(dataset)
+    damaged = set()
     summaries: dict[int, ShardSummary] = {}
     digests: dict[int, str] = {}
     statuses: Counter[str] = Counter()
@@ -79,16 +83,22 @@ def verify_dataset(dataset: Dataset) -> Verification:
         if index is None:
             problems.append(f"{name}: is not a shard, but readers would take it for one")
             continue
-        digests[index] = shard_sha256(dataset.store, index)
+        digest = shard_digest(dataset.store, index)
+        digests[index] = digest.sha256
+        if not digest.is_intact:
+            damaged.add(name)
+            problems.append(f"{name}: {NOT_INTACT}")
         try:
             summary = _read_summary(dataset, name, index)
         except (pa.ArrowException, OSError, ValueError) as error:
+            damaged.add(name)
             problems.append(f"{name}: {' '.join(str(error).split())}")
             continue
         summaries[index] = summary
         rows: Counter[str] = Counter()
         shard_problems = _shard_problems(dataset, name, summary, manifest, rows)
-        listed = list(islice(shard_problems, MAX_PROBLEMS_PER_SHARD))
+        if listed := list(islice(shard_problems, MAX_PROBLEMS_PER_SHARD)):
+            damaged.add(name)
         problems += [f"{name}: {problem}" for problem in listed]
         if more := sum(1 for _ in shard_problems):
             problems.append(f"{name}: {more} problems more")
@@ -96,13 +106,34 @@ def verify_dataset(dataset: Dataset) -> Verification:
         statuses += rows
     problems += _coverage_problems(summaries, None if manifest is None else len(manifest))
     problems += _success_problems(dataset, summaries, digests)
+    recorded = recorded_digests(dataset)
+    damaged |= {
+        shard_name(index)
+        for index, digest in digests.items()
+        if recorded.get(shard_name(index), digest) != digest
+    }
     return Verification(
         problems=problems,
         num_shards=len(digests),
         num_images=statuses.total(),
         num_masks=num_masks,
         statuses=dict(sorted(statuses.items())),
+        damaged=sorted(damaged),
     )
+
+
+def foundation_problems(dataset: Dataset) -> list[str]:
+    """Return what is wrong with settings and manifest: what shards are held against, and made from."""
+    return [*_run_info_problems(dataset), *_read_manifest(dataset)[1]]
+
+
+def recorded_digests(dataset: Dataset) -> dict[str, str]:
+    """Return the sha256 of every shard in ``_SUCCESS.json``, by name; none if that cannot be read."""
+    try:
+        shards = json.loads(dataset.store.read(SUCCESS))["shards"]
+        return {name: shard["sha256"] for name, shard in shards.items()}
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
 
 
 def _run_info_problems(dataset: Dataset) -> Iterator[str]:
@@ -139,6 +170,7 @@ def _read_summary(dataset: Dataset, name: str, index: int) -> ShardSummary:
         ArrowException, OSError: It is not Parquet.
     """
     with dataset.store.open(name) as source:
+        check_footer(source)
         file = pq.ParquetFile(source)
         num_bytes = source.seek(0, 2)
         fingerprint, summary = read_footer(file.metadata.metadata or {}, file.metadata.num_rows, num_bytes)

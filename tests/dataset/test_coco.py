@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dataset_builder import annotation, image, rectangle_mask, sample_records, write_dataset
+from dataset_builder import annotation, image, rectangle_mask, sample_records, sealed, write_dataset
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -143,9 +143,7 @@ def test_run_lengths_are_checked_before_others_see_them(dataset, tmp_path):
     bad = annotation(rectangle_mask(24, 32, 2, 3, 10, 6))
     records = sample_records()[:2]
     records[0] = replace(records[0], annotations=(replace(bad, counts="oooo"), *records[0].annotations[1:]))
-    sink = pa.BufferOutputStream()
-    pq.write_table(records_to_table(records).replace_schema_metadata(footer), sink)
-    dataset.store.replace(name, sink.getvalue().to_pybytes())
+    dataset.store.replace(name, sealed(records_to_table(records), footer))
 
     with pytest.raises(ShardError, match=r"image 0 \(a.jpg\): mask 0: .*tools.verify"):
         export_coco(dataset, tmp_path / "out.json")

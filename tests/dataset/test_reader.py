@@ -7,10 +7,11 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dataset_builder import image, sample_records, write_dataset
+from dataset_builder import image, sample_records, sealed, write_dataset
 
 from sam_engine.dataset.reader import MAX_GROUP_ROWS, open_dataset, read_tables
 from sam_engine.dataset.schema import RUN_INFO, SCALAR_COLUMNS, SCHEMA, SUCCESS, records_to_table
+from sam_engine.dataset.seal import BLANK, FILE_KEY, FOOTER_KEY, seal
 from sam_engine.dataset.shards import encode_shard, shard_name
 from sam_engine.dataset.store import LocalStore
 from sam_engine.errors import ConfigError, ShardError
@@ -117,9 +118,7 @@ def replace_rows(store, rows):
     table = pa.Table.from_pylist(rows, schema=plain)
     table = table.set_column(7, SCHEMA.field("status"), table["status"].dictionary_encode())
     footer = {key: value for key, value in metadata.items() if key != b"ARROW:schema"}
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(footer), sink)
-    store.replace(shard_name(0), sink.getvalue().to_pybytes())
+    store.replace(shard_name(0), sealed(table, footer))
 
 
 def bomb(rows, text):
@@ -133,9 +132,9 @@ def bomb(rows, text):
     sink = pa.BufferOutputStream()
     writer = pq.ParquetWriter(sink, table.schema, compression="zstd", store_schema=False)
     writer.write_table(table, row_group_size=rows)
-    writer.add_key_value_metadata({"ARROW:schema": schema})
+    writer.add_key_value_metadata({"ARROW:schema": schema, FILE_KEY: BLANK, FOOTER_KEY: BLANK})
     writer.close()
-    return sink.getvalue().to_pybytes()
+    return seal(sink.getvalue().to_pybytes())
 
 
 def test_a_text_bomb_is_refused(tmp_path):

@@ -15,6 +15,7 @@ from dataset_builder import (
     image,
     rectangle_mask,
     sample_records,
+    sealed,
     write_dataset,
 )
 
@@ -73,7 +74,9 @@ def test_the_footer_says_what_the_file_is():
     """Run, shard, images and totals are known without reading a row."""
     metadata = parquet(encode()).metadata.metadata
     own = {k.decode(): v.decode() for k, v in metadata.items() if k.startswith(b"sam_engine.")}
+    digests = [own.pop("sam_engine.sha256"), own.pop("sam_engine.footer_sha256")]
 
+    assert [len(digest) for digest in digests] == [64, 64]
     assert own == {
         "sam_engine.schema_version": "1",
         "sam_engine.fingerprint": FINGERPRINT,
@@ -319,10 +322,8 @@ def with_footer(records, changes, drop=()):
     }
     values |= {f"sam_engine.{key}": value for key, value in changes.items()}
     table = records_to_table(records)
-    sink = pa.BufferOutputStream()
     kept = {key: value for key, value in values.items() if key.removeprefix("sam_engine.") not in drop}
-    pq.write_table(table.replace_schema_metadata(kept), sink)
-    return sink.getvalue().to_pybytes()
+    return sealed(table, kept)
 
 
 @pytest.mark.parametrize(
@@ -349,9 +350,7 @@ def test_other_columns_are_refused(store):
     """A footer alone does not make a shard."""
     table = records_to_table(RECORDS)
     metadata = {k: v for k, v in parquet(encode()).metadata.metadata.items() if k != b"ARROW:schema"}
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.drop_columns(["sha256"]).replace_schema_metadata(metadata), sink)
-    store.put_exclusive(shard_name(3), sink.getvalue().to_pybytes())
+    store.put_exclusive(shard_name(3), sealed(table.drop_columns(["sha256"]), metadata))
 
     with pytest.raises(ShardError, match="does not have the columns of schema version 1"):
         committed_shards(store, FINGERPRINT)

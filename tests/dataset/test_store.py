@@ -174,7 +174,7 @@ def test_short_writes_are_continued(store, monkeypatch):
 
 
 def test_data_is_durable_before_it_is_visible(store, monkeypatch):
-    """The file is synced before the link, and the directory after it."""
+    """The file is synced before the link, and the directories after it, up to the root."""
     store.put_exclusive("annotations/other", b"")
     events = []
     fsync, link = os.fsync, os.link
@@ -191,7 +191,7 @@ def test_data_is_durable_before_it_is_visible(store, monkeypatch):
     monkeypatch.setattr(os, "link", note_link)
     store.put_exclusive("annotations/a", b"data")
 
-    assert events == ["file", "link", "directory"]
+    assert events == ["file", "link", "directory", "directory"]
 
 
 def test_a_file_system_without_hard_links_says_so(store, monkeypatch):
@@ -296,3 +296,26 @@ def test_any_local_name_will_do(tmp_path):
     store = open_store(str(tmp_path / "a=b, (c) 'é' s3:x"))
 
     assert store.put_exclusive("annotations/a", b"1") is True
+
+
+def test_settling_syncs_every_folder(store, monkeypatch):
+    """What a killed run left visible, but not durable, is made to last: its folders and those above."""
+    store.put_exclusive("annotations/a", b"data")
+    synced, fsync = set(), os.fsync
+
+    def note(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    store.settle()
+    folders = [store.root / "annotations", store.root / "_meta", store.root, store.root.parent]
+
+    assert {folder.stat().st_ino for folder in folders} <= synced
+
+
+def test_settling_what_does_not_exist_is_no_error(store):
+    """A new output has nothing to settle."""
+    store.settle()
+
+    assert not store.root.exists()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dataset_builder import image, rectangle_mask, sample_records, write_dataset, write_success
+from dataset_builder import image, rectangle_mask, sample_records, sealed, write_dataset, write_success
 
 from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.reader import open_dataset
@@ -42,9 +42,7 @@ def rewrite(dataset, name, change):
 
 
 def replace_shard(dataset, name, table, footer):
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(footer), sink, write_page_checksum=True)
-    dataset.store.replace(name, sink.getvalue().to_pybytes())
+    dataset.store.replace(name, sealed(table, footer))
 
 
 def footer_of(parquet):
@@ -135,14 +133,29 @@ def test_a_damaged_row_is_found(dataset, damage):
     assert found(dataset, f"^{FIRST}: .*{pattern}")
 
 
-def test_a_flipped_bit_is_found_twice(dataset):
-    """By the page's checksum, and by the digest in _SUCCESS.json."""
+def test_a_flipped_bit_is_found_three_times(dataset):
+    """By the page's checksum, the file's own digest, and the digest in _SUCCESS.json."""
     data = bytearray(dataset.store.read(FIRST))
     data[pq.ParquetFile(pa.BufferReader(data)).metadata.row_group(0).column(0).data_page_offset + 40] ^= 1
     dataset.store.replace(FIRST, bytes(data))
 
     assert found(dataset, f"^{FIRST}: .*(?i:crc|checksum|thrift)")
+    assert found(dataset, f"^{FIRST}: is not as it was written")
     assert found(dataset, f"^{FIRST}: has digest .* _SUCCESS.json says otherwise")
+
+
+def test_a_flipped_bit_beside_the_rows_is_found(dataset):
+    """Also in a dataset without _SUCCESS.json: statistics and the page index decide what readers skip."""
+    data = bytearray(dataset.store.read(FIRST))
+    statistics = data.index(b"PAR1", 4) - 8 - 200  # in the footer, before its length
+    (dataset.store.root / SUCCESS).unlink()
+    for place in (statistics, len(data) // 2):
+        damaged = bytearray(data)
+        damaged[place] ^= 4
+        dataset.store.replace(FIRST, bytes(damaged))
+
+        assert found(dataset, f"^{FIRST}: is not as it was written")
+        assert verify_dataset(dataset).damaged == [FIRST]
 
 
 @pytest.mark.parametrize("size", [0, 4, 700])
@@ -150,7 +163,7 @@ def test_a_cut_off_shard_is_found(dataset, size):
     """It is named once as unreadable, and its images are missing."""
     dataset.store.replace(FIRST, dataset.store.read(FIRST)[:size])
 
-    assert found(dataset, f"^{FIRST}: Parquet")
+    assert found(dataset, f"^{FIRST}: has no footer")
     assert "images 0 to 1 have no row" in problems(dataset)
 
 

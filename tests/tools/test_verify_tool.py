@@ -53,6 +53,7 @@ def test_json_says_the_same(data, capsys):
         "num_images": 5,
         "num_masks": 4,
         "statuses": {"corrupt": 1, "ok": 3, "ok_empty": 1},
+        "damaged": [],
     }
 
 
