@@ -18,6 +18,9 @@ test: $(VENV)/.test ## Run the test suite (under 10 minutes on 2 cores)
 test-slow: $(VENV)/.test ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
+torture: $(VENV)/.test ## Fail, kill and corrupt runs thousands of times, as docs/reliability.md reports (an hour)
+	$(BIN)/python -m tests.faults syscalls calls kill powerloss zombies flips selftest
+
 torture-workers: $(VENV)/.test ## Kill workers, nodes and runs, and look for leaks (half an hour; Linux)
 	$(BIN)/python -m tests.faults.workers all
 
@@ -44,4 +47,4 @@ $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[$*]'
 	@touch $@
 
-.PHONY: help demo test test-slow torture-workers check format clean
+.PHONY: help demo test test-slow torture torture-workers check format clean
