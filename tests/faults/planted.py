@@ -4,6 +4,7 @@ Each changes the real classes of its process, which ends soon.
 """
 
 import contextlib
+import fcntl
 import os
 import random
 import uuid
@@ -47,11 +48,13 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _temporary(store: LocalStore, data: bytes, *, sync: bool = True) -> Iterator[Path]:
-    """Write a file under a name of its own, and remove it in the end."""
+    """Write a file under a name of its own, and remove it in the end; no other run sweeps it up meanwhile."""
     path = store.root / "_meta/tmp" / uuid.uuid4().hex
     try:
         _write(path, data, sync=sync)
-        yield path
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield path
     finally:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
