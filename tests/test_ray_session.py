@@ -75,8 +75,6 @@ def test_folder_is_asked_for_once(tmp_path, monkeypatch):
     ray_session.private_folder.cache_clear()
     try:
         assert ray_session.private_folder() == ray_session.private_folder()
-        (tmp_path / os.path.basename(ray_session.private_folder()) / "session_1").mkdir()
-        ray_session._clear(ray_session.private_folder())
         assert sorted(os.listdir(ray_session.private_folder())) == ["lock"]
     finally:
         ray_session.private_folder.cache_clear()

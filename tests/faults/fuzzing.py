@@ -68,8 +68,17 @@ def serve(make_step: Callable[[int], Step]) -> None:
             slowest, slowest_s = number, seconds
         if (number + 1 - first) % BATCH == 0 or number + 1 == stop:
             report = {"done": number + 1, "outcomes": outcomes, "slowest": slowest, "slowest_s": slowest_s}
+            report["peak_bytes"] = peak_bytes()
             os.write(reports, json.dumps(report).encode() + b"\n")
             outcomes.clear()
+
+
+def peak_bytes() -> int:
+    """Return this process's largest memory; what `getrusage` and `wait4` say includes the parent's."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("needs Linux's /proc/self/status")
 
 
 def _run_child(module: str, first: int, stop: int, seed: int, result: Fuzzed) -> int:
@@ -90,13 +99,12 @@ def _run_child(module: str, first: int, stop: int, seed: int, result: Fuzzed) ->
                 break
             done = report["done"]
             result.outcomes.update(report["outcomes"])
+            result.peak_bytes = max(result.peak_bytes, report["peak_bytes"])
             if report["slowest_s"] > result.slowest_s:
                 result.slowest, result.slowest_s = report["slowest"], report["slowest_s"]
         assert child.stdout is not None
         child.stdout.close()
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        result.peak_bytes = max(result.peak_bytes, usage.ru_maxrss * 1024)
+        child.wait()
         if child.returncode == 0 and not is_stuck:
             return stop
         at = _counter(file.name)
