@@ -18,6 +18,7 @@ from sam_engine.dataset.compare import mask_ious
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.sa1b import export_sa1b
 from sam_engine.dataset.schema import SCHEMA, records_to_table
+from sam_engine.dataset.seal import BLANK, FILE_KEY, FOOTER_KEY, seal
 from sam_engine.dataset.shards import shard_name
 from sam_engine.errors import RleError, SamEngineError
 from sam_engine.ops.rle import decode_counts
@@ -138,9 +139,10 @@ def test_hostile_run_lengths_reach_nobody(tmp_path, counts):
     table = pa.Table.from_pylist([row], schema=plain)
     table = table.set_column(7, SCHEMA.field("status"), table["status"].dictionary_encode())
     footer = {key: value for key, value in metadata.items() if key != b"ARROW:schema"}
+    footer |= {FILE_KEY: BLANK, FOOTER_KEY: BLANK}  # whoever writes the file can seal it
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(footer), sink)
-    store.replace(shard_name(0), sink.getvalue().to_pybytes())
+    store.replace(shard_name(0), seal(sink.getvalue().to_pybytes()))
     dataset = open_dataset(tmp_path / "in")
     [record] = dataset.records()
     asked = (
