@@ -25,12 +25,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sam_engine.config import MODEL_NAMES, PRECISIONS, AmgConfig, ModelConfig
+from sam_engine.config import MODEL_NAMES, PRECISIONS, ModelConfig
 from sam_engine.dataset.inputs import IMAGE_EXTENSIONS, sample_photos
 from sam_engine.errors import ConfigError, InputError
 from tools.bench_job import Job, comparison_from
 from tools.bench_table import OURS, REFERENCE, Case, FilesPass, FirstPass, Result, describe
-from tools.command import run
+from tools.command import add_amg_flags, run
 
 PHOTOS = ("coffee.png", "rocket.jpg", "chelsea.png", "motorcycle_left.png", "astronaut.png")
 """Of scikit-image, in the order that --limit takes them: first those that are 3:2, as most photos are."""
@@ -168,15 +168,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["fp32"])
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or mps (default cpu)")
     parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="CPU threads (default 1)")
-    for name in AMG_SETTINGS:
-        default = getattr(AmgConfig, name)
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=type(default),
-            default=default,
-            metavar="N",
-            help=f"of the mask generator (default {default})",
-        )
+    add_amg_flags(parser, AMG_SETTINGS)
     parser.add_argument(
         "--repeats", type=_positive, default=3, metavar="N", help="timed passes over the images (default 3)"
     )

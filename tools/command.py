@@ -1,10 +1,12 @@
-"""What every tool does around its own work: one line for every expected failure, and exit codes."""
+"""What tools have in common: one line for every expected failure, exit codes, flags of the mask generator."""
 
+import argparse
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 
+from sam_engine.config import AmgConfig
 from sam_engine.errors import SamEngineError
 
 Main = Callable[[Sequence[str] | None], int]
@@ -26,3 +28,16 @@ def run(main: Main, arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
+
+
+def add_amg_flags(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """Give a tool flags for settings of the mask generator, with the defaults of `AmgConfig`."""
+    for name in names:
+        default = getattr(AmgConfig, name)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(default),
+            default=default,
+            metavar="N",
+            help=f"of the mask generator (default {default})",
+        )

@@ -41,7 +41,7 @@ from sam_engine.errors import ConfigError
 from sam_engine.images import decode_image
 from sam_engine.run import Plan, finish, open_run, prepare, worker_factory
 from sam_engine.structures import ImageRecord, ImageStatus, ShardReport
-from tools.command import run
+from tools.command import add_amg_flags, run
 from tools.compare_runs import amg_settings, describe
 
 SIDES = ("engine", "reference", "noise")
@@ -105,15 +105,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--checkpoint", help="weights; default: bundled for tiny, random and calibrated for vit_*"
     )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (1)")
-    for name in AMG_SETTINGS:
-        default = getattr(AmgConfig, name)
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=type(default),
-            default=default,
-            metavar="N",
-            help=f"({default})",
-        )
+    add_amg_flags(parser, AMG_SETTINGS)
     parser.add_argument(
         "--noise-points-per-batch", type=int, default=16, metavar="N", help="of the second reference (16)"
     )

@@ -93,7 +93,7 @@ def prepare_image(
     """
     image = features[0].flatten(1).T.contiguous() + no_mask_embedding  # (N, C)
     pe = image_pe[0].flatten(1).T.contiguous()
-    first = _layers(decoder)[0]
+    first = two_way_blocks(decoder)[0]
     to_image, to_tokens = first.cross_attn_token_to_image, first.cross_attn_image_to_token
     query = _heads(to_tokens.q_proj(image + pe), to_tokens.num_heads)
     stride_4, stride_8 = (None, None) if skip_features is None else skip_features
@@ -127,7 +127,7 @@ def decode_prompts(
         images: (P or more, N, C) memory for the result's ``image``, to use again and again.
         places: Of the prompts, for decoders with prompt maps.
     """
-    layers, transformer = _layers(decoder), decoder.transformer
+    layers, transformer = two_way_blocks(decoder), decoder.transformer
     own_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     own_tokens = own_tokens.expand(len(sparse_prompt_embeddings), -1, -1)
     positions = torch.cat([own_tokens, sparse_prompt_embeddings], dim=1)  # (P, T, C)
@@ -140,7 +140,7 @@ def decode_prompts(
     for i, layer in enumerate(layers):
         tokens = layer.norm2(tokens + attended)
         tokens = layer.norm3(tokens + layer.mlp(tokens))
-        key, value = _key_and_absorbed_value(layer.cross_attn_image_to_token, tokens + positions, tokens)
+        key, value = key_and_absorbed_value(layer.cross_attn_image_to_token, tokens + positions, tokens)
         if i + 1 < len(layers):
             following = layers[i + 1]
             q = tokens + positions
@@ -150,11 +150,11 @@ def decode_prompts(
             used = [0, *range(2, 1 + decoder.num_mask_tokens)] if multimask_output else [0, 1]
             tokens, positions = tokens[:, used], positions[:, used]
             reader = transformer.final_attn_token_to_image
-        query = _absorbed_query(reader, tokens + positions)
+        query = absorbed_query(reader, tokens + positions)
         read = _exchange(
             prepared, layer, images, key, value, query, prior if i == 0 else None, is_shared=i == 0
         )
-        attended = _project_read(reader, read)
+        attended = project_read(reader, read)
     tokens = transformer.norm_final_attn(tokens + attended)
     iou_predictions = decoder.iou_prediction_head(tokens[:, 0])
     return DecodedPrompts(
@@ -226,7 +226,7 @@ def _upscaling_of(decoder: MaskDecoder, prepared: PreparedImage) -> Callable[[Te
     first, norm, activation_1, second, activation_2 = decoder.output_upscaling
     first, norm = cast(nn.ConvTranspose2d, first), cast(LayerNorm2d, norm)
     second = cast(nn.ConvTranspose2d, second)
-    weight_1, weight_2 = _weight_of_pixels(first), _weight_of_pixels(second)
+    weight_1, weight_2 = weight_of_pixels(first), weight_of_pixels(second)
 
     def upscale(image: Tensor, strip: slice) -> Tensor:
         columns = image.shape[2]
@@ -260,9 +260,9 @@ def _exchange(
         prepared: The image before any prompt.
         layer: Whose ``cross_attn_image_to_token`` and ``norm4`` apply.
         images: (P, N, C), which is overwritten with the new image.
-        key: (P, H, T, D), from `_key_and_absorbed_value`.
+        key: (P, H, T, D), from `key_and_absorbed_value`.
         value: (P, H T, C), likewise.
-        query: (P, Q, C) of the next attention, from `_absorbed_query`.
+        query: (P, Q, C) of the next attention, from `absorbed_query`.
         prior: (P, N, C) added to the image, or None.
         is_shared: The image is still ``prepared.image`` for all prompts, whatever ``images`` holds.
 
@@ -298,34 +298,34 @@ def _attend_shared(attention: Attention, q: Tensor, prepared: PreparedImage) -> 
     return z.view(q.shape)
 
 
-def _absorbed_query(attention: Attention, q: Tensor) -> Tensor:
+def absorbed_query(attention: Attention, q: Tensor) -> Tensor:
     """Return (P, H T, C) whose products with image tokens are the scores of tokens (P, T, C).
 
     The key's bias is left out: it adds the same to all scores of a query, which softmax ignores.
     """
     query = _heads(attention.q_proj(q), attention.num_heads)  # (P, H, T, D)
-    weight = _by_head(attention, attention.k_proj.weight)  # (H, D, C)
+    weight = by_head(attention, attention.k_proj.weight)  # (H, D, C)
     absorbed: Tensor = query @ weight / query.shape[-1] ** 0.5
     return absorbed.flatten(1, 2)
 
 
-def _project_read(attention: Attention, read: Tensor) -> Tensor:
+def project_read(attention: Attention, read: Tensor) -> Tensor:
     """Return the attention's output (P, T, C) from image tokens averaged by its weights, (P, H T, C)."""
     heads: Tensor = read.unflatten(1, (attention.num_heads, -1))  # (P, H, T, C)
-    weight = _by_head(attention, attention.v_proj.weight)  # (H, D, C)
+    weight = by_head(attention, attention.v_proj.weight)  # (H, D, C)
     value = (heads @ weight.transpose(1, 2)).transpose(1, 2).flatten(2)  # (P, T, H D)
     y: Tensor = attention.out_proj(value + attention.v_proj.bias)
     return y
 
 
-def _key_and_absorbed_value(attention: Attention, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def key_and_absorbed_value(attention: Attention, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Return keys (P, H, T, D), and values times output projection, (P, H T, C).
 
     A head's weights sum to 1, so that each value can bring its head's share of the output's bias.
     """
     key = _heads(attention.k_proj(k), attention.num_heads)
     value = _heads(attention.v_proj(v), attention.num_heads)  # (P, H, T, D)
-    weight = _by_head(attention, attention.out_proj.weight.T)  # (H, D, C)
+    weight = by_head(attention, attention.out_proj.weight.T)  # (H, D, C)
     return key, (value @ weight + attention.out_proj.bias / attention.num_heads).flatten(1, 2)
 
 
@@ -345,13 +345,13 @@ def _weights_shared(query: Tensor, key: Tensor) -> Tensor:
 def _weights_absorbed(attention: Attention, key: Tensor, image_with_pe: Tensor) -> Tensor:
     """Return how each prompt's image (P, N, C) attends to its tokens, (P, H T, N), summing to 1 over T."""
     key = key / key.shape[-1] ** 0.5
-    bias = key @ _by_head(attention, attention.q_proj.bias[:, None])  # (P, H, T, 1)
-    absorbed = key @ _by_head(attention, attention.q_proj.weight)  # (P, H, T, C)
+    bias = key @ by_head(attention, attention.q_proj.bias[:, None])  # (P, H, T, 1)
+    absorbed = key @ by_head(attention, attention.q_proj.weight)  # (P, H, T, C)
     scores = torch.baddbmm(bias.flatten(1, 2), absorbed.flatten(1, 2), image_with_pe.transpose(1, 2))
     return scores.view(*key.shape[:3], -1).softmax(dim=2).flatten(1, 2)
 
 
-def _weight_of_pixels(upscaling: nn.ConvTranspose2d) -> Tensor:
+def weight_of_pixels(upscaling: nn.ConvTranspose2d) -> Tensor:
     """Return a 2 x 2 upscaling of stride 2 as a matrix (C, 4 C'), its pixels in reading order."""
     return upscaling.weight.permute(0, 2, 3, 1).flatten(1)
 
@@ -370,13 +370,14 @@ def _heads(x: Tensor, num_heads: int) -> Tensor:
     return y.transpose(-3, -2)
 
 
-def _by_head(attention: Attention, weight: Tensor) -> Tensor:
+def by_head(attention: Attention, weight: Tensor) -> Tensor:
     """Map (H D, C) to (H, D, C)."""
     y: Tensor = weight.unflatten(0, (attention.num_heads, -1))
     return y
 
 
-def _layers(decoder: MaskDecoder) -> list[TwoWayAttentionBlock]:
+def two_way_blocks(decoder: MaskDecoder) -> list[TwoWayAttentionBlock]:
+    """Return the layers of the decoder's transformer by their type."""
     return [cast(TwoWayAttentionBlock, layer) for layer in decoder.transformer.layers]
 
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam_engine.modeling.fast_decoder import (
-    _absorbed_query,
-    _by_head,
-    _key_and_absorbed_value,
-    _layers,
-    _project_read,
-    _weight_of_pixels,
+    absorbed_query,
+    by_head,
+    key_and_absorbed_value,
+    project_read,
+    two_way_blocks,
+    weight_of_pixels,
 )
 from sam_engine.modeling.image_encoder import SkipFeatures
 from sam_engine.modeling.layers import LayerNorm2d
@@ -63,7 +63,7 @@ def decode_batch(
     positions = torch.cat([own_tokens.expand(num_prompts, -1, -1), sparse_prompt_embeddings], dim=1)
     tokens = positions
     prior = decoder.image_prior(places, height, width)
-    for i, layer in enumerate(_layers(decoder)):
+    for i, layer in enumerate(two_way_blocks(decoder)):
         if i == 0:
             tokens = layer.self_attn(q=tokens, k=tokens, v=tokens)
         else:
@@ -90,10 +90,10 @@ def decode_batch(
 
 def _read(attention: Attention, q: Tensor, image: Tensor, pe: Tensor) -> Tensor:
     """Let tokens (P, T, C) read their image: (P, T, C)."""
-    query = _absorbed_query(attention, q)  # (P, H T, C)
+    query = absorbed_query(attention, q)  # (P, H T, C)
     weights = _scores(query, image, pe).softmax(dim=-1).to(image.dtype)
     read = weights.reshape(len(image), -1, weights.shape[-1]) @ image
-    return _project_read(attention, read.view(query.shape))
+    return project_read(attention, read.view(query.shape))
 
 
 def _write(
@@ -106,10 +106,10 @@ def _write(
 ) -> Tensor:
     """Let each prompt's image read its tokens: (P, N, C)."""
     attention = layer.cross_attn_image_to_token
-    key, value = _key_and_absorbed_value(attention, tokens + positions, tokens)  # (P, H, T, D), (P, H T, C)
+    key, value = key_and_absorbed_value(attention, tokens + positions, tokens)  # (P, H, T, D), (P, H T, C)
     key = key / key.shape[-1] ** 0.5
-    bias = key @ _by_head(attention, attention.q_proj.bias[:, None])  # (P, H, T, 1)
-    absorbed = (key @ _by_head(attention, attention.q_proj.weight)).flatten(1, 2)
+    bias = key @ by_head(attention, attention.q_proj.bias[:, None])  # (P, H, T, 1)
+    absorbed = (key @ by_head(attention, attention.q_proj.weight)).flatten(1, 2)
     scores = _scores(absorbed, image, pe).view(*key.shape[:3], -1) + bias.to(image.dtype)
     read = scores.softmax(dim=2).flatten(1, 2).transpose(1, 2) @ value
     if prior is not None:
@@ -131,11 +131,11 @@ def _upscale(decoder: MaskDecoder, image: Tensor, skip_features: SkipFeatures | 
     second = cast(nn.ConvTranspose2d, second)
     assert first.bias is not None
     assert second.bias is not None
-    y = F.linear(image, _weight_of_pixels(first).T, first.bias.repeat(4)).unflatten(2, (4, -1))
+    y = F.linear(image, weight_of_pixels(first).T, first.bias.repeat(4)).unflatten(2, (4, -1))
     if skip_features is not None:
         y = _add_shared(y, _pixels_of(skip_features[1], levels=1).to(y.dtype))
     y = activation_1(F.layer_norm(y, y.shape[-1:], norm.weight, norm.bias, norm.eps))
-    y = F.linear(y, _weight_of_pixels(second).T, second.bias.repeat(4)).unflatten(3, (4, -1)).flatten(2, 3)
+    y = F.linear(y, weight_of_pixels(second).T, second.bias.repeat(4)).unflatten(3, (4, -1)).flatten(2, 3)
     if skip_features is not None:
         y = _add_shared(y, _pixels_of(skip_features[0], levels=2).to(y.dtype))
     pixels: Tensor = activation_2(y).flatten(1, 2)

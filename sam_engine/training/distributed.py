@@ -4,14 +4,10 @@ Ray Train starts the processes, connects them by torch's process group, and star
 dies. What they do is `run.train_in_process`; they resume from the run's own checkpoints.
 """
 
-import contextlib
 import dataclasses
 import logging
 import signal
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from sam_engine.config import ExecutorConfig
@@ -19,6 +15,7 @@ from sam_engine.errors import ConfigError, SamEngineError
 from sam_engine.ray_session import ray_session
 from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.ranks import Ranks
+from sam_engine.training.signals import stop_requests
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +41,7 @@ def train_on_ray(config: TrainConfig) -> int | None:
     )
     with ray_session(executor):
         trainer = _trainer(dataclasses.replace(config, output=str(output)))
-        with _passed_on(output / STOP) as signals:
+        with stop_requests((output / STOP).touch) as signals:
             result = trainer.fit()
         if result.error is not None:
             raise SamEngineError(f"training failed {config.max_restarts + 1} times: {result.error}")
@@ -99,23 +96,3 @@ def _train_worker(settings: dict[str, Any]) -> None:
         and ranks.is_first
     ):
         (Path(config.output) / STOPPED).touch()
-
-
-@contextlib.contextmanager
-def _passed_on(stop: Path) -> Iterator[list[int]]:
-    """Turn SIGTERM and SIGINT into the file ``stop``; yield a list that holds the number of the signal."""
-    received: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        stop.touch()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

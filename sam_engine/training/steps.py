@@ -1,17 +1,14 @@
 """From step to step: the loop of a run, with what it saves, scores and shows on the way."""
 
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 from sam_engine.training.data import StepBatches
 from sam_engine.training.journal import Journal
 from sam_engine.training.overlays import overlay
+from sam_engine.training.signals import stop_requests
 from sam_engine.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -53,7 +50,7 @@ def train(
     def asked_to_stop() -> bool:
         return bool(signals) or must_stop()
 
-    with _stop_requests() as signals, Journal(output, trainer.step, config, is_first) as journal:
+    with stop_requests() as signals, Journal(output, trainer.step, config, is_first) as journal:
         while trainer.step < config.total_steps and not stopped:
             values, stopped = trainer.train_step(parts, asked_to_stop)
             journal.add(trainer.step, values)
@@ -89,22 +86,3 @@ def _draw_overlay(trainer: Trainer, batches: StepBatches, output: Path) -> None:
     folder = output / OVERLAYS
     folder.mkdir(parents=True, exist_ok=True)
     overlay(batch, logits).save(folder / f"step-{trainer.step:07d}.png")
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Yield a list that holds the number of a received SIGTERM or SIGINT; empty outside the main thread."""
-    received: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    if threading.current_thread() is not threading.main_thread():  # as in Ray's workers
-        yield received
-        return
-    previous = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

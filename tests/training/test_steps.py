@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from reduced_model import reduced_model
@@ -13,16 +12,8 @@ from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.data import StepBatches
 from sam_engine.training.held_out import HeldOut
 from sam_engine.training.packed import PackedDataset
-from sam_engine.training.packing import pack
 from sam_engine.training.steps import train
 from sam_engine.training.trainer import BEST, LAST, Trainer
-
-
-@pytest.fixture(scope="module")
-def dataset(drawn_tar: Path, tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
-    path = tmp_path_factory.mktemp("packed") / "packed.npz"
-    pack(DataConfig(sources=[str(drawn_tar)], short_side=96), path)
-    return PackedDataset(path)
 
 
 def settings(output: Path, **changes: object) -> TrainConfig:

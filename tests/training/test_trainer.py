@@ -21,13 +21,6 @@ from sam_engine.training.steps import train
 from sam_engine.training.trainer import LAST, WEIGHTS, Trainer
 
 
-@pytest.fixture(scope="module")
-def dataset(drawn_tar: Path, tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
-    path = tmp_path_factory.mktemp("packed") / "packed.npz"
-    pack(DataConfig(sources=[str(drawn_tar)], short_side=96), path)
-    return PackedDataset(path)
-
-
 def settings(output: Path, **changes: object) -> TrainConfig:
     """Two images and two prompts a step, up to three rounds from the third step."""
     values = {
