@@ -121,6 +121,9 @@ class TrainConfig:
     """bce_dice: 5 x BCE + 5 x dice; focal_dice: 20 x focal + dice, SAM's."""
     loss_warmup_steps: int = 0
     """Steps that minimise bce_dice first, whatever ``loss`` is: training from scratch needs some 1000."""
+    iou_weight: float = 1.0
+    """Of the squared error of predicted IoU, beside the loss of masks. SAM's is 1, beside a dice loss of
+    weight 1; beside ``bce_dice``, 5 is the same proportion."""
     warmup_steps: int = 200
     schedule: str = "cosine"
     """cosine: to 0.01 of the peak at the end; step: a tenth from each of ``step_decay_at`` on."""
@@ -198,6 +201,7 @@ class TrainConfig:
             ("log_steps", 1),
             ("checkpoint_minutes", 0),
             ("weight_decay", 0),
+            ("iou_weight", 0),
         )
         for name, low in at_least:
             value = getattr(self, name)

@@ -15,7 +15,6 @@ FOCAL_ALPHA = 0.25
 """Weight of foreground; of background it is 1 - this."""
 FOCAL_GAMMA = 2
 """Power of a pixel's error that its cross entropy is multiplied by."""
-IOU_WEIGHT = 1.0
 
 
 def loss_of_step(step: int, config: TrainConfig) -> str:
@@ -75,7 +74,11 @@ def hard_iou(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def prompt_losses(
-    logits: Tensor, predicted_iou: Tensor, targets: Tensor, kind: str = "bce_dice"
+    logits: Tensor,
+    predicted_iou: Tensor,
+    targets: Tensor,
+    kind: str = "bce_dice",
+    iou_weight: float = 1.0,
 ) -> PromptLosses:
     """Return the losses of prompts with M alternatives, of which only the best mask is trained.
 
@@ -84,6 +87,7 @@ def prompt_losses(
         predicted_iou: (P, M). All are trained towards the actual IoU, so that ranking them means something.
         targets: (P, h, w) in [0, 1].
         kind: As in `mask_losses`.
+        iou_weight: Of ``iou_error`` in ``total``.
 
     Source: Kirillov et al. 2023, "Segment Anything", appendix A.
     """
@@ -93,7 +97,7 @@ def prompt_losses(
         actual = hard_iou(logits, targets)
     iou_error = (predicted_iou - actual).square().mean(dim=1)
     return PromptLosses(
-        total=best + IOU_WEIGHT * iou_error,
+        total=best + iou_weight * iou_error,
         mask=best,
         iou_error=iou_error,
         actual_iou=actual,

@@ -52,7 +52,9 @@ class PromptRounds(nn.Module):
         for number in range(num_rounds):
             logits, predicted_iou = self._decode(features, skips, points, labels, batch, mask_input)
             is_clear = batch.is_box if number == 0 else torch.ones_like(batch.is_box)
-            losses = _losses_by_clarity(logits, predicted_iou, batch.targets, is_clear, loss)
+            losses = _losses_by_clarity(
+                logits, predicted_iou, batch.targets, is_clear, loss, self.config.iou_weight
+            )
             rounds.append(losses)
             if number + 1 == num_rounds:
                 break
@@ -153,11 +155,11 @@ def _error_clicks(shown: Tensor, targets: Tensor, generators: list[torch.Generat
 
 
 def _losses_by_clarity(
-    logits: Tensor, predicted_iou: Tensor, targets: Tensor, is_clear: Tensor, loss: str
+    logits: Tensor, predicted_iou: Tensor, targets: Tensor, is_clear: Tensor, loss: str, iou_weight: float
 ) -> PromptLosses:
     """Train mask token 0 where a prompt is clear (P,), else the best of the other three."""
-    ambiguous = prompt_losses(logits[:, 1:], predicted_iou[:, 1:], targets, loss)
-    single = prompt_losses(logits[:, :1], predicted_iou[:, :1], targets, loss)
+    ambiguous = prompt_losses(logits[:, 1:], predicted_iou[:, 1:], targets, loss, iou_weight)
+    single = prompt_losses(logits[:, :1], predicted_iou[:, :1], targets, loss, iou_weight)
     return PromptLosses(
         total=torch.where(is_clear, single.total, ambiguous.total),
         mask=torch.where(is_clear, single.mask, ambiguous.mask),

@@ -139,3 +139,13 @@ def test_dropped_paths_are_drawn_for_each_image():
     assert not torch.allclose(both, encode(encoder, images, 0.9, [3, 4]))
     assert torch.equal(encode(encoder, images, 0.0, [1, 2]), plain)
     assert not torch.allclose(both, plain)
+
+
+def test_predicted_iou_counts_by_its_weight(dataset: PackedDataset):
+    """Every round's loss is that of the masks plus ``iou_weight`` times the error of predicted IoU."""
+    config = TrainConfig(image_size=64, images_per_step=2, prompts_per_image=2, iou_weight=3.0)
+    rounds = PromptRounds(build_architecture(TINY), config)
+    with torch.no_grad():
+        losses = rounds(make_batch(dataset, config), 2)
+
+    assert [torch.allclose(loss.total, loss.mask + 3 * loss.iou_error) for loss in losses] == [True, True]
