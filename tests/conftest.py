@@ -1,9 +1,10 @@
-"""Shared by all tests: the fakes are importable, in Ray's workers too, and the CPU is left to others."""
+"""Shared by all tests: fakes that Ray's workers can import too, a CPU left to others, examples without a clock."""
 
 import sys
 from pathlib import Path
 
 import torch
+from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).resolve().parent
 for folder in (str(TESTS.parent), str(TESTS)):  # pipelines and tools are used from a checkout
@@ -11,3 +12,6 @@ for folder in (str(TESTS.parent), str(TESTS)):  # pipelines and tools are used f
         sys.path.append(folder)
 
 torch.set_num_threads(1)
+# A busy machine is slow, not wrong.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")

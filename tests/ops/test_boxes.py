@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sam_engine.ops.boxes import (
@@ -101,7 +101,6 @@ def nms_by_loops(boxes, scores, threshold):
     return kept
 
 
-@settings(deadline=None)
 @given(st.integers(0, 60), st.sampled_from([0.0, 0.5, 0.6, 0.7, 1.0]), st.randoms(use_true_random=False))
 def test_nms_equals_plain_loops(num_boxes, threshold, random):
     """Small integer boxes: ties, equal boxes, degenerate boxes and IoUs on the threshold all occur."""
