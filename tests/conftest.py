@@ -1,4 +1,4 @@
-"""Shared by all tests: fakes that Ray's workers can import too, a CPU left to others, examples without a clock."""
+"""Shared by all tests: fakes that Ray's workers can import, a CPU left to others, no clock on examples."""
 
 import sys
 from pathlib import Path

@@ -129,14 +129,21 @@ def _measure(logits: Floats, geometry: Geometry, cuts: Floats) -> tuple[NDArray[
     height, width = int(y.length.sum()), int(x.length.sum())
     top, bottom = _extent(np.any(inside, axis=2), y, height)
     left, right = _extent(np.any(inside, axis=1), x, width)
+    near = []
     for mask, by, bx in _in_chunks(_places(is_open), y, x):
-        above_in_blocks = _evaluate(padded, geometry, mask, by, bx, cuts, margin)  # (LY, LX, K) each
+        above_in_blocks, uncertain = _evaluate(padded, geometry, mask, by, bx, cuts, margin)
+        near += uncertain
         for total, flags in zip(counts, above_in_blocks, strict=True):
             total += np.bincount(mask, weights=_count(flags), minlength=num_masks)
         rows, columns = np.any(above_in_blocks[1], axis=1), np.any(above_in_blocks[1], axis=0)  # (L, K)
         found = np.flatnonzero(np.any(rows, axis=0))
         _widen(top, bottom, mask[found], y.start[by[found]], rows[:, found])
         _widen(left, right, mask[found], x.start[bx[found]], columns[:, found])
+    cut, mask, row, column = _above_exactly(near, padded, geometry, cuts)
+    np.add.at(counts, (cut, mask), 1)
+    for first, last, place in ((top, bottom, row), (left, right, column)):
+        np.minimum.at(first, mask[cut == 1], place[cut == 1])
+        np.maximum.at(last, mask[cut == 1], place[cut == 1])
     boxes = np.stack([left, top, right, bottom], axis=1)
     boxes[right < left] = 0
     return counts.astype(np.int32), boxes
@@ -153,15 +160,18 @@ def _draw(logits: Floats, geometry: Geometry, cut: np.float32, box: tuple[int, i
     drawn = inside.repeat(x.length[columns], axis=0).repeat(y.length[rows], axis=1)
     height = drawn.shape[1]
     flat = drawn.reshape(-1)
+    first_y, first_x = int(y.start[rows.start]), int(x.start[columns.start])
+    cuts, near = np.array([cut], dtype=np.float32), []
     for by, bx in _in_chunks(_places(is_open), y, x):
         block_y, block_x = by + rows.start, bx + columns.start
-        cuts = np.array([cut], dtype=np.float32)
-        (flags,) = _evaluate(padded, geometry, np.zeros_like(by), block_y, block_x, cuts, margin)
+        (flags,), uncertain = _evaluate(padded, geometry, np.zeros_like(by), block_y, block_x, cuts, margin)
+        near += uncertain
         iy, ix, k = _places(flags)
-        place_y = (y.start[block_y] - y.start[rows.start])[k] + iy
-        place_x = (x.start[block_x] - x.start[columns.start])[k] + ix
+        place_y, place_x = (y.start[block_y] - first_y)[k] + iy, (x.start[block_x] - first_x)[k] + ix
         flat[place_x * height + place_y] = True
-    top, left = top - int(y.start[rows.start]), left - int(x.start[columns.start])
+    _, _, row, column = _above_exactly(near, padded, geometry, cuts)
+    flat[(column - first_x) * height + row - first_y] = True
+    top, left = top - first_y, left - first_x
     cropped: Bools = drawn[left : left + box[2] - box[0] + 1, top : top + box[3] - box[1] + 1]
     return cropped
 
@@ -231,8 +241,12 @@ def _in_chunks(blocks: tuple[Ints, ...], y: Axis, x: Axis) -> Iterator[tuple[Int
 
 def _evaluate(
     padded: Floats, geometry: Geometry, mask: Ints, by: Ints, bx: Ints, cuts: Floats, margin: np.float32
-) -> list[Bools]:
-    """Return for each cut which pixels of K blocks lie above it, (LY, LX, K); none beyond a block's size."""
+) -> tuple[list[Bools], list[Ints]]:
+    """Return for each cut which pixels of K blocks lie above it for certain, and which may.
+
+    Returns:
+        Flags (LY, LX, K) for each cut, not set beyond a block's size; and for `_above_exactly` (4, J) pixels.
+    """
     y, x = geometry.y, geometry.x
     offsets = np.arange(SUPPORT)[:, None]
     support_y, support_x = y.support[by] + offsets, x.support[bx] + offsets  # (3, K)
@@ -243,13 +257,30 @@ def _evaluate(
     for i in range(1, SUPPORT):
         values += rows[i] * weights_y[i][:, None]
     above = [values > cut + margin for cut in cuts]
-    for cut, flags in zip(cuts, above, strict=True):
-        near = flags ^ (values > cut - margin)
-        if near.any():
-            iy, ix, k = _places(near)
+    uncertain = []
+    for number, (cut, flags) in enumerate(zip(cuts, above, strict=True)):
+        iy, ix, k = _places(flags ^ (values > cut - margin))
+        if len(k):
             row, column = y.start[by[k]] + iy, x.start[bx[k]] + ix
-            flags[iy, ix, k] = pixels_as_torch(padded, geometry, mask[k], row, column) > cut
-    return above
+            uncertain.append(np.stack([np.full_like(k, number), mask[k], row, column]))
+    return above, uncertain
+
+
+def _above_exactly(near: Sequence[Ints], padded: Floats, geometry: Geometry, cuts: Floats) -> Ints:
+    """Return those of pixels near a cut that lie above it as torch rounds them.
+
+    Args:
+        near: Arrays (4, J), together J pixels: number of the cut, mask, row, column.
+        padded: As in `_evaluate`, whose second result these pixels are.
+        geometry: Of the frame.
+        cuts: The cuts.
+
+    Returns:
+        (4, I) of them, all cuts together, so that the many small steps of this are taken once.
+    """
+    pixels = np.concatenate([np.empty((4, 0), dtype=np.int64), *near], axis=1)
+    cut, mask, row, column = pixels
+    return pixels[:, pixels_as_torch(padded, geometry, mask, row, column) > cuts[cut]]
 
 
 def _count(flags: Bools) -> Ints:
