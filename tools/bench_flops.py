@@ -70,6 +70,10 @@ def _tiny_encoder(architecture: Architecture) -> float:
     out = architecture.prompt_embed_dim
     for stride, wanted in ((4, out // 8), (8, out // 4), (16, out), (32, out)):
         work += (architecture.image_size // stride) ** 2 * channels[TAPS[stride]] * wanted
+    for stride, coarse, merged, added in ((8, out, out // 2, out // 4), (4, out // 2, out // 4, out // 8)):
+        pixels = (architecture.image_size // stride) ** 2
+        work += pixels / 4 * coarse * merged
+        work += pixels * merged * (channels[TAPS[stride]] + 9 * merged + added)
     return 2 * (work + (architecture.image_size // 16) ** 2 * 9 * out * out) / 1e9
 
 

@@ -42,6 +42,9 @@ class TinyEncoder(nn.Module):
         )
         self.skip_4 = nn.Conv2d(channels[TAPS[4]], out_chans // 8, 1)
         self.skip_8 = nn.Conv2d(channels[TAPS[8]], out_chans // 4, 1)
+        wide, narrow = out_chans // 2, out_chans // 4
+        self.top_down_8 = TopDown(out_chans, channels[TAPS[8]], wide, out_chans // 4)
+        self.top_down_4 = TopDown(wide, channels[TAPS[4]], narrow, out_chans // 8)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised images (B, 3, S, S) to embeddings (B, out_chans, S/16, S/16)."""
@@ -57,7 +60,10 @@ class TinyEncoder(nn.Module):
             taps[index] = x
         deep = F.interpolate(self.lateral_32(taps[TAPS[32]]), scale_factor=2.0, mode="nearest")
         features: Tensor = self.neck(self.lateral_16(taps[TAPS[16]]) + deep)
-        skips = self.skip_4(taps[TAPS[4]]).contiguous(), self.skip_8(taps[TAPS[8]]).contiguous()
+        stride_8, stride_4 = taps[TAPS[8]], taps[TAPS[4]]
+        known_8, added_8 = self.top_down_8(features, stride_8)
+        _, added_4 = self.top_down_4(known_8, stride_4)
+        skips = (self.skip_4(stride_4) + added_4).contiguous(), (self.skip_8(stride_8) + added_8).contiguous()
         return features.contiguous(), skips
 
 
@@ -75,6 +81,34 @@ def _build_trunk(width: float) -> tuple[nn.ModuleList, list[int]]:
             layers.append(InvertedResidual(channels[-1], scaled(out_channels), stride, expansion))
             channels.append(scaled(out_channels))
     return nn.ModuleList(layers), channels
+
+
+class TopDown(nn.Module):
+    """What a coarse map and a fine one know together, at the stride of the fine one.
+
+    A skip feature straight from an early layer knows edges and colours, but not which of them are a window's.
+    Source: Lin et al. 2017, "Feature Pyramid Networks for Object Detection".
+    """
+
+    def __init__(self, coarse_chans: int, fine_chans: int, chans: int, out_chans: int) -> None:
+        super().__init__()
+        self.from_coarse = nn.Conv2d(coarse_chans, chans, 1)
+        self.from_fine = nn.Conv2d(fine_chans, chans, 1)
+        self.mix = nn.Conv2d(chans, chans, 3, padding=1)
+        self.out = nn.Conv2d(chans, out_chans, 1)
+        for parameter in self.out.parameters():  # no effect until it is trained
+            nn.init.zeros_(parameter)
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
+        """Merge (B, coarse_chans, h / 2, w / 2) and (B, fine_chans, h, w).
+
+        Returns:
+            (B, chans, h, w) to go on from, and (B, out_chans, h, w) to add to the skip feature.
+        """
+        merged = F.interpolate(self.from_coarse(coarse), scale_factor=2.0, mode="nearest")
+        merged = F.relu(merged + self.from_fine(fine))
+        merged = F.relu(self.mix(merged))
+        return merged, self.out(merged)
 
 
 class InvertedResidual(nn.Module):

@@ -57,6 +57,37 @@ def test_outputs_lie_as_the_decoder_reads_them() -> None:
     assert torch.equal(image, before)
 
 
+def skips_of_two_images(encoder: TinyEncoder) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the skips at the top left of two images that differ in their right half alone."""
+    image = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    other = image.clone()
+    other[..., 64:] = 0
+    skips = [encoder.forward_features(x)[1] for x in (image, other)]
+    return [(stride_4[..., :4, :4], stride_8[..., :2, :2]) for stride_4, stride_8 in skips]
+
+
+def test_untrained_top_down_path_leaves_the_skips_alone() -> None:
+    """Skips start as what early layers see nearby, so that a model without the path keeps its masks."""
+    torch.manual_seed(0)
+    encoder = TinyEncoder(img_size=128, out_chans=64, width=0.25)
+    (stride_4, stride_8), (other_4, other_8) = skips_of_two_images(encoder)
+
+    assert torch.equal(stride_4, other_4)
+    assert torch.equal(stride_8, other_8)
+
+
+def test_top_down_path_tells_the_skips_of_what_is_far() -> None:
+    """Once it is trained, both skips depend on pixels that no early layer sees from there."""
+    torch.manual_seed(0)
+    encoder = TinyEncoder(img_size=128, out_chans=64, width=0.25)
+    for path in (encoder.top_down_4, encoder.top_down_8):
+        torch.nn.init.normal_(path.out.weight)
+    (stride_4, stride_8), (other_4, other_8) = skips_of_two_images(encoder)
+
+    assert not torch.allclose(stride_4, other_4)
+    assert not torch.allclose(stride_8, other_8)
+
+
 def test_trunk_has_the_channels_of_mobilenet_v2() -> None:
     """At width 1 the taps have the channels of table 2 of the paper, and the trunk its number of weights.
 
