@@ -18,8 +18,8 @@ REDUCED = replace(
 )
 
 
-def reduced_model(seed: int = 0) -> Sam:
+def reduced_model(seed: int = 0, image_size: int = REDUCED.image_size) -> Sam:
     torch.manual_seed(seed)
-    sam = build_architecture(REDUCED)
+    sam = build_architecture(replace(REDUCED, image_size=image_size))
     tie_cross_attention(sam)
     return sam

@@ -15,6 +15,7 @@ from sam_engine.errors import CheckpointError
 from sam_engine.training.checkpoint import load_state
 from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.data import StepBatches
+from sam_engine.training.held_out import HeldOut
 from sam_engine.training.packed import PackedDataset
 from sam_engine.training.packing import pack
 from sam_engine.training.steps import train
@@ -127,52 +128,54 @@ def test_accumulated_batches_have_the_gradients_of_the_whole(dataset: PackedData
     assert (accumulated - whole).norm() < 1e-5 * whole.norm()
 
 
-def test_reduced_model_learns_eight_images(dataset: PackedDataset, tmp_path: Path):
-    """Clicks on eight drawn images reach an IoU above 0.9 within 200 steps."""
-    config = settings(
-        tmp_path,
-        total_steps=200,
-        warmup_steps=20,
-        images_per_step=8,
-        prompts_per_image=4,
-        learning_rate=4e-3,
-        trunk_learning_rate=2e-3,
-        interactive_from_step=1000,
-        box_fraction=0.0,
-        data=DataConfig(whole_image_fraction=1.0),
-    )
-    trainer = Trainer(reduced_model(), config)
+def overfit(tar: Path, folder: Path, *, seed: int, enough: float = 1.0) -> tuple[Trainer, list[float]]:
+    """Train on eight images, jittered, by clicks and noisy boxes, for 200 steps at most.
 
-    batches = StepBatches(dataset, config).from_step(0)
-    ious = [0.0]
-    while sum(ious[-10:]) / 10 <= 0.9 and trainer.step < 200:
-        ious.append(trainer.train_step(batches)[0]["iou"])
+    At 128 px logits are 32 x 32, and a drawn shape is about ten of them wide. At 64 px it is five, of which
+    the outer two are half covered, and the mean IoU gets stuck at 0.9.
 
-    assert sum(ious[-10:]) / 10 > 0.9
-
-
-def overfit(tar: Path, folder: Path, *, images: int, steps: int) -> list[float]:
-    """Train on the same few images at full rate; return the best answer's IoU to first prompts, by step."""
-    pack(DataConfig(sources=[str(tar)], short_side=64, whole_image_fraction=1), folder / "packed.npz")
+    Returns:
+        The trainer, and the mean IoU of ten steps by step; it stops where this exceeds ``enough``.
+    """
+    pack(DataConfig(sources=[str(tar)], short_side=96), folder / "packed.npz")
     config = settings(
         folder,
-        data=DataConfig(whole_image_fraction=1),
-        images_per_step=images,
+        data=DataConfig(whole_image_fraction=1.0),
+        image_size=128,
+        images_per_step=8,
         prompts_per_image=4,
-        total_steps=steps,
+        total_steps=200,
         warmup_steps=10,
         learning_rate=3e-3,
         trunk_learning_rate=1e-3,
-        interactive_from_step=steps,
+        interactive_from_step=200,
+        seed=seed,
     )
-    dataset, trainer = PackedDataset(folder / "packed.npz"), Trainer(reduced_model(), config)
-    batches = StepBatches(dataset, config).from_step(0)
-    return [trainer.train_step(batches)[0]["iou"] for _ in range(steps)]
+    trainer = Trainer(reduced_model(seed, config.image_size), config)
+    batches = StepBatches(PackedDataset(folder / "packed.npz"), config).from_step(0)
+    ious: list[float] = []
+    means = [0.0]
+    while trainer.step < config.total_steps and means[-1] <= enough:
+        ious.append(trainer.train_step(batches)[0]["iou"])
+        means.append(sum(ious[-10:]) / 10)
+    return trainer, means
 
 
-def test_a_few_steps_learn_something(drawn_tar: Path, tmp_path: Path):
-    """Sixty steps on drawn images: prompts are understood, which an untrained model does not."""
-    ious = overfit(drawn_tar, tmp_path, images=4, steps=60)
+def test_reduced_model_learns_eight_images(drawn_tar: Path, tmp_path: Path):
+    """Its answers to clicks and boxes on eight images exceed a mean IoU of 0.9 well within 200 steps."""
+    trainer, means = overfit(drawn_tar, tmp_path, seed=0, enough=0.92)
 
-    assert sum(ious[-10:]) / 10 > 0.5
-    assert max(ious[:3]) < 0.2
+    assert means[-1] > 0.92
+    assert means[10] < 0.3
+    assert trainer.step <= 150
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_eight_images_are_overfitted(drawn_tar: Path, tmp_path: Path, seed: int):
+    """After 200 steps the averaged weights exceed 0.9 as they are used: ranked, one click or one box."""
+    trainer, means = overfit(drawn_tar, tmp_path, seed=seed)
+    scores = HeldOut(PackedDataset(tmp_path / "packed.npz"), 8).score(trainer)
+
+    assert means[-1] > 0.93
+    assert min(scores.values()) > 0.9
