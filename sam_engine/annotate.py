@@ -3,13 +3,12 @@
 import hashlib
 import time
 from collections import defaultdict, deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from queue import SimpleQueue
-from typing import TypedDict
 
 import numpy as np
 import torch
@@ -21,33 +20,35 @@ from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.shards import publish_shard
 from sam_engine.dataset.store import Store
 from sam_engine.errors import ImageError
+from sam_engine.image_rows import LoadedImage, annotated, given_up, unusable, without_masks
 from sam_engine.images import DecodedImage, decode_image
 from sam_engine.isolation import IsolatedDecoder
-from sam_engine.leases import Lease, Verdict
+from sam_engine.leases import Lease
 from sam_engine.mask_search import is_out_of_memory
 from sam_engine.modeling.sam import Segmenter
+from sam_engine.ops.transfers import is_queued
+from sam_engine.started_image import StartedImage
 from sam_engine.structures import (
-    Annotation,
     ImageRecord,
     ImageStatus,
     ManifestEntry,
     Shard,
     ShardProgress,
     ShardReport,
-    Xywh,
 )
 
 READ_AHEAD = 2
 """Decoded images waiting for the model, for each decoding thread."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedImage:
-    """What reading and decoding one file gave."""
+@dataclass(slots=True)
+class _InHand:
+    """An image that is being worked on."""
 
-    sha256: str | None
-    """Of the file's bytes; None if they could not be had."""
-    image: DecodedImage | ImageError
+    entry: ManifestEntry
+    loaded: LoadedImage
+    started: StartedImage | None = None
+    """Its work on the device; None if there is none, or none any more."""
 
 
 class ShardAnnotator:
@@ -130,28 +131,58 @@ class ShardAnnotator:
             SamAutomaticMaskGenerator.from_config(self._model, config).generate(grey)
 
     def work(self, lease: Lease) -> Generator[ShardProgress | ShardReport, None, None]:
-        """Yield progress before each image and before publishing and, when that is done, the report."""
+        """Yield progress before each image and before publishing and, when that is done, the report.
+
+        On a device, an image is begun before the one before it is finished, unless the lease is careful.
+        """
         torch.set_num_threads(self._threads)
         shard, started, clock = lease.shard, time.monotonic(), _Clock()
         records: list[ImageRecord] = []
         num_masks = 0
         load = self._load_one_by_one if lease.careful else self._load_ahead
+        overlaps = is_queued(self._model.device) and not lease.careful
+        older: _InHand | None = None
+
+        def progress(image_id: int | None) -> ShardProgress:
+            return ShardProgress(
+                shard=shard,
+                image_id=image_id,
+                num_done=len(records),
+                num_masks=num_masks,
+                is_alone=older is None,
+            )
+
         # Closed here and not by the garbage collector, which would swallow what a signal raises meanwhile.
         with closing(load(lease)) as loaded:
             for entry in self._manifest.entries(shard.start, shard.stop):
-                yield ShardProgress(
-                    shard=shard, image_id=entry.image_id, num_done=len(records), num_masks=num_masks
-                )
+                yield progress(entry.image_id)
                 if entry.image_id in lease.verdicts:
-                    records.append(_given_up(entry, lease.verdicts[entry.image_id]))
+                    records.append(given_up(entry, lease.verdicts[entry.image_id]))
                     continue
                 with clock.stage("wait_for_image"):
-                    image = next(loaded)
+                    newer = _InHand(entry, next(loaded))
                 with clock.stage("generate"):
-                    record = self._annotate_image(entry, image)
-                records.append(record)
-                num_masks += len(record.annotations)
-        yield ShardProgress(shard=shard, image_id=None, num_done=len(records), num_masks=num_masks)
+                    if overlaps:
+                        self._begin(newer, alone=older is None)
+                    if older is not None:
+                        records.append(self._finish(older, newer))
+                        num_masks += len(records[-1].annotations)
+                if newer.started is not None:
+                    older = newer
+                    continue
+                if older is not None:
+                    older = None
+                    yield progress(entry.image_id)
+                with clock.stage("generate"):
+                    records.append(self._annotate_image(newer))
+                num_masks += len(records[-1].annotations)
+            if older is not None:
+                last, older = older, None
+                yield progress(last.entry.image_id)
+                with clock.stage("generate"):
+                    records.append(self._finish(last, None))
+                num_masks += len(records[-1].annotations)
+        yield progress(None)
         with clock.stage("publish"):
             published = publish_shard(self._store, records, shard=shard, fingerprint=self._fingerprint)
         notes, self._notes = tuple(self._notes), []
@@ -224,33 +255,60 @@ class ShardAnnotator:
         finally:
             self._isolated.put(decoder)
 
-    def _annotate_image(self, entry: ManifestEntry, loaded: LoadedImage) -> ImageRecord:
-        """Return the row of one image."""
-        image = loaded.image
-        if isinstance(image, ImageError):
-            return _failed(entry, loaded.sha256, image)
+    def _begin(self, image: _InHand, *, alone: bool) -> None:
+        """Begin an image, and search it if alone. What is wrong with it shows when it is done alone."""
+        if isinstance(image.loaded.image, DecodedImage):
+            with suppress(Exception):
+                started = self._generator.begin(image.loaded.image.pixels)
+                if alone:
+                    started.search()
+                image.started = started
+
+    def _finish(self, older: _InHand, newer: _InHand | None) -> ImageRecord:
+        """Return the row of an image that was begun, and queue the work of the one after it.
+
+        Whatever befalls one of them is not held against the other: the newer is done again, alone, later; and
+        where memory runs out for the older, that is done again here, alone.
+        """
+        assert older.started is not None
         try:
-            found = self._generate(image)
+            older.started.draw()
+            if newer is not None and newer.started is not None:
+                begun, newer.started = newer.started, None
+                with suppress(Exception):
+                    begun.search()
+                    newer.started = begun
+            with self._noting_memory():
+                found = self._generator.finish(older.started)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
         except ImageError as error:
-            return replace(_failed(entry, loaded.sha256, error), **_size(image))
-        annotations = tuple(annotation_of(record) for record in found)
-        return ImageRecord(
-            image_id=entry.image_id,
-            path=entry.path,
-            status=ImageStatus.OK if annotations else ImageStatus.OK_EMPTY,
-            sha256=loaded.sha256,
-            error=image.note,
-            annotations=annotations,
-            **_size(image),
-        )
+            return without_masks(older.entry, older.loaded, error)
+        else:
+            return annotated(older.entry, older.loaded, found)
+        older.started = None
+        if newer is not None:
+            newer.started = None
+        return self._annotate_image(older)
+
+    def _annotate_image(self, image: _InHand) -> ImageRecord:
+        """Return the row of one image."""
+        if isinstance(image.loaded.image, ImageError):
+            return unusable(image.entry, image.loaded.sha256, image.loaded.image)
+        try:
+            with self._noting_memory():
+                found = self._generate(image.loaded.image)
+        except ImageError as error:
+            return without_masks(image.entry, image.loaded, error)
+        return annotated(image.entry, image.loaded, found)
 
     def _generate(self, image: DecodedImage) -> list[Record]:
-        """Return the masks of an image; note it if the generator had to take smaller batches of prompts.
+        """Return the masks of an image.
 
         Raises:
             ImageError: Its masks do not fit into memory, or the model's numbers are not finite.
         """
-        before = self._generator.config.points_per_batch
         try:
             return self._generator.generate(image.pixels)
         except (RuntimeError, MemoryError) as error:
@@ -259,6 +317,13 @@ class ShardAnnotator:
             height, width = image.pixels.shape[:2]
             message = f"no memory to draw its masks at {width} x {height} pixels"
             raise ImageError(ImageStatus.OOM, message) from error
+
+    @contextmanager
+    def _noting_memory(self) -> Iterator[None]:
+        """Note it if the generator had to take smaller batches of prompts."""
+        before = self._generator.config.points_per_batch
+        try:
+            yield
         finally:
             now = self._generator.config.points_per_batch
             if now < before:
@@ -277,49 +342,3 @@ class _Clock:
         started = time.monotonic()
         yield
         self.seconds[name] += time.monotonic() - started
-
-
-class _Size(TypedDict):
-    """What a record knows of an image once it is decoded."""
-
-    width: int
-    height: int
-    exif_orientation: int
-
-
-def _size(image: DecodedImage) -> _Size:
-    height, width = image.pixels.shape[:2]
-    return {"width": width, "height": height, "exif_orientation": image.exif_orientation}
-
-
-def annotation_of(record: Record) -> Annotation:
-    """Return one mask of the generator as a row's annotation."""
-    segmentation = record["segmentation"]
-    height, width = segmentation["size"]
-    return Annotation(
-        size=(height, width),
-        counts=segmentation["counts"],
-        bbox=_xywh(record["bbox"]),
-        area=int(record["area"]),
-        predicted_iou=float(record["predicted_iou"]),
-        stability_score=float(record["stability_score"]),
-        crop_box=_xywh(record["crop_box"]),
-        point_coords=tuple((float(x), float(y)) for x, y in record["point_coords"]),
-    )
-
-
-def _xywh(box: Sequence[float]) -> Xywh:
-    x, y, width, height = box
-    return float(x), float(y), float(width), float(height)
-
-
-def _failed(entry: ManifestEntry, sha256: str | None, error: ImageError) -> ImageRecord:
-    """Return the row of an image that cannot be used."""
-    return ImageRecord(
-        image_id=entry.image_id, path=entry.path, status=error.status, sha256=sha256, error=str(error)
-    )
-
-
-def _given_up(entry: ManifestEntry, verdict: Verdict) -> ImageRecord:
-    """Return the row of an image that is not touched again."""
-    return ImageRecord(image_id=entry.image_id, path=entry.path, status=verdict.status, error=verdict.reason)

@@ -4,8 +4,9 @@ Legend: P prompts, M masks for each prompt, N masks, (H, W) pixels of an image o
 low-resolution logits.
 """
 
+import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any, Self
@@ -16,22 +17,27 @@ from numpy.typing import NDArray
 
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError, ImageError
-from sam_engine.mask_search import EncodedCrop, frame_of, is_out_of_memory, search_crop
+from sam_engine.mask_search import (
+    EncodedCrop,
+    draw_masks,
+    is_out_of_memory,
+    nms_between_crops,
+    search_crop,
+)
 from sam_engine.modeling.sam import ImageEmbedding, Segmenter
-from sam_engine.ops.boxes import box_area, box_nms, generate_crop_boxes, uncrop_boxes_xyxy
-from sam_engine.ops.low_res import masks_to_runs
-from sam_engine.ops.mask_batch import Crop, FoundMask, Image, MaskBatch, clean_up_masks
+from sam_engine.ops.boxes import generate_crop_boxes
+from sam_engine.ops.mask_batch import Crop, FoundMask, Image, MaskBatch, clean_up_masks, size_of
 from sam_engine.ops.points import build_all_layer_point_grids
-from sam_engine.ops.rle import Runs, area_of, decode_runs, runs_to_counts
+from sam_engine.ops.rle import Runs, area_of, bbox_of, decode_runs, runs_to_counts
+from sam_engine.ops.transfers import is_queued
 from sam_engine.predictor import SamPredictor, check_image
+from sam_engine.started_image import StartedImage, queue_beside
 from sam_engine.structures import ImageStatus
 
 log = logging.getLogger(__name__)
 
 ENCODED_AT_ONCE = {"cuda": 8, "mps": 4}
 """Images or crops, by type of device. Elsewhere one: on a CPU each of four takes longer (1.2 times, tiny)."""
-DRAWN_AT_ONCE = 48
-"""Masks whose low-resolution logits are unpacked together: 12 MiB with vit_*. Does not change the result."""
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 
@@ -196,14 +202,60 @@ class SamAutomaticMaskGenerator:
         """
         for image in images:
             check_image(image)
+        if is_queued(self.model.device):
+            return self._generate_queued(images)
         crops = [self._crops_of(image) for image in images]
         found: list[list[MaskBatch]] = [[] for _ in images]
         for number, encoded in self._encode(images, crops):
             found[number].append(self._search(encoded))
-        return [
-            self._finish(MaskBatch.cat(batches), image_crops, (image.shape[0], image.shape[1]))
-            for image, image_crops, batches in zip(images, crops, found, strict=True)
-        ]
+        records = []
+        for image, image_crops, batches in zip(images, crops, found, strict=True):
+            batch = nms_between_crops(MaskBatch.cat(batches), image_crops, self.config.crop_nms_thresh)
+            runs = draw_masks(self.model, batch, image_crops, size_of(image))
+            boxes = batch.boxes_xyxy.tolist()
+            records.append(self._records(batch, boxes, runs, image_crops, size_of(image)))
+        return records
+
+    def begin(self, image: Image) -> StartedImage:
+        """Queue an image's encoding, on a device that `is_queued`; `queue_beside` and `finish` come next.
+
+        Raises:
+            ValueError: As `generate`.
+            ImageError: There is no memory to encode it.
+        """
+        check_image(image)
+        encoded = self._encode([image], [self._crops_of(image)])
+        return self._started(image, itertools.chain([next(encoded)], encoded))
+
+    @torch.no_grad()
+    def finish(self, started: StartedImage) -> list[Record]:
+        """Return the records of an image whose masks are drawn, as `generate` does."""
+        batch, runs = started.found()
+        self._remember(started.points_per_batch)
+        # The boxes are those of the masks as drawn: what was measured is the same only up to rounding.
+        boxes = [_xyxy(bbox_of(runs[row], started.size)) for row in range(len(batch))]
+        return self._records(batch, boxes, runs, started.crops, started.size)
+
+    def _generate_queued(self, images: Sequence[Image]) -> list[list[Record]]:
+        """Find the masks of images on a device, each begun before the one before it is finished."""
+        records: list[list[Record]] = []
+        older: StartedImage | None = None
+        encoded = self._encode(images, [self._crops_of(image) for image in images])
+        for number, crops in itertools.groupby(encoded, key=lambda crop: crop[0]):
+            newer = self._started(images[number], crops)
+            queue_beside(older, newer)
+            if older is not None:
+                records.append(self.finish(older))
+            older = newer
+        if older is not None:
+            older.draw()
+            records.append(self.finish(older))
+        return records
+
+    def _started(self, image: Image, encoded: Iterable[tuple[int, EncodedCrop]]) -> StartedImage:
+        """Return an image whose crops are, or are going to be, encoded."""
+        crops = (crop for _, crop in encoded)
+        return StartedImage(self.model, self.config, crops, self._crops_of(image), size_of(image))
 
     def _crops_of(self, image: Image) -> list[Crop]:
         """Return the whole image and its crops."""
@@ -228,7 +280,7 @@ class SamAutomaticMaskGenerator:
                     EncodedCrop(
                         crop=crop,
                         index=index,
-                        image_size=(image.shape[0], image.shape[1]),
+                        image_size=size_of(image),
                         embedding=embedding,
                         points=self._points_of(crop),
                     ),
@@ -252,51 +304,33 @@ class SamAutomaticMaskGenerator:
         return self._encode_pixels(pixels[:half]) + self._encode_pixels(pixels[half:])
 
     def _search(self, encoded: EncodedCrop) -> MaskBatch:
-        """Return the masks of a crop; say so, and remember it, if fewer prompts fitted than wanted."""
+        """Return the masks of a crop."""
         batch, num_at_once = search_crop(self.model, encoded, self.config)
+        self._remember(num_at_once)
+        return batch
+
+    def _remember(self, num_at_once: int) -> None:
+        """Say so, and remember it, if fewer prompts fitted than wanted."""
         if num_at_once < self.config.points_per_batch:
             self.config = replace(self.config, points_per_batch=num_at_once)
             log.warning("memory ran out: points_per_batch is %d from now on", num_at_once)
-        return batch
 
     def _points_of(self, crop: Crop) -> NDArray[np.float64]:
         """Return the (P, 2) prompts of a crop, in its pixels."""
         height, width = crop.size
         return np.asarray(self.point_grids[crop.layer], dtype=np.float64) * (width, height)
 
-    def _finish(self, batch: MaskBatch, crops: Sequence[Crop], size: tuple[int, int]) -> list[Record]:
-        """Return the records of one image's masks, after the NMS between crops and the clean-up."""
-        if len(crops) > 1:
-            crop_boxes = torch.tensor([crop.box for crop in crops], device=batch.crop_index.device)
-            scores = 1 / box_area(crop_boxes[batch.crop_index])
-            batch = batch[box_nms(batch.boxes_xyxy, scores, self.config.crop_nms_thresh)]
-        masks = self._render(batch, crops, size)
-        if self.config.min_mask_region_area > 0:
-            masks = clean_up_masks(
-                masks,
-                size,
-                min_area=self.config.min_mask_region_area,
-                drop_small=self.config.drop_small_masks,
-                nms_thresh=max(self.config.box_nms_thresh, self.config.crop_nms_thresh),
-            )
-        return [self._record(mask, size) for mask in masks]
-
-    def _render(self, batch: MaskBatch, crops: Sequence[Crop], size: tuple[int, int]) -> list[FoundMask]:
-        """Make the run lengths of masks, upscaling their logits again."""
-        runs: dict[int, Runs] = {}
-        for crop_index in batch.crop_index.unique().tolist():
-            crop = crops[crop_index]
-            left, top = crop.box[:2]
-            rows = (batch.crop_index == crop_index).nonzero()[:, 0]
-            boxes = uncrop_boxes_xyxy(batch.boxes_xyxy[rows], (-left, -top))
-            frame, threshold, kept = frame_of(self.model, crop), self.model.mask_threshold, batch.logits[rows]
-            for start in range(0, len(rows), DRAWN_AT_ONCE):
-                stop = min(start + DRAWN_AT_ONCE, len(rows))
-                logits = kept.stack(start, stop)
-                found = masks_to_runs(logits, frame, threshold, boxes[start:stop], (top, left), size)
-                runs.update(zip(rows[start:stop].tolist(), found, strict=True))
+    def _records(
+        self,
+        batch: MaskBatch,
+        boxes_xyxy: Sequence[Sequence[int]],
+        runs: Mapping[int, Runs],
+        crops: Sequence[Crop],
+        size: tuple[int, int],
+    ) -> list[Record]:
+        """Return the records of one image's masks, after the clean-up."""
         columns = zip(
-            batch.boxes_xyxy.tolist(),
+            boxes_xyxy,
             batch.predicted_iou.tolist(),
             batch.stability_score.tolist(),
             batch.prompt_index.tolist(),
@@ -307,17 +341,26 @@ class SamAutomaticMaskGenerator:
         for row, (box, predicted_iou, stability_score, prompt_index, crop_index) in enumerate(columns):
             crop = crops[crop_index]
             point = self._points_of(crop)[prompt_index] + crop.box[:2]
+            left, top, right, bottom = box
             masks.append(
                 FoundMask(
                     runs=runs[row],
-                    box_xyxy=tuple(box),
+                    box_xyxy=(left, top, right, bottom),
                     predicted_iou=predicted_iou,
                     stability_score=stability_score,
                     point=(float(point[0]), float(point[1])),
                     crop_box=crop.box,
                 )
             )
-        return masks
+        if self.config.min_mask_region_area > 0:
+            masks = clean_up_masks(
+                masks,
+                size,
+                min_area=self.config.min_mask_region_area,
+                drop_small=self.config.drop_small_masks,
+                nms_thresh=max(self.config.box_nms_thresh, self.config.crop_nms_thresh),
+            )
+        return [self._record(mask, size) for mask in masks]
 
     def _record(self, mask: FoundMask, size: tuple[int, int]) -> Record:
         """Return the mask in segment_anything's form."""
@@ -337,6 +380,12 @@ class SamAutomaticMaskGenerator:
             "stability_score": mask.stability_score,
             "crop_box": _xywh(mask.crop_box),
         }
+
+
+def _xyxy(box_xywh: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """Return [x0, y0, x0 + w, y0 + h]."""
+    left, top, width, height = box_xywh
+    return left, top, left + width, top + height
 
 
 def _xywh(box_xyxy: tuple[int, int, int, int]) -> list[int]:

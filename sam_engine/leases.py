@@ -116,7 +116,8 @@ class ShardQueue:
             lease: What failed.
             reason: One line.
             last: What the worker said last under this lease; None if nothing came through.
-            certain: The cause is what the worker had in hand then.
+            certain: The cause is what the worker had in hand then. If that was more than one image, none of
+                them is blamed: the next lease is careful, and will tell.
             status: What that image's row will say if it fails again.
 
         Returns:
@@ -129,7 +130,7 @@ class ShardQueue:
         shard = lease.shard
         history = self._histories.setdefault(shard.index, _History())
         history.num_failures += 1
-        suspect = last.image_id if last is not None and certain else None
+        suspect = last.image_id if last is not None and last.is_alone and certain else None
         # A worker that fails again after passing an image over does not fail because of it.
         if suspect is not None and suspect not in history.verdicts:
             history.suspicions[suspect] += 1

@@ -4,6 +4,7 @@ Legend: P prompts, M masks for each prompt, N masks, (4h, 4w) the low-resolution
 """
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,14 +15,19 @@ from torch import Tensor
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ImageError
 from sam_engine.modeling.sam import ImageEmbedding, Segmenter
-from sam_engine.ops.boxes import box_nms, is_box_near_crop_edge, uncrop_boxes_xyxy
-from sam_engine.ops.logits import LogitFrame
-from sam_engine.ops.low_res import keep_logits, measure_masks
+from sam_engine.ops.boxes import box_area, box_nms, is_box_near_crop_edge, uncrop_boxes_xyxy
+from sam_engine.ops.logits import LogitFrame, MaskMeasures
+from sam_engine.ops.low_res import keep_logits, masks_to_runs, measure_masks
 from sam_engine.ops.mask_batch import Crop, MaskBatch
+from sam_engine.ops.packed_logits import KeptLogits
 from sam_engine.ops.resize import ResizeLongestSide
+from sam_engine.ops.rle import Runs
 from sam_engine.structures import ImageStatus
 
 log = logging.getLogger(__name__)
+
+DRAWN_AT_ONCE = 48
+"""Masks whose low-resolution logits are unpacked together: 12 MiB with vit_*. Does not change the result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +45,7 @@ class EncodedCrop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Tally:
+class Tally:
     """What became of the masks of a crop."""
 
     num_masks: int = 0
@@ -47,8 +53,8 @@ class _Tally:
     num_found: int = 0
     """Finite, and of a predicted IoU that is good enough."""
 
-    def __add__(self, other: "_Tally") -> "_Tally":
-        return _Tally(
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
             num_masks=self.num_masks + other.num_masks,
             num_non_finite=self.num_non_finite + other.num_non_finite,
             num_found=self.num_found + other.num_found,
@@ -67,10 +73,8 @@ def search_crop(model: Segmenter, encoded: EncodedCrop, config: AmgConfig) -> tu
     Raises:
         ImageError: The model's outputs are not finite, or not even one prompt fits into memory.
     """
-    # Scaled in float64, as the original does; only the result is rounded.
-    coords = ResizeLongestSide(model.image_size).apply_coords(encoded.points, encoded.crop.size)
-    prompts = torch.from_numpy(coords).float().to(model.device)
-    step, start, tally = config.points_per_batch, 0, _Tally()
+    prompts = torch.from_numpy(prompts_of(model, encoded))
+    step, start, tally = config.points_per_batch, 0, Tally()
     candidates: list[MaskBatch] = []
     while start < len(prompts):
         found = _unless_out_of_memory(model, encoded, prompts, start, replace(config, points_per_batch=step))
@@ -81,11 +85,50 @@ def search_crop(model: Segmenter, encoded: EncodedCrop, config: AmgConfig) -> tu
         elif step > 1:
             step //= 2
         else:
-            height, width = encoded.image_size
-            raise ImageError(ImageStatus.OOM, f"no memory for its masks at {width} x {height} pixels")
-    _report_non_finite(tally, encoded.crop)
+            raise too_little_memory(encoded)
+    report_non_finite(tally, encoded.crop)
     batch = MaskBatch.cat(candidates)
     return batch[box_nms(batch.boxes_xyxy, batch.predicted_iou, config.box_nms_thresh)], step
+
+
+def nms_between_crops(batch: MaskBatch, crops: Sequence[Crop], iou_thresh: float) -> MaskBatch:
+    """Return the masks of an image that the NMS between its crops leaves, from the smallest crops first."""
+    if len(crops) == 1:
+        return batch
+    crop_boxes = torch.tensor([crop.box for crop in crops])
+    scores = 1 / box_area(crop_boxes[batch.crop_index])
+    return batch[box_nms(batch.boxes_xyxy, scores, iou_thresh)]
+
+
+def draw_masks(
+    model: Segmenter, batch: MaskBatch, crops: Sequence[Crop], size: tuple[int, int]
+) -> dict[int, Runs]:
+    """Return the run lengths of an image's masks, by row, upscaling their logits again."""
+    runs: dict[int, Runs] = {}
+    for index in batch.crop_index.unique().tolist():
+        rows, crop = (batch.crop_index == index).nonzero()[:, 0], crops[index]
+        left, top = crop.box[:2]
+        boxes = uncrop_boxes_xyxy(batch.boxes_xyxy[rows], (-left, -top))
+        frame, kept = frame_of(model, crop), batch.logits[rows]
+        for start in range(0, len(rows), DRAWN_AT_ONCE):
+            stop = min(start + DRAWN_AT_ONCE, len(rows))
+            logits = kept.stack(start, stop)
+            found = masks_to_runs(logits, frame, model.mask_threshold, boxes[start:stop], (top, left), size)
+            runs.update(zip(rows[start:stop].tolist(), found, strict=True))
+    return runs
+
+
+def prompts_of(model: Segmenter, encoded: EncodedCrop) -> NDArray[np.float32]:
+    """Return the (P, 2) prompts of a crop as (x, y) in pixels of the model's input."""
+    # Scaled in float64, as the original does; only the result is rounded.
+    coords = ResizeLongestSide(model.image_size).apply_coords(encoded.points, encoded.crop.size)
+    return coords.astype(np.float32)
+
+
+def too_little_memory(encoded: EncodedCrop) -> ImageError:
+    """Return the error that not even one prompt fits."""
+    height, width = encoded.image_size
+    return ImageError(ImageStatus.OOM, f"no memory for its masks at {width} x {height} pixels")
 
 
 def frame_of(model: Segmenter, crop: Crop) -> LogitFrame:
@@ -108,22 +151,19 @@ def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
 
 def _unless_out_of_memory(
     model: Segmenter, encoded: EncodedCrop, prompts: Tensor, start: int, config: AmgConfig
-) -> tuple[MaskBatch, _Tally] | None:
+) -> tuple[MaskBatch, Tally] | None:
     """Return the candidates of one batch of prompts, or None, and nothing held, if memory runs out."""
     try:
         return _decode_batch(model, encoded, prompts, start, config)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    # Here the error, and with it the frames that hold tensors, is gone.
-    if model.device.type == "cuda":
-        torch.cuda.empty_cache()
     return None
 
 
 def _decode_batch(
     model: Segmenter, encoded: EncodedCrop, prompts: Tensor, start: int, config: AmgConfig
-) -> tuple[MaskBatch, _Tally]:
+) -> tuple[MaskBatch, Tally]:
     """Decode the next ``points_per_batch`` prompts; return the masks that pass the filters."""
     chunk = prompts[start : start + config.points_per_batch]
     logits, predicted_iou = model.decode(
@@ -132,33 +172,60 @@ def _decode_batch(
         point_labels=torch.ones(len(chunk), 1, dtype=torch.int, device=chunk.device),
         iou_thresh=config.pred_iou_thresh if config.pred_iou_thresh > 0 else None,
     )
-    index = torch.arange(start, start + len(chunk), device=chunk.device)
-    index = index.repeat_interleave(logits.shape[1])  # (P * M,): the masks of a prompt stay together
-    logits, predicted_iou = logits.flatten(0, 1), predicted_iou.flatten()
+    index = torch.arange(start, start + len(chunk)).repeat_interleave(logits.shape[1])
+    logits, predicted_iou = (
+        logits.flatten(0, 1),
+        predicted_iou.flatten(),
+    )  # the masks of a prompt stay together
+    keep, tally = find_good(predicted_iou, logits.sum(dim=(-2, -1)).isfinite(), config)
+    logits = logits[keep]
+    frame, threshold = frame_of(model, encoded.crop), model.mask_threshold
+    batch = filter_measured(
+        encoded,
+        config,
+        measures=measure_masks(logits, frame, threshold, config.stability_score_offset),
+        predicted_iou=predicted_iou[keep],
+        prompt_index=index[keep],
+        keep_logits=lambda stable: keep_logits(logits[stable], frame, threshold),
+    )
+    return batch, tally
+
+
+def find_good(predicted_iou: Tensor, are_finite: Tensor, config: AmgConfig) -> tuple[Tensor, Tally]:
+    """Return which of N masks are finite and of a predicted IoU that is good enough, and count the others.
+
+    Args:
+        predicted_iou: (N,).
+        are_finite: (N,) bool: their logits.
+        config: With ``pred_iou_thresh``.
+    """
     keep = predicted_iou.isfinite()
     num_non_finite = int((~keep).sum())
     if config.pred_iou_thresh > 0:
         keep &= predicted_iou > config.pred_iou_thresh
     num_good = int(keep.sum())
-    keep &= logits.sum(dim=(-2, -1)).isfinite()
+    keep &= are_finite
     num_found = int(keep.sum())
-    tally = _Tally(
+    tally = Tally(
         num_masks=len(keep), num_non_finite=num_non_finite + num_good - num_found, num_found=num_found
     )
-    return _filter_measured(model, encoded, logits[keep], predicted_iou[keep], index[keep], config), tally
+    return keep, tally
 
 
-def _filter_measured(
-    model: Segmenter,
+def filter_measured(
     encoded: EncodedCrop,
-    logits: Tensor,
+    config: AmgConfig,
+    *,
+    measures: MaskMeasures,
     predicted_iou: Tensor,
     prompt_index: Tensor,
-    config: AmgConfig,
+    keep_logits: Callable[[Tensor], KeptLogits],
 ) -> MaskBatch:
-    """Return those of N masks of a crop that are stable, not too large, and not cut off by the crop."""
-    crop, frame = encoded.crop, frame_of(model, encoded.crop)
-    measures = measure_masks(logits, frame, model.mask_threshold, config.stability_score_offset)
+    """Return those of N masks of a crop that are stable, not too large, and not cut off by the crop.
+
+    ``keep_logits`` is asked once, which logits to keep: (N,) bool. All else is on the host.
+    """
+    crop = encoded.crop
     height, width = encoded.image_size
     keep = ~is_box_near_crop_edge(measures.boxes_xyxy, crop.box, (0, 0, width, height))
     # Comparisons of float32 tensors with Python floats happen in float32, as in the original.
@@ -167,7 +234,7 @@ def _filter_measured(
     if config.max_mask_area_fraction < 1:
         keep &= measures.area < config.max_mask_area_fraction * height * width
     return MaskBatch(
-        logits=keep_logits(logits[keep], frame, model.mask_threshold),
+        logits=keep_logits(keep),
         predicted_iou=predicted_iou[keep],
         stability_score=measures.stability_score[keep],
         boxes_xyxy=uncrop_boxes_xyxy(measures.boxes_xyxy, crop.box)[keep],
@@ -176,7 +243,7 @@ def _filter_measured(
     )
 
 
-def _report_non_finite(tally: _Tally, crop: Crop) -> None:
+def report_non_finite(tally: Tally, crop: Crop) -> None:
     """Raise `ImageError` if a crop gave no masks but some that are not finite; warn if it gave others too."""
     if tally.num_non_finite == 0:
         return

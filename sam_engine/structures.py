@@ -119,9 +119,11 @@ class ShardProgress:
     image_id: int | None
     """The image that the worker takes in hand now; None for all of them, to publish."""
     num_done: int
-    """Images of the shard before this one."""
+    """Images of the shard that are done."""
     num_masks: int
     """Found on those."""
+    is_alone: bool = True
+    """No other image is in hand; otherwise the one before it is too, and a worker may die of either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for room in ("sam_engine", "pipelines", "tools") for path in (ROOT / room).rglob("*.py"))
 TORCH_ROOMS = ("modeling", "ops", "training", "evaluation", "export", "utils")
-TORCH_FILES = ("predictor.py", "automatic_mask_generator.py", "mask_search.py", "build.py", "annotate.py")
+TORCH_FILES = (
+    "predictor.py",
+    "automatic_mask_generator.py",
+    "mask_search.py",
+    "started_image.py",
+    "build.py",
+    "annotate.py",
+)
 TORCH_TOOLS = (
     "bench_calibration.py",
     "bench_decoder.py",

@@ -70,6 +70,19 @@ def test_two_different_images_are_a_coincidence():
     assert queue.lease().verdicts == {}
 
 
+def test_of_two_images_in_hand_none_is_blamed():
+    """Either may be the cause; blamed, the wrong one would be condemned by a single failure later."""
+    queue = ShardQueue(SHARDS[:1], max_attempts=3)
+    lease = queue.lease()
+    last = ShardProgress(shard=lease.shard, image_id=4, num_done=3, num_masks=0, is_alone=False)
+    queue.fail(lease, "died", last=last, certain=True)
+    fail(queue, "died", at=4)
+
+    lease = queue.lease()
+
+    assert (lease.careful, lease.verdicts) == (True, {})
+
+
 def test_death_while_publishing_is_no_images_fault():
     """Nothing is in hand then: the shard is given up after its attempts, and no row blames its last image."""
     queue = ShardQueue(SHARDS[:1], max_attempts=3)

@@ -151,8 +151,8 @@ def _annotate_with_reference(plan: Plan) -> Iterator[ShardReport]:
     """Annotate what is open with the mask generator of segment_anything."""
     import torch
 
-    from sam_engine.annotate import annotation_of
     from sam_engine.build import ARCHITECTURES, load_model
+    from sam_engine.image_rows import annotation_of
     from tools.reference import drive_reference, import_segment_anything
 
     preparation = plan.preparation

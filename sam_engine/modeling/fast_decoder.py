@@ -147,8 +147,11 @@ def decode_prompts(
             tokens = following.norm1(tokens + following.self_attn(q=q, k=q, v=tokens))
             reader = following.cross_attn_token_to_image
         else:
-            used = [0, *range(2, 1 + decoder.num_mask_tokens)] if multimask_output else [0, 1]
-            tokens, positions = tokens[:, used], positions[:, used]
+            num_used = 1 + decoder.num_mask_tokens
+            tokens, positions = (
+                torch.cat([x[:, :1], x[:, 2:num_used]], dim=1) if multimask_output else x[:, :2]
+                for x in (tokens, positions)
+            )
             reader = transformer.final_attn_token_to_image
         query = absorbed_query(reader, tokens + positions)
         read = _exchange(
@@ -177,7 +180,7 @@ def upscale_masks(
     decoder: MaskDecoder,
     prepared: PreparedImage,
     decoded: DecodedPrompts,
-    chosen: Tensor,
+    chosen: Tensor | None = None,
     valid: tuple[int, int] | None = None,
 ) -> Tensor:
     """Return the logits (K, M, 4h, 4w) of K of the decoded prompts.
@@ -186,11 +189,11 @@ def upscale_masks(
         decoder: Whose weights to use.
         prepared: What the prompts were decoded with.
         decoded: P prompts.
-        chosen: (K,) indices of prompts.
+        chosen: (K,) indices of prompts. None: all, which saves a copy of their images.
         valid: (rows, columns) of tokens at the top left to make masks of; the other logits are 0. None: all.
     """
     rows, columns = valid or prepared.size
-    tokens = decoded.mask_tokens[chosen]
+    tokens = decoded.mask_tokens if chosen is None else decoded.mask_tokens[chosen]
     mlps = list(decoder.output_hypernetworks_mlps)[decoded.first_mask :]
     weights = torch.stack([mlps[i](tokens[:, i]) for i in range(tokens.shape[1])], dim=1)  # (K, M, C / 8)
     height, width = prepared.size
@@ -199,20 +202,21 @@ def upscale_masks(
     pairs = logits.view(*weights.shape[:2], height, 2, 2, width, 2, 2)[:, :, :rows, :, :, :columns]
     bytes_per_row = 2 * prepared.image[: prepared.size[1]].nbytes  # a token's pixels: twice its channels
     upscale = _upscaling_of(decoder, prepared)
-    for block, strip in _blocks_and_strips(len(chosen), rows, bytes_per_row, logits.device):
-        image = decoded.image.unflatten(1, prepared.size)[chosen[block], strip, :columns]
+    for block, strip in _blocks_and_strips(len(tokens), rows, bytes_per_row, logits.device):
+        prompts = block if chosen is None else chosen[block]
+        image = decoded.image.unflatten(1, prepared.size)[prompts, strip, :columns]
         pixels = upscale(image, strip)  # (K, tokens * 16, C / 8)
         maps = (weights[block] @ pixels.transpose(1, 2)).unflatten(2, (-1, columns, 2, 2, 2, 2))
         # Complex numbers, so that the pair is copied as one.
         target = torch.view_as_complex(pairs[block, :, strip])  # (K, M, rows, 2, 2, columns, 2)
         target.copy_(torch.view_as_complex(maps).permute(0, 1, 2, 4, 6, 3, 5))
     if decoded.places is not None:
-        places = decoded.places[chosen]
+        places = decoded.places if chosen is None else decoded.places[chosen]
         masks = slice(decoded.first_mask, decoded.first_mask + tokens.shape[1])
         x = pixel_centres(4 * width, places.coords)[: 4 * columns]
         y = pixel_centres(4 * height, places.coords)[: 4 * rows]
         bytes_of_maps = NUM_MAPS * logits[0, 0].nbytes if len(logits) else 1
-        for block in _blocks(len(chosen), bytes_of_maps, logits.device):
+        for block in _blocks(len(tokens), bytes_of_maps, logits.device):
             prior = decoder.mask_prior(tokens[block], masks, places[block], x, y)
             logits[block, :, : 4 * rows, : 4 * columns] += prior
     return logits

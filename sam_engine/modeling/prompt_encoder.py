@@ -108,18 +108,21 @@ class PromptEncoder(nn.Module):
 
     def places(self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None) -> PromptPlaces:
         """Return where prompts are, given as to `forward`; without any, one prompt that is nowhere."""
-        size = self.pe_layer.positional_encoding_gaussian_matrix.new_tensor(self.input_image_size[::-1])
+        matrix = self.pe_layer.positional_encoding_gaussian_matrix
         coords, labels = [], []
         if points is not None:
             coords.append(points[0])
-            labels.append(points[1].to(size.dtype))
+            labels.append(points[1].to(matrix.dtype))
         if boxes is not None:
             coords.append(boxes.reshape(-1, 2, 2))
-            labels.append(size.new_tensor([2, 3]).expand(len(boxes), 2))
+            corners = torch.arange(2, 4, dtype=matrix.dtype, device=matrix.device)
+            labels.append(corners.expand(len(boxes), 2))
         if not coords:
-            return PromptPlaces(coords=size.new_zeros(1, 0, 2), labels=size.new_zeros(1, 0))
+            return PromptPlaces(coords=matrix.new_zeros(1, 0, 2), labels=matrix.new_zeros(1, 0))
         pixels = torch.cat(coords, dim=1)
-        return PromptPlaces(coords=((pixels + 0.5) / size).to(size.dtype), labels=torch.cat(labels, dim=1))
+        return PromptPlaces(
+            coords=self._in_unit_square(pixels + 0.5).to(matrix.dtype), labels=torch.cat(labels, dim=1)
+        )
 
     def _embed_points(self, coords: Tensor, labels: Tensor, *, pad: bool) -> Tensor:
         """Return (P, N, C); with ``pad``, a token that is not a point stands where a box would."""
@@ -146,6 +149,11 @@ class PromptEncoder(nn.Module):
 
     def _encode_pixels(self, coords: Tensor) -> Tensor:
         """Encode (x, y) in pixels of the model's input."""
-        height, width = self.input_image_size
         # Divided before the cast: the generator's coordinates are float64, as in the original.
-        return self.pe_layer.encode(coords / coords.new_tensor([width, height]))
+        return self.pe_layer.encode(self._in_unit_square(coords))
+
+    def _in_unit_square(self, coords: Tensor) -> Tensor:
+        """Map (x, y) in pixels of the model's input to [0, 1]."""
+        height, width = self.input_image_size
+        # By numbers: a tensor of them would be a copy from the host, for which a device's queue is emptied.
+        return torch.stack([coords[..., 0] / width, coords[..., 1] / height], dim=-1)

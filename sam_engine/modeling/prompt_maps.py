@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sam_engine.ops.transfers import is_queued
+
 NUM_MAPS = 16
 """Channels of `prompt_maps`."""
 MIN_DISTANCE = 0.004
@@ -56,20 +58,25 @@ def prompt_maps(places: PromptPlaces, x: Tensor, y: Tensor) -> Tensor:
     coords, labels = places.coords, places.labels
     maps = coords.new_zeros(len(coords), NUM_MAPS, len(y), len(x))
     maps[:, 0] = 1
-    if (labels == 1).any():
+    if _may_hold(labels, 1):
         found, distance, offset_x, offset_y = _nearest(coords, labels == 1, x, y)
         maps[:, 1] = found * ((distance + MIN_DISTANCE).log() + 2)
         maps[:, 2] = distance / NEAR
         maps[:, 3] = (offset_x / NEAR).clamp(-2, 2)
         maps[:, 4] = (offset_y / NEAR).clamp(-2, 2)
         maps[:, 5:7] = maps[:, 3:5].abs()
-    if (labels == 0).any():
+    if _may_hold(labels, 0):
         found, distance, _, _ = _nearest(coords, labels == 0, x, y)
         maps[:, 7] = found * ((distance + MIN_DISTANCE).log() + 2)
         maps[:, 8] = found * (-0.5 * (distance / NEGATIVE_RADIUS).square()).exp()
-    if (labels == 2).any():
+    if _may_hold(labels, 2):
         _add_box_maps(maps[:, 9:], coords, labels, x, y)
     return maps
+
+
+def _may_hold(labels: Tensor, label: int) -> bool:
+    """Return whether maps of a label are needed. On a device, to look is to wait: there, always."""
+    return is_queued(labels.device) or bool((labels == label).any())
 
 
 def _nearest(coords: Tensor, chosen: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

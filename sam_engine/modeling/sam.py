@@ -1,7 +1,7 @@
 """The whole model: images to embeddings, embeddings and prompts to masks."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from sam_engine.modeling.prompt_encoder import PromptEncoder
 from sam_engine.modeling.tiny_encoder import TinyEncoder
 from sam_engine.ops.logits import upscale_logits
 from sam_engine.ops.resize import ResizeLongestSide
+from sam_engine.ops.transfers import is_queued, upload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +156,7 @@ class Sam(nn.Module):
         transform = ResizeLongestSide(self.image_size)
         resized = [transform.apply_image(image) for image in images]
         inputs = torch.stack(
-            [self.preprocess(torch.tensor(image, device=self.device).permute(2, 0, 1)) for image in resized]
+            [self.preprocess(upload(image, self.device).permute(2, 0, 1)) for image in resized]
         )
         features, skips = self.encode_inputs(inputs)
         return [
@@ -176,9 +177,10 @@ class Sam(nn.Module):
         Returns:
             Features (B, C, h, w) and skip features if the model has some, in the model's own dtype.
         """
-        device, dtype = self.device.type, self.pixel_mean.dtype
+        dtype = self.pixel_mean.dtype
         half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision)
-        with cuda_tf32(self.device, self.precision == "tf32"), torch.autocast(device, half, half is not None):
+        in_half = nullcontext() if half is None else torch.autocast(self.device.type, half)
+        with cuda_tf32(self.device, self.precision == "tf32"), in_half:
             features, skips = self.image_encoder.forward_features(inputs)
         return features.to(dtype), None if skips is None else (skips[0].to(dtype), skips[1].to(dtype))
 
@@ -243,9 +245,11 @@ class Sam(nn.Module):
                 images=images,
             )
             scores.append(decoded.iou_predictions)
-            if iou_thresh is None:
-                every_prompt = torch.arange(len(decoded.iou_predictions), device=self.device)
-                logits.append(self.upscale_masks(embedding, decoded, every_prompt))
+            if iou_thresh is None or is_queued(
+                self.device
+            ):  # to find the prompts is to wait for their scores
+                skip_padding = iou_thresh is not None
+                logits.append(self.upscale_masks(embedding, decoded, skip_padding=skip_padding))
                 continue
             chosen = (decoded.iou_predictions > iou_thresh).any(dim=1).nonzero()[:, 0]
             found = self.upscale_masks(embedding, decoded, chosen, skip_padding=True)
@@ -302,7 +306,7 @@ class Sam(nn.Module):
         self,
         embedding: ImageEmbedding,
         decoded: DecodedPrompts,
-        chosen: Tensor,
+        chosen: Tensor | None = None,
         *,
         skip_padding: bool = False,
     ) -> Tensor:
@@ -311,7 +315,7 @@ class Sam(nn.Module):
         Args:
             embedding: What the prompts were decoded with.
             decoded: From `decode_prompts`.
-            chosen: (K,) indices of prompts.
+            chosen: (K,) indices of prompts. None: all.
             skip_padding: Leave logits 0 that no pixel of the image depends on: for a 3:2 image a third of
                 the work. What `postprocess_masks` makes of them is the same.
         """

@@ -93,14 +93,23 @@ def _geometry(low_res: tuple[int, int], frame: LogitFrame, num_threads: int) -> 
     if first is None or second is None:
         log.warning("torch rounds bilinear interpolation in a way not known here; masks are measured slowly")
         return None
-    axes = [
+    y, x = axes_of(low_res, frame, (first.fused_index, second.fused_index))
+    return Geometry(y=y, x=x, roundings=(first, second))
+
+
+@lru_cache(maxsize=64)
+def axes_of(
+    low_res: tuple[int, int], frame: LogitFrame, fused_index: tuple[bool, bool] = (True, True)
+) -> tuple[Axis, Axis]:
+    """Return both axes, y first; ``fused_index`` is of the two steps, see `Rounding`."""
+    y, x = (
         _axis(
-            _taps(low_res[i], frame.image_size, first.fused_index),
-            _taps(frame.input_size[i], frame.original_size[i], second.fused_index),
+            _taps(low_res[i], frame.image_size, fused_index[0]),
+            _taps(frame.input_size[i], frame.original_size[i], fused_index[1]),
         )
         for i in (0, 1)
-    ]
-    return Geometry(y=axes[0], x=axes[1], roundings=(first, second))
+    )
+    return y, x
 
 
 def _rounding_of(height: int, width: int, num_threads: int) -> Rounding | None:

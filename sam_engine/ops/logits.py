@@ -82,7 +82,7 @@ def measure_masks(
         stability_offset: See `calculate_stability_score`.
     """
     stability, area, boxes = [], [], []
-    for upscaled in _upscaled_chunks(logits, frame):
+    for upscaled in upscaled_chunks(logits, frame):
         masks = upscaled > threshold
         stability.append(calculate_stability_score(upscaled, threshold, stability_offset))
         area.append(count_pixels(masks))
@@ -114,7 +114,7 @@ def masks_to_runs(
     """
     boxes = iter(boxes_xyxy.tolist())
     runs = []
-    for upscaled in _upscaled_chunks(logits, frame):
+    for upscaled in upscaled_chunks(logits, frame):
         for mask in (upscaled > threshold).cpu().numpy():
             left, top, right, bottom = next(boxes)
             inside = mask[top : bottom + 1, left : right + 1]
@@ -122,7 +122,7 @@ def masks_to_runs(
     return runs
 
 
-def _upscaled_chunks(logits: Tensor, frame: LogitFrame) -> Iterator[Tensor]:
+def upscaled_chunks(logits: Tensor, frame: LogitFrame) -> Iterator[Tensor]:
     """Yield (n, H, W) logits of as many masks as memory allows for, until all N have been.
 
     They are upscaled as maps of three channels, as the original does for the three masks of a prompt: torch

@@ -17,6 +17,11 @@ Image = NDArray[np.uint8]
 """(H, W, 3) RGB."""
 
 
+def size_of(image: Image) -> tuple[int, int]:
+    """Return (H, W)."""
+    return image.shape[0], image.shape[1]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crop:
     """A part of one image that is encoded and prompted by itself."""

@@ -49,12 +49,12 @@ def batched_mask_to_box(masks: Tensor) -> Tensor:
     Returns:
         (..., 4) int64.
     """
-    left, right = _first_and_last(masks.any(dim=-2))
-    top, bottom = _first_and_last(masks.any(dim=-1))
+    left, right = first_and_last(masks.any(dim=-2))
+    top, bottom = first_and_last(masks.any(dim=-1))
     return torch.stack([left, top, right, bottom], dim=-1)
 
 
-def _first_and_last(flags: Tensor) -> tuple[Tensor, Tensor]:
+def first_and_last(flags: Tensor) -> tuple[Tensor, Tensor]:
     """Return the index of the first and last True along the last axis of (..., L) flags; 0 where none is."""
     length = flags.shape[-1]
     index = torch.arange(length, device=flags.device)

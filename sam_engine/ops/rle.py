@@ -82,13 +82,24 @@ def crop_to_runs(crop: BoolMask, origin: tuple[int, int], size: tuple[int, int])
         origin: (y, x) of the crop's first pixel in the mask.
         size: (H, W) of the mask.
     """
-    height, width = size
     crop_height, crop_width = crop.shape
-    top, left = origin
     padded = np.zeros((crop_width, crop_height + 2), dtype=np.bool_)
     padded[:, 1:-1] = crop.T
-    # Position p says that pixel p - 1 of the column differs from pixel p; both ends border on background.
-    changes = np.flatnonzero(padded[:, 1:] != padded[:, :-1])
+    return changes_to_runs(np.flatnonzero(padded[:, 1:] != padded[:, :-1]), crop_height, origin, size)
+
+
+def changes_to_runs(changes: Runs, crop_height: int, origin: tuple[int, int], size: tuple[int, int]) -> Runs:
+    """Return the runs of a mask from where the columns of a crop change; outside of it the mask is zero.
+
+    Args:
+        changes: Ascending. ``x * (crop_height + 1) + y``: pixel y of column x differs from the one above it;
+            both ends of a column border on background.
+        crop_height: In pixels.
+        origin: (y, x) of the crop's first pixel in the mask.
+        size: (H, W) of the mask.
+    """
+    height, width = size
+    top, left = origin
     column, row = np.divmod(changes, crop_height + 1)
     positions = (column + left) * height + row + top
     if crop_height == height:
