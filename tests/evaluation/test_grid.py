@@ -1,5 +1,6 @@
 """The mask generator's candidates, thresholds and duplicates."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +144,39 @@ def test_between_crops_the_smaller_crop_wins():
     )
 
     assert without_duplicates(found, np.array([True, True]), found.predicted_iou, 0.7, 0.7).tolist() == [1]
+
+
+def test_near_duplicates_are_one_proposal():
+    """Boxes of an IoU above 0.9 are, though the generator's own threshold would keep both."""
+    found = replace(
+        invented([0.9, 0.8, 0.7], [1.0, 1.0, 1.0], [0.6, 0.6, 0.6]),
+        boxes_xyxy=np.array([[0, 0, 100, 100], [0, 0, 100, 93], [0, 0, 100, 60]]),
+    )
+
+    scores = summarise([found], AmgConfig(pred_iou_thresh=0, stability_score_thresh=0, box_nms_thresh=1.0))
+
+    assert scores.proposals.masks_per_image == 2
+    assert scores.generator.masks_per_image == 3
+
+
+def test_means_are_over_images_and_recall_over_sizes():
+    """Four masks of two images are two an image; what is found is counted under its own size."""
+    small = invented([0.9, 0.8], [1.0, 1.0], [1.0, 0.0])
+    medium = replace(invented([0.9, 0.8], [1.0, 1.0], [0.0, 0.0]), truth_areas=np.array([50.0**2]))
+
+    scores = summarise([small, medium], AmgConfig(pred_iou_thresh=0, stability_score_thresh=0))
+
+    assert (scores.before.masks_per_image, scores.generator.masks_per_image) == (2, 2)
+    assert scores.generator.average["100"] == {"all": 0.5, "small": 1.0, "medium": 0.0, "large": None}
+
+
+def test_the_generator_ranks_by_predicted_iou():
+    """Stability filters, but does not order: of duplicates that of the higher predicted IoU is kept."""
+    found = replace(
+        invented([0.9, 0.8], [0.5, 1.0], [1.0, 0.0]), boxes_xyxy=np.array([[0, 0, 50, 50], [0, 0, 50, 51]])
+    )
+
+    scores = summarise([found], AmgConfig(pred_iou_thresh=0, stability_score_thresh=0))
+
+    assert scores.generator.average["100"]["all"] == 1
+    assert scores.proposals.average["100"]["all"] == 0

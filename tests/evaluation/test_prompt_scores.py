@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sam_engine.build import ARCHITECTURES, build_architecture
+from sam_engine.evaluation.metrics import centre_click, disc_ious, random_clicks
 from sam_engine.evaluation.prompts import answer_prompts, evaluate
 from sam_engine.evaluation.truth import open_truth
 from sam_engine.modeling.sam import Sam
@@ -112,3 +113,16 @@ def test_sizes_are_scored_apart(truth_tar: Path):
 
     assert scores.click_by_area["small"] == pytest.approx(scores.click_ranked)
     assert scores.click_by_area["large"] is None
+
+
+def test_blind_discs_lie_where_the_model_is_clicked(truth_tar: Path):
+    """The baseline has the model's own clicks, at the centre and anywhere, and nothing else."""
+    [image] = open_truth(truth_tar).first(1)
+
+    answers = answer_prompts(make_knowing(), image, num_random=2, seed=4)
+
+    for place, mask in enumerate(image.masks):
+        np.testing.assert_array_equal(answers.discs[place], disc_ious(mask, centre_click(mask)))
+        clicks = random_clicks(mask, 2, (4, image.image_id, place))
+        for number, click in enumerate(clicks):
+            np.testing.assert_array_equal(answers.random_discs[place, number], disc_ious(mask, click))

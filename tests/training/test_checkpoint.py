@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sam_engine.errors import CheckpointError
-from sam_engine.training.checkpoint import has_state, load_state, save_state
+from sam_engine.training.checkpoint import export_weights, has_state, load_state, save_state
 
 TENSORS = {
     "model.a": torch.arange(60000, dtype=torch.float32).reshape(3, 100, 200),
@@ -93,3 +93,21 @@ def test_a_damaged_index_is_named(tmp_path: Path, content: str):
 
     with pytest.raises(CheckpointError, match=r"last\.index\.json: not a training checkpoint"):
         load_state(tmp_path / "last.safetensors")
+
+
+def test_exported_weights_are_half_as_large_and_name_no_folders(tmp_path: Path):
+    """They are float16 and say how they were made; files are named without where they were."""
+    config = {"output": "/home/ada/run", "seed": 3, "data": {"sources": ["/data/a.tar", "b.tar"]}}
+    metadata = {"step": "12", "config": json.dumps(config)}
+    save_state(tmp_path / "model.safetensors", {"a": torch.tensor([0.1, 2.0])}, metadata, None)
+
+    export_weights(tmp_path / "model.safetensors", tmp_path / "half.safetensors", {"licence": "CC0"})
+
+    state = load_state(tmp_path / "half.safetensors")
+    assert torch.equal(state.tensors["a"], torch.tensor([0.1, 2.0], dtype=torch.float16))
+    assert (state.step, state.metadata["licence"]) == (12, "CC0")
+    assert json.loads(state.metadata["config"]) == {
+        "output": "run",
+        "seed": 3,
+        "data": {"sources": ["a.tar", "b.tar"]},
+    }

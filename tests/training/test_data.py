@@ -2,6 +2,7 @@
 
 from collections import Counter
 from copy import copy
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,74 @@ def test_a_step_has_one_batch(dataset: PackedDataset):
     for name, tensor in vars(first).items():
         assert torch.equal(tensor, getattr(again, name))
     assert not torch.equal(first.images, other.images)
+
+
+def test_another_seed_gives_other_batches(dataset: PackedDataset):
+    """Runs that differ in their seed alone see other crops."""
+    config = TrainConfig(image_size=64, images_per_step=2, prompts_per_image=2, seed=7)
+    one, other = (sample_batch(dataset, replace(config, seed=seed), 3, range(2)) for seed in (7, 8))
+
+    assert not torch.equal(one.images, other.images)
+
+
+def whole_images(dataset: PackedDataset, **changes: object) -> Batch:
+    """Return sixty images as they are, but for colours and flips."""
+    data = {"whole_image_fraction": 1.0, **{k: changes.pop(k) for k in list(changes) if k in DATA}}
+    config = TrainConfig(image_size=64, prompts_per_image=4, data=DataConfig(**data), **changes)
+    return sample_batch(dataset, config, 0, range(60))
+
+
+DATA = {field.name for field in fields(DataConfig)}
+
+
+def test_half_of_the_images_are_mirrored(dataset: PackedDataset):
+    """The yellow disc, drawn on the left, is on the right in half of them."""
+    images = whole_images(dataset).images
+    is_left = (images[:, 0] - images[:, 2]).clamp(min=0)[..., :32].mean(dim=(1, 2)) > 8
+
+    assert 15 < is_left.sum() < 45
+
+
+def test_colours_are_jittered(dataset: PackedDataset):
+    """The brightest red, drawn as 250, differs from image to image."""
+    brightest = whole_images(dataset).images[:, 0].amax(dim=(1, 2))
+
+    assert brightest.std() > 5
+
+
+def test_zoom_follows_the_settings(dataset: PackedDataset):
+    """Whole images fill the crop; enlarged ones show larger masks, reduced ones are padded."""
+    whole = whole_images(dataset)
+    large = whole_images(dataset, whole_image_fraction=0.0, max_zoom=4.0)
+    small = whole_images(dataset, whole_image_fraction=0.0, min_zoom=0.25, max_zoom=1.0)
+    is_padded = [
+        (batch.images == 127.5).all(dim=1)[:, -4, -4].float().mean() for batch in (whole, large, small)
+    ]
+
+    assert is_padded[:2] == [0, 0]
+    assert is_padded[2] > 0.8
+    assert whole.targets.mean(dim=(1, 2)).max() < 0.2
+    assert large.targets.mean(dim=(1, 2)).max() > 0.3
+
+
+def test_as_many_prompts_as_asked_for_start_from_boxes(dataset: PackedDataset):
+    """``box_fraction`` of them."""
+    shares = [whole_images(dataset, box_fraction=share).is_box.float().mean() for share in (0.0, 0.2, 1.0)]
+
+    assert (shares[0], shares[2]) == (0, 1)
+    assert 0.1 < shares[1] < 0.3
+
+
+def test_things_are_pasted_on_images(dataset: PackedDataset):
+    """Drawn images have two masks each; with ``copy_paste_fraction`` some have more, others still two."""
+
+    def num_masks(fraction: float) -> set[int]:
+        targets = whole_images(dataset, copy_paste_fraction=fraction).targets.unflatten(0, (60, 4))
+        return {len(masks.unique(dim=0)) for masks in targets}
+
+    assert num_masks(0.0) == {2}
+    assert max(num_masks(0.5)) > 2
+    assert 2 in num_masks(0.5)
 
 
 def test_an_image_is_the_same_in_any_company(dataset: PackedDataset):

@@ -59,6 +59,7 @@ def test_predicted_iou_is_trained_towards_actual_iou():
 
     assert losses.actual_iou.tolist() == [[0.5, 0.0]]
     assert losses.iou_error.item() == pytest.approx((0.4**2 + 0.2**2) / 2)
+    assert losses.total.item() == pytest.approx(losses.mask.item() + losses.iou_error.item())
 
 
 def test_iou_of_two_empty_masks_is_zero():

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_data import write_folder
 
 from sam_engine.errors import InputError
-from sam_engine.training.config import DataConfig
+from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.packed import PackedDataset
 from sam_engine.training.packing import pack
+from sam_engine.training.run import open_images
 from sam_engine.training.selection import matches_licence
 from sam_engine.training.sources import open_source, read_images
 
@@ -54,6 +56,40 @@ def test_licences_keep_only_matching_images(drawn_tar: Path, tmp_path: Path):
     pack(config, tmp_path / "packed.npz")
 
     assert PackedDataset(tmp_path / "packed.npz").image_ids.tolist() == [100, 101, 103]
+
+
+def test_licences_hold_for_images_without_their_annotations(drawn_tar: Path, tmp_path: Path):
+    """What serves with regions of even colour needs its licence like the rest."""
+    table = tmp_path / "sources.csv"
+    table.write_text("image_id,licence\n100,CC0\n101,CC BY-NC 2.0\n")
+    config = DataConfig(region_sources=[str(drawn_tar)], sources_csv=str(table), licences=["CC0"])
+    pack(config, tmp_path / "packed.npz")
+
+    assert PackedDataset(tmp_path / "packed.npz").image_ids.tolist() == [100]
+
+
+def test_small_masks_are_left_out(drawn_tar: Path, tmp_path: Path):
+    """Of pixels at the size of training; an image without others goes with them."""
+    masks = [[m.sum() for m in sample.masks] for sample in read_images(open_source(drawn_tar))]
+    limit = int(np.median(masks))
+    pack(DataConfig(sources=[str(drawn_tar)], min_mask_pixels=limit), tmp_path / "packed.npz")
+    dataset = PackedDataset(tmp_path / "packed.npz")
+    found = [[dataset.mask(i, n).sum() for n in range(dataset.num_masks(i))] for i in range(len(dataset))]
+
+    assert found == [kept for areas in masks if (kept := [area for area in areas if area >= limit])]
+
+
+def test_a_run_draws_by_its_weights(drawn_tar: Path, tmp_path: Path):
+    """Those of the settings, not those that the file was made with: they may change when a run goes on."""
+    data = DataConfig(
+        sources=[str(drawn_tar), str(write_folder(tmp_path / "folder", 2))],
+        weights=[1.0, 9.0],
+        packed=str(tmp_path / "packed.npz"),
+    )
+    pack(data, tmp_path / "packed.npz")
+    images, rng = open_images(TrainConfig(data=data)), np.random.default_rng(0)
+
+    assert np.mean([images.draw(rng) >= 8 for _ in range(500)]) == pytest.approx(0.9, abs=0.05)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,15 @@ def test_clicks_follow_the_scale():
     np.testing.assert_allclose(scaled + 0.5, (plain + 0.5) * [2, 3], rtol=1e-6)
 
 
+def test_some_clicks_are_central():
+    """Four in ten near the centre of mass, as people click; the others and no more lie anywhere."""
+    rng = np.random.default_rng(0)
+    clicks = np.array([draw_click(np.ones((100, 100), bool), rng, (1.0, 1.0)) for _ in range(1000)])
+    is_central = (np.abs(clicks - 49.5) < 11).all(axis=1)
+
+    assert 0.38 < is_central.mean() < 0.48  # 0.4 + 0.6 * 0.05, deviation 0.016
+
+
 def test_box_noise_is_bounded():
     """Sides move by at most a tenth of the box and 20 pixels, and stay in the frame."""
     mask, rng = shape(), np.random.default_rng(0)
@@ -54,8 +63,9 @@ def test_error_click_is_where_the_prediction_is_wrong():
     points, labels = error_clicks(logits, targets, 4, torch.Generator().manual_seed(0))
 
     assert labels.tolist() == [1.0, 0.0]
-    cells = ((points + 0.5) / 4).floor()
-    assert cells.tolist() == [[5, 2], [1, 6]]
+    cells = (points + 0.5) / 4
+    assert cells.floor().tolist() == [[5, 2], [1, 6]]
+    assert (cells % 1).unique().numel() == 4  # anywhere in the cell
 
 
 def test_error_click_on_a_perfect_mask_is_inside_it():
