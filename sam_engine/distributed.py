@@ -256,11 +256,8 @@ class _RayPool:
                 self._complain_of_waiting()
                 self._call_the_roll()
         finally:
-            for actor in [
-                *self._starting.values(),
-                *self._idle,
-                *(busy.actor for busy in self._busy.values()),
-            ]:
+            at_work = [busy.actor for busy in self._busy.values()]
+            for actor in [*self._starting.values(), *self._idle, *at_work]:
                 self._ray.kill(actor)
             self._ray.kill(self._board)
 
@@ -359,12 +356,7 @@ class _RayPool:
         yield from self._failed(busy, reason, certain=certain, status=status)
 
     def _failed(
-        self,
-        busy: _Busy,
-        reason: str,
-        *,
-        certain: bool,
-        status: ImageStatus = ImageStatus.WORKER_CRASH,
+        self, busy: _Busy, reason: str, *, certain: bool, status: ImageStatus = ImageStatus.WORKER_CRASH
     ) -> Iterator[Event]:
         log.warning("shard %d: %s", busy.lease.shard.index, reason)
         self._had_failures = True

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ def rectangle_mask(height: int, width: int, x: int, y: int, w: int, h: int) -> n
     mask = np.zeros((height, width), bool)
     mask[y : y + h, x : x + w] = True
     return mask
+
+
+def rectangle(
+    x: int, y: int, w: int, h: int, *, score=0.95, stability=0.97, point=(0.5, 0.5), crop=None
+) -> Annotation:
+    """Return a rectangle of w x h pixels on an image of 100 x 120 (H, W), with its scores and origin."""
+    found = annotation(rectangle_mask(100, 120, x, y, w, h), predicted_iou=score, crop_box=crop)
+    return replace(found, stability_score=stability, point_coords=(point,))
 
 
 def image(image_id: int, path: bytes, masks: Sequence[np.ndarray] = (), *, size=(24, 32)) -> ImageRecord:

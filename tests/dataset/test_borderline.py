@@ -2,30 +2,13 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
+from dataset_builder import rectangle
 
 from sam_engine.config import AmgConfig
 from sam_engine.dataset.borderline import Match, Reason, explain_differences
-from sam_engine.ops.rle import encode_mask
-from sam_engine.structures import Annotation
 
 CONFIG = AmgConfig()
-
-
-def rectangle(x, y, w, h, *, score=0.95, stability=0.97, point=(0.5, 0.5), crop=(0, 0, 120, 100)):
-    mask = np.zeros((100, 120), bool)
-    mask[y : y + h, x : x + w] = True
-    return Annotation(
-        size=mask.shape,
-        counts=encode_mask(mask),
-        bbox=(x, y, w - 1, h - 1),
-        area=w * h,
-        predicted_iou=score,
-        stability_score=stability,
-        crop_box=crop,
-        point_coords=(point,),
-    )
 
 
 def explain(first, second, matches=(), config=CONFIG):

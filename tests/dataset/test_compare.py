@@ -1,31 +1,15 @@
 """Comparing two datasets: matching, shares and the borderline account."""
 
-import numpy as np
 import pytest
+from dataset_builder import rectangle
 
 from sam_engine.config import AmgConfig
 from sam_engine.dataset.borderline import Reason
 from sam_engine.dataset.compare import Comparison, compare_datasets, compare_images
 from sam_engine.errors import ShardError
-from sam_engine.ops.rle import encode_mask
-from sam_engine.structures import Annotation, ImageRecord, ImageStatus
+from sam_engine.structures import ImageRecord, ImageStatus
 
 CONFIG = AmgConfig()
-
-
-def rectangle(x, y, w, h, *, predicted_iou=0.95, stability_score=0.97, point=(0.5, 0.5)):
-    mask = np.zeros((100, 120), bool)
-    mask[y : y + h, x : x + w] = True
-    return Annotation(
-        size=mask.shape,
-        counts=encode_mask(mask),
-        bbox=(x, y, w - 1, h - 1),
-        area=w * h,
-        predicted_iou=predicted_iou,
-        stability_score=stability_score,
-        crop_box=(0, 0, 120, 100),
-        point_coords=(point,),
-    )
 
 
 def image(*annotations, image_id=0, path=b"a.jpg"):
@@ -63,7 +47,7 @@ def test_shares_count_by_iou():
 
 def test_differences_are_named_or_explained():
     """One mask at the threshold of predicted IoU, and one that grew by a column of 80."""
-    same, near = rectangle(0, 0, 80, 20), rectangle(0, 30, 20, 20, predicted_iou=0.8803)
+    same, near = rectangle(0, 0, 80, 20), rectangle(0, 30, 20, 20, score=0.8803)
     first = image(same, rectangle(0, 60, 80, 20), near, image_id=7)
     second = image(same, rectangle(0, 60, 81, 20), image_id=7)
 
@@ -78,7 +62,7 @@ def test_differences_are_named_or_explained():
 
 def test_tolerance_and_iou_can_be_chosen():
     """Half precision moves scores by more than a thousandth, and masks by more than that."""
-    first = image(rectangle(0, 0, 80, 20), rectangle(0, 30, 20, 20, predicted_iou=0.885))
+    first = image(rectangle(0, 0, 80, 20), rectangle(0, 30, 20, 20, score=0.885))
     second = image(rectangle(0, 0, 81, 20))
 
     assert compare_images(first, second, CONFIG).num_unexplained == 3
