@@ -14,6 +14,7 @@ from sam_engine.evaluation.recall import (
     IOU_THRESHOLDS,
     NEVER,
     RecallCounter,
+    in_range,
     mask_ious,
     match_ranks,
 )
@@ -130,3 +131,12 @@ def test_nothing_found_and_nothing_to_find():
 def test_of_equals_the_last_is_found():
     """As in COCOeval, whose loop goes on to an equal overlap."""
     assert match_ranks(np.array([[0.7, 0.7]]))[0].tolist() == [NEVER, 0]
+
+
+def test_a_size_on_a_bound_counts_on_both_sides():
+    """As in COCOeval: 32 x 32 pixels are small and medium, 96 x 96 medium and large."""
+    areas = np.array([1023.0, 1024.0, 1025.0, 9216.0, 9217.0])
+
+    assert in_range(areas, "small").tolist() == [True, True, False, False, False]
+    assert in_range(areas, "medium").tolist() == [False, True, True, True, False]
+    assert in_range(areas, "large").tolist() == [False, False, False, True, True]
