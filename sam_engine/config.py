@@ -34,7 +34,8 @@ class ModelConfig:
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps. auto takes CUDA where there is some, else the CPU."""
     precision: str = "fp32"
-    """fp32, tf32, fp16 or bf16. Anything but fp32 changes masks slightly."""
+    """fp32, tf32, fp16 or bf16, of all that is computed on the image. Anything but fp32 changes masks: fp16
+    the least, bf16 the most."""
 
     def __post_init__(self) -> None:
         """Check names; whether the device exists is known only where the model runs."""

@@ -100,17 +100,18 @@ def time_in_memory(job: Job) -> dict[str, Any]:
     import torch
 
     from sam_engine.build import ARCHITECTURES
-    from sam_engine.modeling.sam import cuda_tf32
+    from sam_engine.modeling.precision import HALF_DTYPES, cuda_tf32, image_dtype
     from tools.bench_meters import measure_matmul_rate
     from tools.bench_run import load_images, measure
     from tools.reference import import_segment_anything
 
     sam = _load(job)
-    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(job.precision, torch.float32)
+    dtype = HALF_DTYPES.get(job.precision, torch.float32)
     with cuda_tf32(sam.device, job.precision == "tf32"):
-        encoder_rate = measure_matmul_rate(sam.device, half)
+        encoder_rate = measure_matmul_rate(sam.device, dtype)
     with cuda_tf32(sam.device, False):
-        decoder_rate = measure_matmul_rate(sam.device, torch.float32)
+        decoder_dtype = image_dtype(job.precision, sam.device) or torch.float32
+        decoder_rate = measure_matmul_rate(sam.device, decoder_dtype)
     comparison = measure(
         sam,
         ARCHITECTURES[job.model],

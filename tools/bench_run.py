@@ -20,7 +20,8 @@ from PIL import Image
 from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
 from sam_engine.build import Architecture
 from sam_engine.config import AmgConfig
-from sam_engine.modeling.sam import Sam, cuda_tf32
+from sam_engine.modeling.precision import cuda_tf32
+from sam_engine.modeling.sam import Sam
 from tools.bench_calibration import measure_survival
 from tools.bench_flops import floor_gflops
 from tools.bench_meters import count_syncs, stopwatch, synchronise, work_clock

@@ -16,18 +16,17 @@ What is different:
 N image tokens, T prompt tokens, H attention heads of D channels; otherwise the letters of this package.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from sam_engine.modeling.image_encoder import SkipFeatures
-from sam_engine.modeling.layers import LayerNorm2d
 from sam_engine.modeling.mask_decoder import MaskDecoder
-from sam_engine.modeling.prompt_maps import NUM_MAPS, PromptPlaces, pixel_centres
+from sam_engine.modeling.prompt_maps import PromptPlaces
 from sam_engine.modeling.transformer import Attention, TwoWayAttentionBlock
 
 CPU_BLOCK_BYTES = 2**20
@@ -81,6 +80,7 @@ def prepare_image(
     image_pe: Tensor,
     no_mask_embedding: Tensor,
     skip_features: SkipFeatures | None = None,
+    dtype: torch.dtype | None = None,
 ) -> PreparedImage:
     """Compute what all prompts on one image share.
 
@@ -90,7 +90,10 @@ def prepare_image(
         image_pe: (1, C, h, w).
         no_mask_embedding: (1, C), of prompts without a mask.
         skip_features: As `MaskDecoder.forward` takes them.
+        dtype: What to keep the image in, and to compute in with it. None: the model's own. Prompts' tokens,
+            their scores and the masks' logits are of the model's own in any case.
     """
+    dtype = features.dtype if dtype is None else dtype
     image = features[0].flatten(1).T.contiguous() + no_mask_embedding  # (N, C)
     pe = image_pe[0].flatten(1).T.contiguous()
     first = two_way_blocks(decoder)[0]
@@ -98,14 +101,14 @@ def prepare_image(
     query = _heads(to_tokens.q_proj(image + pe), to_tokens.num_heads)
     stride_4, stride_8 = (None, None) if skip_features is None else skip_features
     return PreparedImage(
-        image=image,
-        image_pe=pe,
-        key=_heads(to_image.k_proj(image + pe), to_image.num_heads).contiguous(),
-        value=_heads(to_image.v_proj(image), to_image.num_heads).contiguous(),
-        query=(query / query.shape[-1] ** 0.5).transpose(1, 2).contiguous(),
+        image=image.to(dtype),
+        image_pe=pe.to(dtype),
+        key=_heads(to_image.k_proj(image + pe), to_image.num_heads).contiguous().to(dtype),
+        value=_heads(to_image.v_proj(image), to_image.num_heads).contiguous().to(dtype),
+        query=(query / query.shape[-1] ** 0.5).transpose(1, 2).contiguous().to(dtype),
         size=(features.shape[2], features.shape[3]),
-        skip_8=None if stride_8 is None else _pixels_of_tokens(stride_8[0], levels=1),
-        skip_4=None if stride_4 is None else _pixels_of_tokens(stride_4[0], levels=2),
+        skip_8=None if stride_8 is None else _pixels_of_tokens(stride_8[0], levels=1).to(dtype),
+        skip_4=None if stride_4 is None else _pixels_of_tokens(stride_4[0], levels=2).to(dtype),
     )
 
 
@@ -134,7 +137,7 @@ def decode_prompts(
     tokens = layers[0].norm1(layers[0].self_attn(q=positions, k=positions, v=positions))
     attended = _attend_shared(layers[0].cross_attn_token_to_image, tokens + positions, prepared)
     if images is None:
-        images = positions.new_empty(len(positions), *prepared.image.shape)
+        images = prepared.image.new_empty(len(positions), *prepared.image.shape)
     images = images[: len(positions)]
     prior = decoder.image_prior(places, *prepared.size)
     for i, layer in enumerate(layers):
@@ -176,77 +179,6 @@ def prompts_at_once(prepared: PreparedImage, num_prompts: int) -> int:
     return min(num_prompts, max(1, CPU_IMAGES_BYTES // prepared.image.nbytes))
 
 
-def upscale_masks(
-    decoder: MaskDecoder,
-    prepared: PreparedImage,
-    decoded: DecodedPrompts,
-    chosen: Tensor | None = None,
-    valid: tuple[int, int] | None = None,
-) -> Tensor:
-    """Return the logits (K, M, 4h, 4w) of K of the decoded prompts.
-
-    Args:
-        decoder: Whose weights to use.
-        prepared: What the prompts were decoded with.
-        decoded: P prompts.
-        chosen: (K,) indices of prompts. None: all, which saves a copy of their images.
-        valid: (rows, columns) of tokens at the top left to make masks of; the other logits are 0. None: all.
-    """
-    rows, columns = valid or prepared.size
-    tokens = decoded.mask_tokens if chosen is None else decoded.mask_tokens[chosen]
-    mlps = list(decoder.output_hypernetworks_mlps)[decoded.first_mask :]
-    weights = torch.stack([mlps[i](tokens[:, i]) for i in range(tokens.shape[1])], dim=1)  # (K, M, C / 8)
-    height, width = prepared.size
-    logits = weights.new_zeros(*weights.shape[:2], 4 * height, 4 * width)
-    # By token row, pixel rows within it, token column; the last axis are pairs of neighbouring pixels.
-    pairs = logits.view(*weights.shape[:2], height, 2, 2, width, 2, 2)[:, :, :rows, :, :, :columns]
-    bytes_per_row = 2 * prepared.image[: prepared.size[1]].nbytes  # a token's pixels: twice its channels
-    upscale = _upscaling_of(decoder, prepared)
-    for block, strip in _blocks_and_strips(len(tokens), rows, bytes_per_row, logits.device):
-        prompts = block if chosen is None else chosen[block]
-        image = decoded.image.unflatten(1, prepared.size)[prompts, strip, :columns]
-        pixels = upscale(image, strip)  # (K, tokens * 16, C / 8)
-        maps = (weights[block] @ pixels.transpose(1, 2)).unflatten(2, (-1, columns, 2, 2, 2, 2))
-        # Complex numbers, so that the pair is copied as one.
-        target = torch.view_as_complex(pairs[block, :, strip])  # (K, M, rows, 2, 2, columns, 2)
-        target.copy_(torch.view_as_complex(maps).permute(0, 1, 2, 4, 6, 3, 5))
-    if decoded.places is not None:
-        places = decoded.places if chosen is None else decoded.places[chosen]
-        masks = slice(decoded.first_mask, decoded.first_mask + tokens.shape[1])
-        x = pixel_centres(4 * width, places.coords)[: 4 * columns]
-        y = pixel_centres(4 * height, places.coords)[: 4 * rows]
-        bytes_of_maps = NUM_MAPS * logits[0, 0].nbytes if len(logits) else 1
-        for block in _blocks(len(tokens), bytes_of_maps, logits.device):
-            prior = decoder.mask_prior(tokens[block], masks, places[block], x, y)
-            logits[block, :, : 4 * rows, : 4 * columns] += prior
-    return logits
-
-
-def _upscaling_of(decoder: MaskDecoder, prepared: PreparedImage) -> Callable[[Tensor, slice], Tensor]:
-    """Return the map of tokens (K, rows, columns, C) to pixels (K, rows * columns * 16, C / 8).
-
-    Its second argument says which rows of the image's tokens they are. Pixels are 2 x 2 within 2 x 2.
-    """
-    first, norm, activation_1, second, activation_2 = decoder.output_upscaling
-    first, norm = cast(nn.ConvTranspose2d, first), cast(LayerNorm2d, norm)
-    second = cast(nn.ConvTranspose2d, second)
-    weight_1, weight_2 = weight_of_pixels(first), weight_of_pixels(second)
-
-    def upscale(image: Tensor, strip: slice) -> Tensor:
-        columns = image.shape[2]
-        y = (image @ weight_1).unflatten(3, (4, -1)).add_(first.bias)  # (K, rows, columns, 4, C / 4)
-        if prepared.skip_8 is not None:
-            y.add_(prepared.skip_8[strip, :columns])
-        y = activation_1(F.layer_norm(y, y.shape[-1:], norm.weight, norm.bias, norm.eps))
-        y = (y @ weight_2).unflatten(4, (4, -1)).add_(second.bias).flatten(3, 4)
-        if prepared.skip_4 is not None:
-            y.add_(prepared.skip_4[strip, :columns])
-        pixels: Tensor = activation_2(y).flatten(1, 3)
-        return pixels
-
-    return upscale
-
-
 def _exchange(
     prepared: PreparedImage,
     layer: TwoWayAttentionBlock,
@@ -273,12 +205,18 @@ def _exchange(
     Returns:
         What each query read of the new image, (P, Q, C).
     """
-    attention, num_tokens = layer.cross_attn_image_to_token, len(prepared.image)
+    attention, num_tokens, dtype = layer.cross_attn_image_to_token, len(prepared.image), prepared.image.dtype
+    norm = layer.norm4
+    scale, shift = norm.weight.to(dtype), norm.bias.to(dtype)  # the statistics are float32's in any case
+    own_dtype = query.dtype
+    query, value = query.to(dtype), value.to(dtype)
     reads = torch.empty_like(query)
     bytes_per_token = prepared.image[0].nbytes
-    for block in _blocks(len(key), num_tokens * bytes_per_token, prepared.image.device):
+    for block in blocks_of(len(key), num_tokens * bytes_per_token, prepared.image.device):
         scores = []
-        for strip in _blocks(num_tokens, (block.stop - block.start) * bytes_per_token, prepared.image.device):
+        for strip in blocks_of(
+            num_tokens, (block.stop - block.start) * bytes_per_token, prepared.image.device
+        ):
             pe = prepared.image_pe[strip]
             if is_shared:
                 weights = _weights_shared(prepared.query[:, :, strip], key[block])
@@ -287,18 +225,22 @@ def _exchange(
                 x = images[block, strip]
                 weights = _weights_absorbed(attention, key[block], x + pe)
             x = torch.baddbmm(x, weights.transpose(1, 2), value[block])
-            x = layer.norm4(x if prior is None else x + prior[block, strip])
+            if prior is not None:
+                x = x + prior[block, strip].to(dtype)
+            x = F.layer_norm(x, norm.normalized_shape, scale, shift, norm.eps)
             images[block, strip] = x
             scores.append(query[block] @ (x + pe).transpose(1, 2))  # (P, Q, N) in strips
         torch.bmm(torch.cat(scores, dim=2).softmax(dim=-1), images[block], out=reads[block])
-    return reads
+    return reads.to(own_dtype)
 
 
 def _attend_shared(attention: Attention, q: Tensor, prepared: PreparedImage) -> Tensor:
     """Let tokens (P, T, C) read the image that all share: one attention with P T queries."""
-    query = _heads(attention.q_proj(q.flatten(0, 1)), attention.num_heads)  # (H, P T, D)
+    query = _heads(attention.q_proj(q.flatten(0, 1)), attention.num_heads).to(
+        prepared.key.dtype
+    )  # (H, P T, D)
     y = F.scaled_dot_product_attention(query[None], prepared.key[None], prepared.value[None])[0]
-    z: Tensor = attention.out_proj(y.transpose(0, 1).flatten(1))
+    z: Tensor = attention.out_proj(y.transpose(0, 1).flatten(1).to(q.dtype))
     return z.view(q.shape)
 
 
@@ -340,7 +282,7 @@ def _weights_shared(query: Tensor, key: Tensor) -> Tensor:
         query: (H, D, N), divided by the root of D.
         key: (P, H, T, D).
     """
-    scores = key.transpose(0, 1).flatten(1, 2) @ query  # (H, P T, N)
+    scores = key.to(query.dtype).transpose(0, 1).flatten(1, 2) @ query  # (H, P T, N)
     num_heads, num_prompts, num_tokens = key.shape[1], key.shape[0], key.shape[2]
     weights = scores.view(num_heads, num_prompts, num_tokens, -1).softmax(dim=2)
     return weights.transpose(0, 1).flatten(1, 2)
@@ -351,13 +293,9 @@ def _weights_absorbed(attention: Attention, key: Tensor, image_with_pe: Tensor) 
     key = key / key.shape[-1] ** 0.5
     bias = key @ by_head(attention, attention.q_proj.bias[:, None])  # (P, H, T, 1)
     absorbed = key @ by_head(attention, attention.q_proj.weight)  # (P, H, T, C)
-    scores = torch.baddbmm(bias.flatten(1, 2), absorbed.flatten(1, 2), image_with_pe.transpose(1, 2))
+    bias, absorbed = (x.flatten(1, 2).to(image_with_pe.dtype) for x in (bias, absorbed))
+    scores = torch.baddbmm(bias, absorbed, image_with_pe.transpose(1, 2))
     return scores.view(*key.shape[:3], -1).softmax(dim=2).flatten(1, 2)
-
-
-def weight_of_pixels(upscaling: nn.ConvTranspose2d) -> Tensor:
-    """Return a 2 x 2 upscaling of stride 2 as a matrix (C, 4 C'), its pixels in reading order."""
-    return upscaling.weight.permute(0, 2, 3, 1).flatten(1)
 
 
 def _pixels_of_tokens(x: Tensor, levels: int) -> Tensor:
@@ -385,16 +323,7 @@ def two_way_blocks(decoder: MaskDecoder) -> list[TwoWayAttentionBlock]:
     return [cast(TwoWayAttentionBlock, layer) for layer in decoder.transformer.layers]
 
 
-def _blocks_and_strips(
-    num_prompts: int, num_rows: int, bytes_per_row: int, device: torch.device
-) -> Iterator[tuple[slice, slice]]:
-    """Cut prompts into blocks, and where one is too large by itself, its rows of tokens into strips."""
-    for block in _blocks(num_prompts, num_rows * bytes_per_row, device):
-        for strip in _blocks(num_rows, (block.stop - block.start) * bytes_per_row, device):
-            yield block, strip
-
-
-def _blocks(num_things: int, bytes_per_thing: int, device: torch.device) -> Iterator[slice]:
+def blocks_of(num_things: int, bytes_per_thing: int, device: torch.device) -> Iterator[slice]:
     """Cut things into blocks that are worked on together: on a CPU as many as fit its caches, else all."""
     step = max(1, CPU_BLOCK_BYTES // bytes_per_thing if device.type == "cpu" else num_things)
     return (slice(start, min(start + step, num_things)) for start in range(0, num_things, step))

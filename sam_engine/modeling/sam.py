@@ -1,7 +1,7 @@
 """The whole model: images to embeddings, embeddings and prompts to masks."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -17,10 +17,11 @@ from sam_engine.modeling.fast_decoder import (
     decode_prompts,
     prepare_image,
     prompts_at_once,
-    upscale_masks,
 )
+from sam_engine.modeling.fast_upscaling import upscale_masks
 from sam_engine.modeling.image_encoder import ImageEncoderViT, SkipFeatures
 from sam_engine.modeling.mask_decoder import MaskDecoder
+from sam_engine.modeling.precision import HALF_DTYPES, cuda_tf32, image_dtype
 from sam_engine.modeling.prompt_encoder import PromptEncoder
 from sam_engine.modeling.tiny_encoder import TinyEncoder
 from sam_engine.ops.logits import upscale_logits
@@ -88,24 +89,6 @@ class Segmenter(Protocol):
         """
 
 
-@contextmanager
-def cuda_tf32(device: torch.device, allowed: bool) -> Iterator[None]:
-    """Let float32 products on CUDA be rounded to TF32, or not; elsewhere this does nothing.
-
-    The flags are the process's, and torch's defaults differ: convolutions are rounded, matrix products not.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
-
-
 class Sam(nn.Module):
     """Segment Anything. `encode` and `decode` are the engine; `forward` is the original's batch interface."""
 
@@ -128,7 +111,7 @@ class Sam(nn.Module):
         self.mask_decoder = mask_decoder
         self.set_normalisation(pixel_mean, pixel_std)
         self.precision = "fp32"
-        """Of the image encoder, as in ``ModelConfig.precision``. Prompts and masks are always fp32."""
+        """As ``ModelConfig.precision``: of the image, in encoder and decoder. Prompts and masks are fp32."""
 
     def set_normalisation(self, pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> None:
         """Set mean and deviation of RGB in [0, 255]; as in the released models, no checkpoint holds them."""
@@ -178,7 +161,7 @@ class Sam(nn.Module):
             Features (B, C, h, w) and skip features if the model has some, in the model's own dtype.
         """
         dtype = self.pixel_mean.dtype
-        half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision)
+        half = HALF_DTYPES.get(self.precision)
         in_half = nullcontext() if half is None else torch.autocast(self.device.type, half)
         with cuda_tf32(self.device, self.precision == "tf32"), in_half:
             features, skips = self.image_encoder.forward_features(inputs)
@@ -197,9 +180,9 @@ class Sam(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Predict masks for P prompts on one image; see `Segmenter.decode`.
 
-        Always in the model's own dtype: predicted IoU decides filters and the order of NMS, and bfloat16 has
-        31 values between 0.88 and 1. Without gradients and mask prompts, the fast decoder is used; it gives
-        the same up to rounding.
+        Prompts and masks are always of the model's own dtype: predicted IoU decides filters and the order of
+        NMS, and bfloat16 has 31 values between 0.88 and 1. Without gradients and mask prompts, the fast
+        decoder is used; it gives the same up to rounding. `image_dtype` says in what it keeps the image.
         """
         if mask_input is None and not torch.is_grad_enabled():
             prompts = {"point_coords": point_coords, "point_labels": point_labels, "boxes": boxes}
@@ -272,6 +255,7 @@ class Sam(nn.Module):
                 self.prompt_encoder.get_dense_pe(),
                 self.prompt_encoder.no_mask_embed.weight,
                 embedding.skip_features,
+                image_dtype(self.precision, self.device),
             )
         return replace(embedding, prepared=prepared)
 

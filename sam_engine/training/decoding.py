@@ -18,8 +18,8 @@ from sam_engine.modeling.fast_decoder import (
     key_and_absorbed_value,
     project_read,
     two_way_blocks,
-    weight_of_pixels,
 )
+from sam_engine.modeling.fast_upscaling import weight_of_pixels
 from sam_engine.modeling.image_encoder import SkipFeatures
 from sam_engine.modeling.layers import LayerNorm2d
 from sam_engine.modeling.mask_decoder import MaskDecoder

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sam_engine.build import ARCHITECTURES, Architecture, build_architecture
 from sam_engine.modeling import fast_decoder
-from sam_engine.modeling.fast_decoder import decode_prompts, prepare_image, upscale_masks
+from sam_engine.modeling.fast_decoder import decode_prompts, prepare_image
+from sam_engine.modeling.fast_upscaling import upscale_masks
 from sam_engine.modeling.mask_decoder import MaskDecoder
 from sam_engine.modeling.sam import ImageEmbedding, Sam
 from sam_engine.modeling.transformer import TwoWayTransformer

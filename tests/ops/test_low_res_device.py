@@ -40,13 +40,14 @@ def test_device_measures(size: tuple[int, int], image_size: int, offset: float) 
     assert_same(measures_of_table(table), plain.measure_masks(logits, frame, NO_TIE, offset))
 
 
-def test_a_mask_at_its_cut_is_empty() -> None:
-    """Everywhere at the threshold is nowhere above it: no area, the box of an empty mask."""
-    table = measure_masks(
-        torch.zeros(1, 32, 32), frame_of((50, 70), 128), 0.0, 1.0, wanted=torch.ones(1, dtype=torch.bool)
-    )
+def test_a_mask_at_a_cut_is_not_above_it() -> None:
+    """Everywhere at one of the three cuts is nowhere above that one, and everywhere above those below it."""
+    logits = torch.tensor([-1.0, 0.0, 1.0])[:, None, None].expand(3, 32, 32)
+    wanted = torch.ones(3, dtype=torch.bool)
+    table = measure_masks(logits, frame_of((50, 70), 128), 0.0, 1.0, wanted=wanted)
 
-    assert table.tolist() == [[50 * 70, 0, 0, 0, 0, 0, 0, 1]]
+    assert table[:, :3].tolist() == [[0, 0, 0], [50 * 70, 0, 0], [50 * 70, 50 * 70, 0]]
+    assert table[:, 3:7].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 69, 49]]
 
 
 def test_blocks_that_do_not_fit_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
