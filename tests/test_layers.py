@@ -74,3 +74,17 @@ def test_readers_exporters_and_command_lines_start_without_torch():
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
     assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "", "")
+
+
+def test_what_measures_a_gpu_starts_on_a_bare_machine():
+    """tools.bench, its siblings and tools.equivalence need no Ray, Hydra or pycocotools to be imported."""
+    code = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(('ray', 'hydra', 'omegaconf', 'pycocotools')))\n"
+        "import tools.bench, tools.bench_run, tools.bench_job, tools.bench_decoder, tools.bench_growth\n"
+        "import tools.equivalence\n"
+    )
+
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+    assert (result.returncode, result.stderr) == (0, "")

@@ -72,12 +72,15 @@ def test_images_of_a_batch_keep_their_masks() -> None:
     assert on_device == on_cpu
 
 
-def test_the_whole_model_waits_for_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pred_iou_thresh", [-1.0, 1e-9])
+def test_the_whole_model_waits_for_nothing_else(
+    pred_iou_thresh: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From pixels to records, `tiny` is read twice and never waited for."""
     monkeypatch.setattr(low_res_device, "OPEN_SHARE", 1.0)  # random weights draw noise
     monkeypatch.setattr(device_runs, "SPARE_CHANGES", 10_000)
     sam = queued_device.on_device(make_reduced_tiny())
-    settings = {"points_per_side": 4, "pred_iou_thresh": -1e9, "stability_score_thresh": 0.0}
+    settings = {"points_per_side": 4, "pred_iou_thresh": pred_iou_thresh, "stability_score_thresh": 0.0}
     with queued_device.watch() as events:
         [records] = generate(sam, picture(97, 131), **settings)
 

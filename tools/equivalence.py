@@ -104,6 +104,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint", help="weights; default: bundled for tiny, random and calibrated for vit_*"
     )
+    parser.add_argument("--device", default="cpu", help="of all sides, as model.device (cpu)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (1)")
     add_amg_flags(parser, AMG_SETTINGS)
     parser.add_argument(
@@ -132,7 +133,7 @@ def _config(out: Path, side: str, options: argparse.Namespace) -> AutoAnnotateCo
     return AutoAnnotateConfig(
         input=str(out / "images"),
         output=str(out / side),
-        model=ModelConfig(name=options.model, checkpoint=str(out / WEIGHTS), device="cpu"),
+        model=ModelConfig(name=options.model, checkpoint=str(out / WEIGHTS), device=options.device),
         amg=AmgConfig(**settings),
         executor=ExecutorConfig(name="inline", threads_per_worker=options.threads),
         shard_size=1,
@@ -153,6 +154,7 @@ def _annotate_with_reference(plan: Plan) -> Iterator[ShardReport]:
 
     from sam_engine.build import ARCHITECTURES, load_model
     from sam_engine.image_rows import annotation_of
+    from sam_engine.modeling.precision import cuda_tf32
     from tools.reference import drive_reference, import_segment_anything
 
     preparation = plan.preparation
@@ -166,7 +168,8 @@ def _annotate_with_reference(plan: Plan) -> Iterator[ShardReport]:
         for entry in plan.manifest.entries(shard.start, shard.stop):
             data = preparation.source.read(entry, config.decode)
             pixels = decode_image(data, config.decode).pixels
-            annotations = tuple(annotation_of(record) for record in generator.generate(pixels))
+            with cuda_tf32(sam.device, False):
+                annotations = tuple(annotation_of(record) for record in generator.generate(pixels))
             records.append(
                 ImageRecord(
                     image_id=entry.image_id,
@@ -186,7 +189,7 @@ def _annotate_with_reference(plan: Plan) -> Iterator[ShardReport]:
             num_bytes=published.num_bytes,
             sha256=published.sha256,
             seconds=time.monotonic() - started,
-            device="cpu",
+            device=sam.device.type,
         )
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from sam_engine.config import AmgConfig
 from sam_engine.dataset.borderline import BORDERLINE, Match, explain_differences
@@ -199,6 +198,9 @@ def mask_ious(first: Sequence[Annotation], second: Sequence[Annotation]) -> NDAr
     Raises:
         RleError: A mask's run lengths are malformed; pycocotools must never see those.
     """
+    # Here, so that tools start where it is missing.
+    from pycocotools import mask as coco_mask
+
     if not first or not second:
         return np.zeros((len(first), len(second)))
     for annotation in (*first, *second):
