@@ -172,11 +172,9 @@ def _decode_batch(
         point_labels=torch.ones(len(chunk), 1, dtype=torch.int, device=chunk.device),
         iou_thresh=config.pred_iou_thresh if config.pred_iou_thresh > 0 else None,
     )
+    # (P * M,): the masks of a prompt stay together.
     index = torch.arange(start, start + len(chunk)).repeat_interleave(logits.shape[1])
-    logits, predicted_iou = (
-        logits.flatten(0, 1),
-        predicted_iou.flatten(),
-    )  # the masks of a prompt stay together
+    logits, predicted_iou = logits.flatten(0, 1), predicted_iou.flatten()
     keep, tally = find_good(predicted_iou, logits.sum(dim=(-2, -1)).isfinite(), config)
     logits = logits[keep]
     frame, threshold = frame_of(model, encoded.crop), model.mask_threshold

@@ -228,9 +228,8 @@ class Sam(nn.Module):
                 images=images,
             )
             scores.append(decoded.iou_predictions)
-            if iou_thresh is None or is_queued(
-                self.device
-            ):  # to find the prompts is to wait for their scores
+            # To find the prompts that are wanted is to wait for their scores.
+            if iou_thresh is None or is_queued(self.device):
                 skip_padding = iou_thresh is not None
                 logits.append(self.upscale_masks(embedding, decoded, skip_padding=skip_padding))
                 continue
