@@ -181,7 +181,9 @@ def _decode_batch(
     batch = filter_measured(
         encoded,
         config,
-        measures=measure_masks(logits, frame, threshold, config.stability_score_offset),
+        measures=measure_masks(
+            logits, frame, threshold, config.stability_score_offset, config.stability_score_thresh
+        ),
         predicted_iou=predicted_iou[keep],
         prompt_index=index[keep],
         keep_logits=lambda stable: keep_logits(logits[stable], frame, threshold),

@@ -35,9 +35,13 @@ _ROUNDING = 2e-6
 
 
 def measure_masks(
-    logits: Tensor, frame: LogitFrame, threshold: float, stability_offset: float
+    logits: Tensor, frame: LogitFrame, threshold: float, stability_offset: float, min_stability: float = 0.0
 ) -> MaskMeasures:
-    """Measure masks; see `sam_engine.ops.logits.measure_masks`, whose results these are."""
+    """Measure masks; see `sam_engine.ops.logits.measure_masks`, whose results these are.
+
+    With ``min_stability``, those of masks that cannot reach it are not: their stability is only sure to be
+    less. Blurred masks have the most open blocks, and are known for what they are before these are evaluated.
+    """
     geometry = geometry_for(logits, frame)
     if geometry is None:
         return plain.measure_masks(logits, frame, threshold, stability_offset)
@@ -47,7 +51,7 @@ def measure_masks(
     boxes = np.zeros((num_masks, 4), dtype=np.int64)
 
     def measure(rows: slice) -> None:
-        counts[:, rows], boxes[rows] = _measure(logits[rows].numpy(), geometry, cuts)
+        counts[:, rows], boxes[rows] = _measure(logits[rows].numpy(), geometry, cuts, min_stability)
 
     _for_each(measure, _groups(num_masks))
     low, area, high = torch.from_numpy(counts)
@@ -113,8 +117,13 @@ def _for_each(work: Callable[[T], None], things: Sequence[T]) -> None:
         list(pool.map(work, things))
 
 
-def _measure(logits: Floats, geometry: Geometry, cuts: Floats) -> tuple[NDArray[np.int32], Ints]:
-    """Return pixels above each of three cuts (3, N), and XYXY boxes of those above the middle one (N, 4)."""
+def _measure(
+    logits: Floats, geometry: Geometry, cuts: Floats, min_stability: float
+) -> tuple[NDArray[np.int32], Ints]:
+    """Return pixels above each of three cuts (3, N), and XYXY boxes of those above the middle one (N, 4).
+
+    Of masks that cannot be as stable as ``min_stability``, bounds that show it.
+    """
     y, x = geometry.y, geometry.x
     num_masks = len(logits)
     padded, margin = _pad(logits), _margin(logits)
@@ -123,12 +132,21 @@ def _measure(logits: Floats, geometry: Geometry, cuts: Floats) -> tuple[NDArray[
     is_open = np.zeros_like(above[0])
     for cut in cuts:
         is_open |= (lowest <= cut + margin) & (highest >= cut - margin)
-    counts = np.stack([((flags & ~is_open) @ x.length.astype(np.float64)) @ y.length for flags in above])
+    counts = np.stack([_pixels(flags & ~is_open, y, x) for flags in above])
     # Boxes: first and last pixels, so far of the blocks that are wholly inside.
     inside: Bools = above[1] & ~is_open
     height, width = int(y.length.sum()), int(x.length.sum())
     top, bottom = _extent(np.any(inside, axis=2), y, height)
     left, right = _extent(np.any(inside, axis=1), x, width)
+    if min_stability > 0:
+        # At most: pixels that may lie above the highest cut, over those that must above the lowest.
+        most = np.stack(
+            [_pixels(highest >= cuts[2] - margin, y, x), _pixels(lowest > cuts[0] + margin, y, x)]
+        )
+        high, low = torch.from_numpy(most.astype(np.int32))
+        hopeless = (stability_of_counts(high, low) < min_stability).numpy()
+        counts[::2, hopeless] = most[::-1, hopeless]
+        is_open &= ~hopeless[:, None, None]
     near = []
     for mask, by, bx in _in_chunks(_places(is_open), y, x):
         above_in_blocks, uncertain = _evaluate(padded, geometry, mask, by, bx, cuts, margin)
@@ -216,6 +234,11 @@ def _take(values: Floats, index: Ints, axis: int) -> Floats:
 def _places(flags: Bools) -> tuple[Ints, ...]:
     """Return the indices of the flags that are set, in order; faster than ``np.nonzero`` where few are."""
     return np.unravel_index(np.flatnonzero(flags), flags.shape)
+
+
+def _pixels(flags: Bools, y: Axis, x: Axis) -> NDArray[np.float64]:
+    """Return how many pixels the flagged blocks (N, BY, BX) have, (N,)."""
+    return np.asarray((flags @ x.length.astype(np.float64)) @ y.length, dtype=np.float64)
 
 
 def _extent(flags: Bools, axis: Axis, size: int) -> tuple[Ints, Ints]:

@@ -76,6 +76,24 @@ def test_no_masks() -> None:
     )
 
 
+@pytest.mark.parametrize("min_stability", [0.02, 0.3, 0.6, 0.9, 1.0])
+@pytest.mark.parametrize("offset", [1.0, 4.0])
+def test_masks_that_cannot_be_stable_are_told_from_those_that_are(
+    min_stability: float, offset: float
+) -> None:
+    """Of masks stable enough all measures are true, the others stay below; some of them are not evaluated."""
+    logits, frame = torch.cat([drawings(64, 5), drawings(64, 6, scale=0.1)]), frame_of((600, 500), 256)
+    expected = plain.measure_masks(logits, frame, 0.0, offset)
+    found = low_res.measure_masks(logits, frame, 0.0, offset, min_stability)
+
+    stable = expected.stability_score >= min_stability
+    assert stable.any()
+    assert torch.equal(found.stability_score >= min_stability, stable)
+    for name in ("stability_score", "area", "boxes_xyxy"):
+        assert torch.equal(getattr(found, name)[stable], getattr(expected, name)[stable])
+    assert not torch.equal(found.area, expected.area)
+
+
 @pytest.mark.parametrize("size", [(97, 131), (300, 40), (600, 500)])
 def test_single_pixels_are_torchs_to_the_last_bit(size: tuple[int, int]) -> None:
     """Recomputed one by one, pixels equal the upscaled map."""
