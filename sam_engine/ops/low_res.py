@@ -8,9 +8,7 @@ rounding of a cut are computed once more, in torch's own two steps with torch's 
 Legend: N masks, (h, w) low-resolution logits, (H, W) pixels, (BY, BX) blocks, K open blocks.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -23,8 +21,6 @@ from sam_engine.ops.logits import LogitFrame, MaskMeasures
 from sam_engine.ops.masks import stability_of_counts
 from sam_engine.ops.packed_logits import KeptLogits, PackedLogits, pack_logits
 from sam_engine.ops.rle import Runs, crop_to_runs
-
-T = TypeVar("T")
 
 Bools = NDArray[np.bool_]
 
@@ -49,11 +45,8 @@ def measure_masks(
     num_masks = len(logits)
     counts = np.zeros((3, num_masks), dtype=np.int32)
     boxes = np.zeros((num_masks, 4), dtype=np.int64)
-
-    def measure(rows: slice) -> None:
+    for rows in _groups(num_masks):
         counts[:, rows], boxes[rows] = _measure(logits[rows].numpy(), geometry, cuts, min_stability)
-
-    _for_each(measure, _groups(num_masks))
     low, area, high = torch.from_numpy(counts)
     return MaskMeasures(
         stability_score=stability_of_counts(high, low), area=area, boxes_xyxy=torch.from_numpy(boxes)
@@ -66,15 +59,11 @@ def keep_logits(logits: Tensor, frame: LogitFrame, threshold: float) -> KeptLogi
     if geometry is None:
         return KeptLogits(list(logits))
     visible = int(geometry.y.support[-1]) + SUPPORT, int(geometry.x.support[-1]) + SUPPORT
-    groups = _groups(len(logits))
-    packed: dict[int, list[PackedLogits]] = {}
-
-    def pack(rows: slice) -> None:
+    packed: list[PackedLogits] = []
+    for rows in _groups(len(logits)):
         masks = logits[rows].numpy()
-        packed[rows.start] = pack_logits(masks, visible, threshold, _margin(masks))
-
-    _for_each(pack, groups)
-    return KeptLogits([mask for rows in groups for mask in packed[rows.start]])
+        packed += pack_logits(masks, visible, threshold, _margin(masks))
+    return KeptLogits(packed)
 
 
 def masks_to_runs(
@@ -90,31 +79,16 @@ def masks_to_runs(
     if geometry is None:
         return plain.masks_to_runs(logits, frame, threshold, boxes_xyxy, origin, size)
     maps, boxes = logits.numpy(), boxes_xyxy.tolist()
-    runs: dict[int, Runs] = {}
-
-    def draw(mask: int) -> None:
-        left, top, right, bottom = boxes[mask]
-        columns = _draw(maps[mask], geometry, np.float32(threshold), (left, top, right, bottom))
-        runs[mask] = crop_to_runs(columns.T, (origin[0] + top, origin[1] + left), size)
-
-    _for_each(draw, range(len(maps)))
-    return [runs[mask] for mask in range(len(maps))]
+    runs = []
+    for mask, (left, top, right, bottom) in zip(maps, boxes, strict=True):
+        columns = _draw(mask, geometry, np.float32(threshold), (left, top, right, bottom))
+        runs.append(crop_to_runs(columns.T, (origin[0] + top, origin[1] + left), size))
+    return runs
 
 
 def _groups(num_masks: int) -> list[slice]:
     """Cut masks into groups that are worked on together."""
     return [slice(start, start + _MASKS_AT_ONCE) for start in range(0, num_masks, _MASKS_AT_ONCE)]
-
-
-def _for_each(work: Callable[[T], None], things: Sequence[T]) -> None:
-    """Call ``work`` with each thing, on as many threads as torch computes with."""
-    num_threads = min(torch.get_num_threads(), len(things))
-    if num_threads <= 1:
-        for thing in things:
-            work(thing)
-        return
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="masks") as pool:
-        list(pool.map(work, things))
 
 
 def _measure(

@@ -170,7 +170,7 @@ def test_kept_logits_are_indexed_like_a_tensor() -> None:
 
 
 def test_threads_do_not_matter() -> None:
-    """Two threads measure, keep and draw what one does."""
+    """With two threads, for which torch may choose other kernels, masks are those of one."""
     logits, frame = drawings(64, seed=5).repeat(2, 1, 1), frame_of((300, 400), 256)
     threads, results = torch.get_num_threads(), []
     for num_threads in (1, 2):
