@@ -1,9 +1,6 @@
 """python -m tests.faults: run campaigns against the real pipeline; exit 1 if one promise was broken."""
 
-import argparse
-import json
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,21 +9,19 @@ for folder in (str(TESTS.parent), str(TESTS)):  # the fakes; pipelines and tools
     if folder not in sys.path:
         sys.path.append(folder)
 
+from .command import Campaign, run_command  # noqa: E402
 from .cost import run_cost  # noqa: E402
 from .decode import run_decode  # noqa: E402
 from .flips import run_flips  # noqa: E402
 from .images import run_bombs, run_isolation  # noqa: E402
 from .kills import run_kills  # noqa: E402
 from .powerloss import run_power_loss  # noqa: E402
-from .result import Order, Result, timed  # noqa: E402
+from .result import Order, Result  # noqa: E402
 from .rle import run_rle  # noqa: E402
 from .scene import Scene, make_scene  # noqa: E402
 from .selftest import run_selftest  # noqa: E402
 from .syscalls import run_shim, run_strace  # noqa: E402
 from .zombies import run_zombies  # noqa: E402
-
-Campaign = Callable[[Path, Order], Result]
-"""Takes a work folder and an order."""
 
 FUZZED = 1_000_000
 """Inputs of the fuzzing campaigns."""
@@ -63,30 +58,13 @@ CAMPAIGNS: Mapping[str, tuple[str, Campaign]] = {
 
 def main() -> int:
     """Run the campaigns asked for; print a line for each."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.faults",
-        description=__doc__,
-        epilog="\n".join(f"{name:12}{text}" for name, (text, _) in CAMPAIGNS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    return run_command(
+        "python -m tests.faults",
+        __doc__,
+        CAMPAIGNS,
+        n_help="how many faults to inject; default: all there are, or many",
+        takes_images=True,
     )
-    parser.add_argument("campaigns", nargs="+", choices=[*CAMPAIGNS, "all"], metavar="CAMPAIGN")
-    parser.add_argument("--n", type=int, help="how many faults to inject; default: all there are, or many")
-    parser.add_argument("--images", type=int, default=16, help="in each run; two make a shard")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random")
-    parser.add_argument("--json", type=Path, help="write the results here too")
-    parser.add_argument("--work", help="folder for temporary files; one on a RAM disk is faster")
-    options = parser.parse_args()
-    order = Order(limit=options.n, seed=options.seed, images=options.images)
-    results = []
-    for name in CAMPAIGNS if "all" in options.campaigns else options.campaigns:
-        with tempfile.TemporaryDirectory(dir=options.work) as work:
-            result = timed(CAMPAIGNS[name][1], Path(work).resolve(), order)
-        print(result, flush=True)
-        results.append(result)
-    if options.json is not None:
-        document = {"seed": options.seed, "campaigns": [vars(result) for result in results]}
-        options.json.write_text(json.dumps(document, indent=2) + "\n")
-    return 1 if any(result.violations for result in results) else 0
 
 
 if __name__ == "__main__":
