@@ -1,8 +1,11 @@
 """Shared by all tests: fakes that Ray's workers can import, a CPU left to others, no clock on examples."""
 
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -15,3 +18,14 @@ torch.set_num_threads(1)
 # A busy machine is slow, not wrong.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """Undo what a program does to the process's log: its handler writes to a stderr that ends with the test."""
+    root, ours = logging.getLogger(), [logging.getLogger(name) for name in ("sam_engine", "pipelines")]
+    handlers, levels = root.handlers[:], [(logger, logger.level) for logger in (root, *ours)]
+    yield
+    root.handlers = [handler for handler in root.handlers if handler in handlers]
+    for logger, level in levels:
+        logger.setLevel(level)
