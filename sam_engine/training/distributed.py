@@ -6,7 +6,9 @@ dies. What they do is `run.train_in_process`; they resume from the run's own che
 
 import dataclasses
 import logging
+import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ def train_on_ray(config: TrainConfig) -> int | None:
         ConfigError: Ray Train is not installed, or Ray does not answer.
         SamEngineError: The processes died more often than ``config.max_restarts``.
     """
-    output = Path(config.output).resolve()
+    config = with_absolute_paths(config)
+    output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     for name in (STOP, STOPPED):
         (output / name).unlink(missing_ok=True)
@@ -40,7 +43,7 @@ def train_on_ray(config: TrainConfig) -> int | None:
         num_workers=config.num_workers, threads_per_worker=config.threads, address=config.address
     )
     with ray_session(executor):
-        trainer = _trainer(dataclasses.replace(config, output=str(output)))
+        trainer = _trainer(config)
         with stop_requests((output / STOP).touch) as signals:
             result = trainer.fit()
         if result.error is not None:
@@ -50,6 +53,24 @@ def train_on_ray(config: TrainConfig) -> int | None:
         return None
     (output / STOPPED).unlink()
     return signals[0] if signals else int(signal.SIGTERM)
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """Return the settings for processes that work in another directory."""
+
+    def absolute(section: DataConfig | TrainConfig, names: Sequence[str]) -> dict[str, Any]:
+        return {name: _absolute(getattr(section, name)) for name in names}
+
+    data = absolute(config.data, ("sources", "region_sources", "images", "sources_csv", "packed"))
+    own = absolute(config, ("output", "init_trunk", "init_checkpoint", "held_out", "held_out_packed"))
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **data), **own)
+
+
+def _absolute(path: str | list[Any] | None) -> str | list[Any] | None:
+    """Return an absolute path, or all of a list."""
+    if isinstance(path, list):
+        return [_absolute(one) for one in path]
+    return None if path is None else os.path.abspath(path)
 
 
 def _trainer(config: TrainConfig) -> Any:

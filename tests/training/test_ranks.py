@@ -11,6 +11,7 @@ from reduced_model import reduced_model
 from sam_engine.errors import ConfigError
 from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.data import StepBatches
+from sam_engine.training.distributed import with_absolute_paths
 from sam_engine.training.packed import PackedDataset
 from sam_engine.training.packing import pack
 from sam_engine.training.ranks import Ranks
@@ -79,19 +80,40 @@ def test_a_step_must_be_divisible():
         TrainConfig(images_per_step=8, accumulate=2, num_workers=3)
 
 
+def test_every_path_is_absolute_for_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of data, weights and output; what is not given stays so."""
+    monkeypatch.chdir(tmp_path)
+    data = DataConfig(sources=["a.tar", "/b"], images=["c", None], packed="d.npz", sources_csv="e.csv")
+    config = TrainConfig(data=data, output="f", init_checkpoint="g", held_out=["h"], held_out_packed="i")
+
+    made = with_absolute_paths(config)
+
+    assert made.data.sources == [str(tmp_path / "a.tar"), "/b"]
+    assert made.data.images == [str(tmp_path / "c"), None]
+    assert (made.data.packed, made.data.sources_csv) == (str(tmp_path / "d.npz"), str(tmp_path / "e.csv"))
+    assert (made.output, made.init_checkpoint) == (str(tmp_path / "f"), str(tmp_path / "g"))
+    assert (made.held_out, made.held_out_packed) == ([str(tmp_path / "h")], str(tmp_path / "i"))
+    assert made.init_trunk is None
+
+
 @pytest.mark.slow
 @pytest.mark.ray
-def test_two_ray_workers_train_as_one_process(tmp_path: Path):
-    """The same command with num_workers=2 gives the losses of num_workers=1, and leaves what resumes."""
+def test_two_ray_workers_train_as_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The same command with num_workers=2 gives the losses of num_workers=1, and leaves what resumes.
+
+    Its paths are relative, and Ray's processes work elsewhere.
+    """
     from sam_engine.training.__main__ import main
     from sam_engine.training.run import write_config
 
-    data = DataConfig(sources=[str(write_tar(tmp_path / "drawn.tar"))], packed=str(tmp_path / "packed.npz"))
-    pack(data, tmp_path / "packed.npz")
+    monkeypatch.chdir(tmp_path)
+    write_tar(tmp_path / "drawn.tar")
+    data = DataConfig(sources=["drawn.tar"], packed="packed.npz")
+    pack(data, "packed.npz")
     losses = {}
     for num_workers in (1, 2):
         config = TrainConfig(
-            output=str(tmp_path / str(num_workers)),
+            output=str(num_workers),
             data=data,
             image_size=64,
             images_per_step=2,
