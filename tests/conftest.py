@@ -22,7 +22,7 @@ settings.load_profile("unhurried")
 
 @pytest.fixture(autouse=True)
 def _log_as_before() -> Iterator[None]:
-    """Undo what a program does to the process's log: its handler writes to a stderr that ends with the test."""
+    """Undo what a program does to the log: its handler writes to a stderr that ends with the test."""
     root, ours = logging.getLogger(), [logging.getLogger(name) for name in ("sam_engine", "pipelines")]
     handlers, levels = root.handlers[:], [(logger, logger.level) for logger in (root, *ours)]
     yield
