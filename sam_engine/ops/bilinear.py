@@ -2,14 +2,13 @@
 
 Two steps lead from low-resolution logits to pixels: to the model's square input, of which a part is kept,
 and from there to the image. Composed, they depend on 3 x 3 samples at most, with weights that are products of
-one factor for each axis.
+one factor for each axis. What compiled loops are given is a `NamedTuple` here: numba reads these by name.
 """
 
 import itertools
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from sam_engine.ops.compiled import compiled
 from sam_engine.ops.logits import LogitFrame
 
 log = logging.getLogger(__name__)
@@ -27,11 +27,13 @@ Ints = NDArray[np.int64]
 SUPPORT = 3
 """Samples along an axis that a pixel depends on, at most."""
 
+FOUR, LERP, PLAIN = range(3)
+"""How torch's kernels sum: four products, fused; along x and then y, fused; the same, not fused."""
+
 _TRIAL_SIDE = 128
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Taps:
+class Taps(NamedTuple):
     """Bilinear interpolation along one axis: ``weight_0 * x[index_0] + weight_1 * x[index_1]``."""
 
     index_0: Ints
@@ -40,9 +42,8 @@ class Taps:
     weight_1: Floats
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Axis:
-    """One axis of the way from low resolution to pixels."""
+class Axis(NamedTuple):
+    """One axis of the way from low resolution to pixels; B blocks of pixels that share their samples."""
 
     first_step: Taps
     """To the model's input frame."""
@@ -54,28 +55,30 @@ class Axis:
     """(B,): its first pixel."""
     length: Ints
     """(B,): its number of pixels."""
+    block: Ints
+    """(pixels,): the block of each."""
     weights: Floats
-    """(3, L, B): weight of each of the three samples for each pixel; NaN beyond the block's length."""
+    """(3, pixels): of each of the three samples."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rounding:
+class Rounding(NamedTuple):
     """How torch's bilinear kernel rounds; it depends on the processor and the number of channels."""
 
     fused_index: bool
     """Source positions are computed with a fused multiply-add."""
-    arithmetic: str
-    """``four``: a fused sum of four products; ``lerp``: fused, along x and then y; ``plain``: not fused."""
+    arithmetic: int
+    """`FOUR`, `LERP` or `PLAIN`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Geometry:
+class Geometry(NamedTuple):
     """Everything about one frame that does not depend on the masks."""
 
     y: Axis
     x: Axis
-    roundings: tuple[Rounding, Rounding]
-    """Of the two steps."""
+    first_rounding: Rounding
+    """Of the step to the model's input frame."""
+    second_rounding: Rounding
+    """Of that from there to pixels."""
 
 
 def geometry_for(logits: Tensor, frame: LogitFrame) -> Geometry | None:
@@ -94,7 +97,7 @@ def _geometry(low_res: tuple[int, int], frame: LogitFrame, num_threads: int) -> 
         log.warning("torch rounds bilinear interpolation in a way not known here; masks are measured slowly")
         return None
     y, x = axes_of(low_res, frame, (first.fused_index, second.fused_index))
-    return Geometry(y=y, x=x, roundings=(first, second))
+    return Geometry(y=y, x=x, first_rounding=first, second_rounding=second)
 
 
 @lru_cache(maxsize=64)
@@ -128,11 +131,9 @@ def _find_rounding(height: int, width: int, num_threads: int) -> Rounding | None
     source = (2 * height + 3, 2 * width + 3)  # not a multiple: all weights differ
     maps = random.standard_normal((1, 3, *source), dtype=np.float32)
     result = F.interpolate(torch.from_numpy(maps), (height, width), mode="bilinear", align_corners=False)
-    row, column = np.indices((height, width)).reshape(2, -1)
-    for fused_index, arithmetic in itertools.product((True, False), ("four", "lerp", "plain")):
+    for fused_index, arithmetic in itertools.product((True, False), (FOUR, LERP, PLAIN)):
         y, x = _taps(source[0], height, fused_index), _taps(source[1], width, fused_index)
-        tried = _interpolate(lambda iy, ix: maps[0, 0, iy, ix], y, x, row, column, arithmetic)
-        if np.array_equal(tried, result[0, 0].numpy().ravel()):
+        if np.array_equal(_upscale(maps[0, 0], y, x, arithmetic), result[0, 0].numpy()):
             return Rounding(fused_index=fused_index, arithmetic=arithmetic)
     return None
 
@@ -165,68 +166,99 @@ def _axis(first: Taps, second: Taps) -> Axis:
         for index, inner in ((first.index_0, first.weight_0), (first.index_1, first.weight_1)):
             weights[index[between] - support, pixels] += outer.astype(np.float64) * inner[between]
     start = np.flatnonzero(np.diff(support, prepend=-1))
-    # The first sample and the last serve more pixels than the others; their blocks are cut, so that arrays of
-    # blocks, which are as long as the longest, stay small.
+    # The first sample and the last serve more pixels than the others; their blocks are cut, because a device
+    # evaluates all blocks at the size of the longest.
     longest = -(-num_pixels // len(start))
     parts = [np.arange(a, b, longest) for a, b in zip(start, np.append(start[1:], num_pixels), strict=True)]
     start = np.concatenate(parts)
     length = np.diff(start, append=num_pixels)
     block = np.repeat(np.arange(len(start)), length)
-    by_block = np.full((SUPPORT, int(length.max()), len(start)), np.nan, dtype=np.float32)
-    by_block[:, pixels - start[block], block] = weights
     return Axis(
         first_step=first,
         second_step=second,
         support=support[start],
         start=start,
         length=length,
-        weights=by_block,
+        block=block,
+        weights=weights.astype(np.float32),
     )
 
 
-def pixels_as_torch(padded: Floats, geometry: Geometry, mask: Ints, row: Ints, column: Ints) -> Floats:
-    """Return the logits of single pixels, to the last bit as `ops.logits.upscale_logits` computes them.
+@compiled
+def pixel_as_torch(logits: Floats, geometry: Geometry, row: int, column: int) -> np.float32:
+    """Return the logit of a single pixel, to the last bit as `ops.logits.upscale_logits` computes it.
 
     Args:
-        padded: (N, h or more, w or more) low-resolution logits.
+        logits: (h, w) low-resolution logits.
         geometry: Of the frame.
-        mask: (K,) which of the N.
-        row: (K,) pixel.
-        column: (K,) pixel.
-
-    Returns:
-        (K,) float32.
+        row: Of the pixel.
+        column: Of the pixel.
     """
-    first, second = geometry.roundings
-    taps_y, taps_x = geometry.y.first_step, geometry.x.first_step
-
-    def in_input_frame(frame_row: Ints, frame_column: Ints) -> Floats:
-        return _interpolate(
-            lambda y, x: padded[mask, y, x], taps_y, taps_x, frame_row, frame_column, first.arithmetic
-        )
-
-    return _interpolate(
-        in_input_frame, geometry.y.second_step, geometry.x.second_step, row, column, second.arithmetic
+    first_y, first_x, arithmetic = geometry.y.first_step, geometry.x.first_step, geometry.first_rounding[1]
+    y, x = geometry.y.second_step, geometry.x.second_step
+    y0, y1, x0, x1 = y.index_0[row], y.index_1[row], x.index_0[column], x.index_1[column]
+    return _mean(
+        _interpolate(logits, first_y, first_x, y0, x0, arithmetic),
+        _interpolate(logits, first_y, first_x, y0, x1, arithmetic),
+        _interpolate(logits, first_y, first_x, y1, x0, arithmetic),
+        _interpolate(logits, first_y, first_x, y1, x1, arithmetic),
+        y.weight_0[row],
+        y.weight_1[row],
+        x.weight_0[column],
+        x.weight_1[column],
+        geometry.second_rounding[1],
     )
 
 
-def _interpolate(
-    sample: Callable[[Ints, Ints], Floats], y: Taps, x: Taps, row: Ints, column: Ints, arithmetic: str
-) -> Floats:
-    """Return bilinear interpolation at (row, column) in float32, rounded as ``arithmetic`` says."""
+@compiled
+def _upscale(samples: Floats, y: Taps, x: Taps, arithmetic: int) -> Floats:
+    """Return a whole map, in one step."""
+    result = np.empty((len(y.index_0), len(x.index_0)), dtype=np.float32)
+    for row in range(result.shape[0]):
+        for column in range(result.shape[1]):
+            result[row, column] = _interpolate(samples, y, x, row, column, arithmetic)
+    return result
+
+
+@compiled
+def _interpolate(samples: Floats, y: Taps, x: Taps, row: int, column: int, arithmetic: int) -> np.float32:
+    """Return the sum of one step at (row, column)."""
     y0, y1, x0, x1 = y.index_0[row], y.index_1[row], x.index_0[column], x.index_1[column]
-    wy0, wy1, wx0, wx1 = y.weight_0[row], y.weight_1[row], x.weight_0[column], x.weight_1[column]
-    p00, p01, p10, p11 = sample(y0, x0), sample(y0, x1), sample(y1, x0), sample(y1, x1)
-    if arithmetic == "four":
+    return _mean(
+        samples[y0, x0],
+        samples[y0, x1],
+        samples[y1, x0],
+        samples[y1, x1],
+        y.weight_0[row],
+        y.weight_1[row],
+        x.weight_0[column],
+        x.weight_1[column],
+        arithmetic,
+    )
+
+
+@compiled
+def _mean(
+    p00: np.float32,
+    p01: np.float32,
+    p10: np.float32,
+    p11: np.float32,
+    wy0: np.float32,
+    wy1: np.float32,
+    wx0: np.float32,
+    wx1: np.float32,
+    arithmetic: int,
+) -> np.float32:
+    """Return the mean of four samples in float32, rounded as ``arithmetic`` says."""
+    if arithmetic == FOUR:
         value = _fma(p00, wy0 * wx0, p01 * (wy0 * wx1))
         return _fma(p11, wy1 * wx1, _fma(p10, wy1 * wx0, value))
-    if arithmetic == "lerp":
+    if arithmetic == LERP:
         return _fma(_fma(p00, wx0, p01 * wx1), wy0, _fma(p10, wx0, p11 * wx1) * wy1)
-    unfused = (p00 * wx0 + p01 * wx1) * wy0 + (p10 * wx0 + p11 * wx1) * wy1
-    return unfused.astype(np.float32, copy=False)
+    return np.float32((p00 * wx0 + p01 * wx1) * wy0 + (p10 * wx0 + p11 * wx1) * wy1)
 
 
-def _fma(a: Floats, b: Floats, c: Floats) -> Floats:
+@compiled
+def _fma(a: np.float32, b: np.float32, c: np.float32) -> np.float32:
     """Return ``a * b + c`` rounded once: the product is exact in float64."""
-    exact: Floats = (a.astype(np.float64) * b + c).astype(np.float32)
-    return exact
+    return np.float32(np.float64(a) * np.float64(b) + np.float64(c))

@@ -45,18 +45,21 @@ class _DeviceAxis:
     length: Tensor
     """(B,) int16."""
     weights: Tensor
+    """(3, L, B): of the L pixels of each block; NaN beyond a block's length."""
     block: Tensor
-    """(pixels,): the block of each."""
 
     @classmethod
     def of(cls, axis: Axis, device: torch.device) -> Self:
         """Upload an axis."""
+        num_samples, num_pixels = axis.weights.shape
+        by_block = np.full((num_samples, axis.length.max(), len(axis.start)), np.nan, dtype=np.float32)
+        by_block[:, np.arange(num_pixels) - axis.start[axis.block], axis.block] = axis.weights
         return cls(
             support=upload(axis.support, device),
             start=upload(axis.start, device),
             length=upload(axis.length.astype(np.int16), device),
-            weights=upload(axis.weights, device),
-            block=upload(np.repeat(np.arange(len(axis.start)), axis.length), device),
+            weights=upload(by_block, device),
+            block=upload(axis.block, device),
         )
 
 
@@ -86,7 +89,7 @@ def measure_masks(
     y, x = (_DeviceAxis.of(axis, logits.device) for axis in axes)
     cuts = (threshold - stability_offset, threshold, threshold + stability_offset)
     open_share = OPEN_SHARE if open_share is None else open_share
-    pixels_per_mask = int(np.prod([axis.weights.shape[1] * len(axis.start) for axis in axes]) * open_share)
+    pixels_per_mask = int(np.prod([axis.length.max() * len(axis.length) for axis in axes]) * open_share)
     logits_per_mask = logits.shape[1] * logits.shape[2]
     step = max(1, min(PIXELS_AT_ONCE // max(1, pixels_per_mask), LOGITS_AT_ONCE // logits_per_mask))
     tables = [logits.new_empty(0, NUM_COLUMNS, dtype=torch.int32)]

@@ -100,13 +100,12 @@ def test_single_pixels_are_torchs_to_the_last_bit(size: tuple[int, int]) -> None
     logits, frame = drawings(64, seed=2), frame_of(size, 256)
     geometry = bilinear.geometry_for(logits, frame)
     assert geometry is not None
-    row, column = np.indices(size).reshape(2, -1)
     threes = logits[:12].unflatten(0, (-1, 3))
     upscaled = plain.upscale_logits(threes, 256, frame.input_size, size).flatten(0, 1)
 
     for mask in range(12):
-        pixels = bilinear.pixels_as_torch(logits.numpy(), geometry, np.full(row.shape, mask), row, column)
-        assert np.array_equal(pixels.reshape(size), upscaled[mask].numpy())
+        pixels = [bilinear.pixel_as_torch(logits[mask].numpy(), geometry, *at) for at in np.ndindex(size)]
+        assert np.array_equal(np.reshape(pixels, size), upscaled[mask].numpy())
 
 
 def test_unknown_rounding_takes_the_plain_way(

@@ -128,7 +128,17 @@ def test_a_run_goes_on_without_hydra_ray_or_pycocotools(drawn_tar: Path, tmp_pat
     settings = [f"data.sources=[{drawn_tar}]", f"output={output}", "data.short_side=96", "image_size=32"]
     settings += ["images_per_step=1", "prompts_per_image=2", "log_steps=1", "threads=1", "total_steps=1"]
     assert main(train.COMMAND, train.run, settings) == 0
-    absent = ["hydra", "omegaconf", "ray", "pycocotools", "pyarrow", "simplejpeg", "cv2", "tensorboardX"]
+    absent = [
+        "hydra",
+        "omegaconf",
+        "ray",
+        "pycocotools",
+        "pyarrow",
+        "simplejpeg",
+        "cv2",
+        "tensorboardX",
+        "numba",
+    ]
     code = f"import runpy, sys\nsys.modules.update(dict.fromkeys({absent}))\n"
     code += f"sys.argv[1:] = [{str(output / 'config.json')!r}, 'total_steps=3']\n"
     code += "runpy.run_module('sam_engine.training', run_name='__main__')"
