@@ -29,6 +29,7 @@ TORCH_TOOLS = (
 OWNERS = {
     "hydra": {"pipelines/config.py"},
     "omegaconf": {"pipelines/config.py"},
+    "numba": {"sam_engine/ops/compiled.py"},
     "ray": {"sam_engine/ray_session.py", "sam_engine/training/distributed.py"},
 }
 
@@ -46,7 +47,7 @@ def imports(path):
 
 @pytest.mark.parametrize("framework", sorted(OWNERS))
 def test_a_framework_is_imported_by_its_owner_alone(framework):
-    """Hydra and OmegaConf in pipelines/config.py, Ray in the two distributed.py."""
+    """Hydra and OmegaConf in pipelines/config.py, Ray in the two distributed.py, numba in ops/compiled.py."""
     users = {path.relative_to(ROOT).as_posix() for path in FILES if framework in imports(path)}
 
     assert users <= OWNERS[framework]

@@ -26,6 +26,7 @@ _PACKAGES = (
     "sam-engine",
     "torch",
     "numpy",
+    "numba",
     "pyarrow",
     "pillow",
     "opencv-python-headless",

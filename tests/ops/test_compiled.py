@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,7 @@ def test_a_forked_process_gets_threads_of_its_own():
         map_in_threads(str, range(4))
         child = os.fork()
         if child == 0:
+            signal.alarm(30)  # without threads of its own it would wait for ever
             os._exit(0 if map_in_threads(str, range(4)) == ["0", "1", "2", "3"] else 1)
         assert os.waitpid(child, 0)[1] == 0
     finally:
