@@ -25,6 +25,9 @@ pytestmark = pytest.mark.reference
 FLOAT64_TOLERANCE = 1e-9
 FLOAT32_SLACK = 2.0
 """Allowed ratio of the two root-mean-square rounding errors; 0.8 to 1.3 was measured over 64 prompts."""
+FLOAT32_FLOOR = 32 * torch.finfo(torch.float32).eps
+"""Error, relative to the largest output, that passes however small the reference's is: the three predicted
+IoUs of one prompt can be rounded luckily (to 8 eps, ours to 23, on an Intel Xeon)."""
 
 
 def to_double(reference: Any) -> Any:
@@ -82,7 +85,8 @@ def assert_same(pair: Pair, run: Callable[[Any], Any]) -> None:
         assert y.shape == x.shape
         assert y32.dtype == x32.dtype == torch.float32
         assert (y - x).abs().max() <= FLOAT64_TOLERANCE * x.abs().max()
-        assert rms(y32 - x) <= FLOAT32_SLACK * rms(x32 - x)
+        floor = FLOAT32_FLOOR * x.abs().max().item()
+        assert rms(y32 - x) <= max(FLOAT32_SLACK * rms(x32 - x), floor)
 
 
 def rms(x: Tensor) -> float:
