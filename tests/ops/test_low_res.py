@@ -7,7 +7,7 @@ import pytest
 import torch
 from drawn_logits import SIZES, drawings, frame_of
 
-from sam_engine.ops import bilinear, low_res
+from sam_engine.ops import bilinear, low_res, pixels
 from sam_engine.ops import logits as plain
 from sam_engine.ops.logits import MaskMeasures
 from sam_engine.ops.packed_logits import PackedLogits
@@ -96,16 +96,18 @@ def test_masks_that_cannot_be_stable_are_told_from_those_that_are(
 
 @pytest.mark.parametrize("size", [(97, 131), (300, 40), (600, 500)])
 def test_single_pixels_are_torchs_to_the_last_bit(size: tuple[int, int]) -> None:
-    """Recomputed one by one, pixels equal the upscaled map."""
+    """With all of them uncertain, pixels equal the upscaled map."""
     logits, frame = drawings(64, seed=2), frame_of(size, 256)
     geometry = bilinear.geometry_for(logits, frame)
     assert geometry is not None
-    threes = logits[:12].unflatten(0, (-1, 3))
+    threes, cuts = logits[:12].unflatten(0, (-1, 3)), np.zeros(1, dtype=np.float32)
     upscaled = plain.upscale_logits(threes, 256, frame.input_size, size).flatten(0, 1)
 
     for mask in range(12):
-        pixels = [bilinear.pixel_as_torch(logits[mask].numpy(), geometry, *at) for at in np.ndindex(size)]
-        assert np.array_equal(np.reshape(pixels, size), upscaled[mask].numpy())
+        found = np.zeros(size, dtype=np.float32)
+        for row in range(size[0]):
+            pixels._settle(logits[mask].numpy(), geometry, row, 0, cuts, np.float32(np.inf), found[row])
+        assert np.array_equal(found, upscaled[mask].numpy())
 
 
 def test_unknown_rounding_takes_the_plain_way(
