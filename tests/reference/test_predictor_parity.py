@@ -21,8 +21,11 @@ from tools.reference import build_reference
 
 pytestmark = pytest.mark.reference
 
-RELATIVE = 1e-4
-"""Of the largest logit; float32 rounding through two attention layers, 1e-5 was seen."""
+RELATIVE = 5e-4
+"""Of the largest logit; float32 rounding through two attention layers: 4e-5 was seen with AVX2, 1.3e-4 with
+AVX-512. That the sums themselves are the same is held in float64 (test_network_parity.py)."""
+LEAST_SCALE = 0.1
+"""Outputs are of order 1; the predicted IoU of a single mask may be near 0 by chance, its rounding is not."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,7 @@ def assert_close(ours: Any, theirs: Any) -> None:
     mine, yours = torch.as_tensor(ours), torch.as_tensor(theirs)
     assert mine.shape == yours.shape
     assert mine.dtype == yours.dtype
-    assert (mine - yours).abs().max() <= RELATIVE * yours.abs().max()
+    assert (mine - yours).abs().max() <= RELATIVE * max(yours.abs().max().item(), LEAST_SCALE)
 
 
 POINTS = {"point_coords": np.array([[40, 30], [150.5, 99]]), "point_labels": np.array([1, 0])}
