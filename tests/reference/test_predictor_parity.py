@@ -203,7 +203,7 @@ def test_onnx_model(
         ):  # counts: a pixel at the threshold may differ
             assert torch.allclose(mine.float(), theirs.float(), rtol=1e-2, equal_nan=True)
         elif options.get("use_stability_score") and name == "b":
-            assert torch.allclose(mine, theirs, rtol=1e-2)
+            assert torch.allclose(mine, theirs, rtol=1e-2, atol=1e-3)  # a pixel at a cut, of few above it
         else:
             assert_close(mine, theirs)
 
