@@ -194,7 +194,8 @@ def pixel_as_torch(logits: Floats, geometry: Geometry, row: int, column: int) ->
         row: Of the pixel.
         column: Of the pixel.
     """
-    first_y, first_x, arithmetic = geometry.y.first_step, geometry.x.first_step, geometry.first_rounding[1]
+    first_y, first_x = geometry.y.first_step, geometry.x.first_step
+    arithmetic = geometry.first_rounding.arithmetic
     y, x = geometry.y.second_step, geometry.x.second_step
     y0, y1, x0, x1 = y.index_0[row], y.index_1[row], x.index_0[column], x.index_1[column]
     return _mean(
@@ -206,7 +207,7 @@ def pixel_as_torch(logits: Floats, geometry: Geometry, row: int, column: int) ->
         y.weight_1[row],
         x.weight_0[column],
         x.weight_1[column],
-        geometry.second_rounding[1],
+        geometry.second_rounding.arithmetic,
     )
 
 
