@@ -120,7 +120,15 @@ class MaskDecoder(nn.Module):
         return masks, self.iou_prediction_head(tokens[:, 0])
 
     def image_prior(self, places: PromptPlaces | None, height: int, width: int) -> Tensor | None:
-        """Return what prompt maps add to the image's tokens, (P, h * w, C); None without such maps.
+        """Return what prompt maps add to the image's tokens, (P, h * w, C); None without such maps."""
+        maps = self.image_maps(places, height, width)
+        if maps is None:
+            return None
+        prior: Tensor = self.map_to_image(maps.transpose(1, 2))
+        return prior
+
+    def image_maps(self, places: PromptPlaces | None, height: int, width: int) -> Tensor | None:
+        """Return the prompt maps that `image_prior` is made of, (P, 16, h * w), or None.
 
         Raises:
             ValueError: The decoder has prompt maps, but there are no places.
@@ -130,8 +138,7 @@ class MaskDecoder(nn.Module):
         if places is None:
             raise ValueError("a decoder with prompt maps needs the places of its prompts")
         x, y = pixel_centres(width, places.coords), pixel_centres(height, places.coords)
-        prior: Tensor = self.map_to_image(prompt_maps(places, x, y).flatten(2).transpose(1, 2))
-        return prior
+        return prompt_maps(places, x, y).flatten(2)
 
     def mask_prior(
         self, mask_tokens: Tensor, chosen: slice, places: PromptPlaces, x: Tensor, y: Tensor

@@ -13,15 +13,14 @@ from torch.nn import functional as F
 
 from sam_engine.modeling.fast_decoder import (
     DecodedPrompts,
-    PreparedImage,
     decode_prompts,
-    prepare_image,
     prompts_at_once,
 )
 from sam_engine.modeling.fast_upscaling import upscale_masks
 from sam_engine.modeling.image_encoder import ImageEncoderViT, SkipFeatures
 from sam_engine.modeling.mask_decoder import MaskDecoder
 from sam_engine.modeling.precision import HALF_DTYPES, cuda_tf32, image_dtype
+from sam_engine.modeling.prepared_image import PreparedImage, prepare_image
 from sam_engine.modeling.prompt_encoder import PromptEncoder
 from sam_engine.modeling.tiny_encoder import TinyEncoder
 from sam_engine.ops.logits import upscale_logits

@@ -1,28 +1,32 @@
-"""Loops over pixels, compiled, and threads to run them in: what NumPy would do in many passes, one at a time.
+"""Loops, compiled: what NumPy or torch would do in many passes over memory, in one.
 
 numba compiles a function when it is first called, and keeps the result beside this package, or where it may
-not write there, in the user's cache. Nothing reorders or fuses sums: they round as they are written.
+not write there, in the user's cache.
 """
 
 import contextlib
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
-import torch
 from numba.core.caching import FunctionCache
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def compiled(function: Function) -> Function:
-    """Compile a function, which then releases the interpreter's lock while it runs."""
-    dispatcher: Any = numba.njit(function, nogil=True, error_model="numpy")
+    """Compile a function, which then releases the interpreter's lock; it rounds as it is written."""
+    return _compiled(function, fastmath=False)
+
+
+def compiled_in_any_order(function: Function) -> Function:
+    """Compile a function whose sums may be added up in any order, fused with products: many at a time."""
+    return _compiled(function, fastmath={"reassoc", "contract", "arcp", "nsz"})
+
+
+def _compiled(function: Function, fastmath: bool | set[str]) -> Function:
+    """Return numba's dispatcher of a function."""
+    dispatcher: Any = numba.njit(function, nogil=True, error_model="numpy", fastmath=fastmath)
     with contextlib.suppress(RuntimeError):  # there is no place to keep it: every process compiles it anew
         dispatcher._cache = _SpareCache(function)
     return cast(Function, dispatcher)
@@ -44,20 +48,3 @@ class _SpareCache(FunctionCache):  # type: ignore[misc]  # numba has no types
         """Keep what was compiled, where possible."""
         with contextlib.suppress(OSError):
             super().save_overload(sig, data)
-
-
-def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Return the results in order, computed in as many threads as torch may use."""
-    num_threads = torch.get_num_threads()
-    if num_threads == 1:
-        return [function(item) for item in items]
-    return list(_pool(num_threads).map(function, items))
-
-
-@lru_cache(maxsize=4)
-def _pool(num_threads: int) -> ThreadPoolExecutor:
-    """Return threads that are kept until the process ends."""
-    return ThreadPoolExecutor(num_threads, thread_name_prefix="pixels")
-
-
-os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork

@@ -12,11 +12,11 @@ from torch import Tensor
 from sam_engine.ops import logits as plain
 from sam_engine.ops import pixels
 from sam_engine.ops.bilinear import SUPPORT, Floats, Ints, geometry_for
-from sam_engine.ops.compiled import map_in_threads
 from sam_engine.ops.logits import LogitFrame, MaskMeasures
 from sam_engine.ops.masks import stability_of_counts
 from sam_engine.ops.packed_logits import KeptLogits, PackedLogits, pack_logits
 from sam_engine.ops.rle import Runs, changes_to_runs
+from sam_engine.ops.threads import map_in_threads
 
 _MASKS_AT_ONCE = 8  # packed together: their low-resolution logits fit a core's cache
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sam_engine.modeling.fast_decoder import (
+from sam_engine.modeling.absorbed import (
     absorbed_query,
     by_head,
     key_and_absorbed_value,

@@ -8,8 +8,8 @@ from reference_models import SMALL
 from torch import Tensor
 
 from sam_engine.build import ARCHITECTURES, build_architecture, build_tiny
-from sam_engine.modeling.fast_decoder import prepare_image
 from sam_engine.modeling.precision import image_dtype
+from sam_engine.modeling.prepared_image import prepare_image
 from sam_engine.modeling.sam import ImageEmbedding, Sam
 from sam_engine.ops.points import build_point_grid
 
