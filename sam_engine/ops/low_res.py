@@ -14,11 +14,9 @@ from sam_engine.ops import pixels
 from sam_engine.ops.bilinear import SUPPORT, Floats, Ints, geometry_for
 from sam_engine.ops.logits import LogitFrame, MaskMeasures
 from sam_engine.ops.masks import stability_of_counts
-from sam_engine.ops.packed_logits import KeptLogits, PackedLogits, pack_logits
+from sam_engine.ops.packed_logits import KeptLogits, pack_logits
 from sam_engine.ops.rle import Runs, changes_to_runs
 from sam_engine.ops.threads import map_in_threads
-
-_MASKS_AT_ONCE = 8  # packed together: their low-resolution logits fit a core's cache
 
 
 def measure_masks(
@@ -51,11 +49,9 @@ def keep_logits(logits: Tensor, frame: LogitFrame, threshold: float) -> KeptLogi
     if geometry is None:
         return KeptLogits(list(logits))
     visible = int(geometry.y.support[-1]) + SUPPORT, int(geometry.x.support[-1]) + SUPPORT
-    packed: list[PackedLogits] = []
-    for start in range(0, len(logits), _MASKS_AT_ONCE):
-        masks = logits[start : start + _MASKS_AT_ONCE].numpy()
-        packed += pack_logits(masks, visible, threshold, np.float32(pixels.margin_of(masks)))
-    return KeptLogits(packed)
+    return KeptLogits(
+        [pack_logits(mask, visible, threshold, pixels.margin_of(mask)) for mask in logits.numpy()]
+    )
 
 
 def masks_to_runs(

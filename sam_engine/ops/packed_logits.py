@@ -6,7 +6,7 @@ instead of 32. Drawn, a packed mask is the same to the last pixel (`ops.low_res.
 Legend: (h, w) low-resolution logits, K of them kept as they are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sam_engine.ops.bilinear import SUPPORT, Floats
-
-Bools = NDArray[np.bool_]
+from sam_engine.ops.bilinear import Floats
+from sam_engine.ops.pixels import largest_of, logits_that_matter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,35 +67,26 @@ class KeptLogits:
 
 def pack_logits(
     logits: Floats, visible: tuple[int, int], threshold: float, margin: np.float32
-) -> list[PackedLogits]:
-    """Pack (N, h, w) logits for drawing at one threshold.
+) -> PackedLogits:
+    """Pack (h, w) logits for drawing at one threshold.
 
     Args:
-        logits: Of N masks.
+        logits: Of one mask.
         visible: Rows and columns at the top left that pixels of the image depend on.
         threshold: Logits above this are foreground.
         margin: How far from the threshold a logit must be for its side to be certain.
     """
-    shape = logits.shape[1], logits.shape[2]
-    logits, cut = logits[:, : visible[0], : visible[1]], np.float32(threshold)
-    certain_above, certain_below = logits > cut + margin, logits < cut - margin
-    # A logit matters where, within some window of 3 x 3, neither all are certainly above nor all below.
-    open_windows = ~(_over_windows(certain_above, np.logical_and, ends=False))
-    open_windows &= ~(_over_windows(certain_below, np.logical_and, ends=False))
-    kept = _over_windows(open_windows, np.logical_or, ends=True)
-    packed = []
-    for mask, above, flags in zip(logits, logits > cut, kept, strict=True):
-        packed.append(
-            PackedLogits(
-                shape=shape,
-                visible=(mask.shape[0], mask.shape[1]),
-                above=np.packbits(above),
-                kept=np.packbits(flags),
-                values=mask[flags],
-                largest=np.float32(np.abs(mask).max(initial=0)),
-            )
-        )
-    return packed
+    shape = logits.shape[0], logits.shape[1]
+    logits, cut = np.ascontiguousarray(logits[: visible[0], : visible[1]]), np.float32(threshold)
+    kept = logits_that_matter(logits, cut, margin)
+    return PackedLogits(
+        shape=shape,
+        visible=(logits.shape[0], logits.shape[1]),
+        above=np.packbits(logits > cut),
+        kept=np.packbits(kept),
+        values=logits[kept],
+        largest=largest_of(logits),
+    )
 
 
 def unpack_logits(packed: PackedLogits) -> Floats:
@@ -108,19 +98,3 @@ def unpack_logits(packed: PackedLogits) -> Floats:
     logits = np.zeros(packed.shape, dtype=np.float32)
     logits[:height, :width] = visible.reshape(packed.visible)
     return logits
-
-
-def _over_windows(flags: Bools, combine: Callable[[Bools, Bools], Bools], *, ends: bool) -> Bools:
-    """Combine the flags (N, h, w) of each window of 3 x 3.
-
-    Without ``ends``, the windows that begin at each place, cut off at the border; with it, those that end
-    there.
-    """
-    for axis in (1, 2):
-        result = flags.copy()
-        for shift in range(1, min(SUPPORT, flags.shape[axis])):
-            here, there = [slice(None)] * 3, [slice(None)] * 3
-            here[axis], there[axis] = (slice(shift, None), slice(None, -shift))[:: 1 if ends else -1]
-            result[tuple(here)] = combine(result[tuple(here)], flags[tuple(there)])
-        flags = result
-    return flags

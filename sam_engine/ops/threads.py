@@ -23,20 +23,22 @@ def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
         return [function(item) for item in waiting]
     in_inference = torch.is_inference_mode_enabled()  # which is each thread's own
 
-    def call(item: Item) -> Result:
+    def work(numbers: range) -> list[Result]:
         with torch.inference_mode(in_inference), torch.no_grad():
-            return function(item)
+            return [function(waiting[number]) for number in numbers]
 
+    hands = dealt(len(waiting))
     with _one_at_a_time:  # torch's setting is the thread's own, but what it sets in MKL is the process's
         torch.set_num_threads(1)
         try:
-            return list(_pool(num_threads).map(call, waiting))
+            done = list(_pool(num_threads).map(work, hands))
         finally:
             torch.set_num_threads(num_threads)
+    return [done[number % len(hands)][number // len(hands)] for number in range(len(waiting))]
 
 
 def dealt(num_items: int) -> list[range]:
-    """Return the numbers of items for each thread that `map_in_threads` has, in turns."""
+    """Return which items each thread is dealt, by turns. To hand them over one by one would take longer."""
     num_threads = min(torch.get_num_threads(), num_items)
     return [range(first, num_items, num_threads) for first in range(num_threads)]
 

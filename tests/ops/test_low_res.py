@@ -101,12 +101,13 @@ def test_single_pixels_are_torchs_to_the_last_bit(size: tuple[int, int]) -> None
     geometry = bilinear.geometry_for(logits, frame)
     assert geometry is not None
     threes, cuts = logits[:12].unflatten(0, (-1, 3)), np.zeros(1, dtype=np.float32)
+    columns = np.arange(size[1])
     upscaled = plain.upscale_logits(threes, 256, frame.input_size, size).flatten(0, 1)
 
     for mask in range(12):
         found = np.zeros(size, dtype=np.float32)
         for row in range(size[0]):
-            pixels._settle(logits[mask].numpy(), geometry, row, 0, cuts, np.float32(np.inf), found[row])
+            pixels._settle(logits[mask].numpy(), geometry, row, columns, cuts, np.float32(np.inf), found[row])
         assert np.array_equal(found, upscaled[mask].numpy())
 
 
