@@ -148,15 +148,14 @@ def norm_gelu(
     """
     num_pixels, num_channels, num_tokens = y.shape
     count = np.float32(num_channels)
-    added = None if skip is None else skip[:, :, start:]
     mean, inverse = np.empty(num_tokens, dtype=np.float32), np.empty(num_tokens, dtype=np.float32)
     for k in range(num_pixels):
         mean[:] = 0
         for c in range(num_channels):
+            if skip is not None:
+                _add(y[k, c], skip[k, c, start:])
             for i in range(num_tokens):
                 value = y[k, c, i] + bias[c]
-                if added is not None:
-                    value += added[k, c, i]
                 y[k, c, i] = value
                 mean[i] += value
         for i in range(num_tokens):
@@ -179,7 +178,7 @@ def gelu_logits(
     """Write the products of ``GELU(y + bias + skip)`` with weights of channels to where their pixels are.
 
     Args:
-        y: (16, C, n): 2 x 2 within 2 x 2 pixels of each token from ``start`` on.
+        y: (16, C, n): 2 x 2 within 2 x 2 pixels of each token from ``start`` on. May be overwritten.
         bias: (C,).
         skip: (16, C, N) of all tokens, or None.
         start: Number of the first token.
@@ -188,17 +187,15 @@ def gelu_logits(
         logits: (M, h, w).
     """
     num_pixels, num_channels, num_tokens = y.shape
-    added = None if skip is None else skip[:, :, start:]
     active = np.empty(num_tokens, dtype=np.float32)
     products = np.empty((len(weights), num_tokens), dtype=np.float32)
     for k in range(num_pixels):
         products[:] = 0
         for c in range(num_channels):
+            if skip is not None:
+                _add(y[k, c], skip[k, c, start:])
             for i in range(num_tokens):
-                value = y[k, c, i] + bias[c]
-                if added is not None:
-                    value += added[k, c, i]
-                active[i] = _gelu(value)
+                active[i] = _gelu(y[k, c, i] + bias[c])
             for m in range(len(weights)):
                 for i in range(num_tokens):
                     products[m, i] += weights[m, c] * active[i]
@@ -208,6 +205,13 @@ def gelu_logits(
             for i in range(num_tokens):
                 row, column = (start + i) // columns, (start + i) % columns
                 logits[m, 4 * row + top, 4 * column + left] = products[m, i]
+
+
+@compiled_in_any_order
+def _add(row: Floats, other: Floats) -> None:
+    """Add to a row (n,) as many of the other."""
+    for i in range(len(row)):
+        row[i] += other[i]
 
 
 @compiled_in_any_order

@@ -53,7 +53,13 @@ def upscale_masks(
         masks = slice(decoded.first_mask, decoded.first_mask + tokens.shape[1])
         x = pixel_centres(4 * width, places.coords)[: 4 * columns]
         y = pixel_centres(4 * height, places.coords)[: 4 * rows]
-        logits[:, :, : 4 * rows, : 4 * columns] += decoder.mask_prior(tokens, masks, places, x, y)
+
+        def add_prior(prompts: slice) -> None:
+            prior = decoder.mask_prior(tokens[prompts], masks, places[prompts], x, y)
+            logits[prompts, :, : 4 * rows, : 4 * columns] += prior
+
+        step = 1 if prepared.has_loops else max(1, len(tokens))  # the maps of one prompt fit a core's cache
+        map_in_threads(add_prior, [slice(i, i + step) for i in range(0, len(tokens), step)])
     return logits
 
 
