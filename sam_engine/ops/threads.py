@@ -48,10 +48,8 @@ _one_at_a_time = threading.Lock()
 
 @lru_cache(maxsize=4)
 def _pool(num_threads: int) -> ThreadPoolExecutor:
-    """Return threads that are kept until the process ends."""
-    return ThreadPoolExecutor(
-        num_threads, thread_name_prefix="pieces", initializer=torch.set_num_threads, initargs=(1,)
-    )
+    """Return threads that are kept until the process ends. As they begin, torch uses one in each."""
+    return ThreadPoolExecutor(num_threads, thread_name_prefix="pieces")
 
 
 def _forget() -> None:
