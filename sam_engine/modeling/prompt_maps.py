@@ -58,43 +58,47 @@ def prompt_maps(places: PromptPlaces, x: Tensor, y: Tensor) -> Tensor:
     coords, labels = places.coords, places.labels
     maps = coords.new_zeros(len(coords), NUM_MAPS, len(y), len(x))
     maps[:, 0] = 1
-    if _may_hold(labels, 1):
+    if _may_be(labels == 1):
         found, distance, offset_x, offset_y = _nearest(coords, labels == 1, x, y)
         maps[:, 1] = found * ((distance + MIN_DISTANCE).log() + 2)
         maps[:, 2] = distance / NEAR
         maps[:, 3] = (offset_x / NEAR).clamp(-2, 2)
         maps[:, 4] = (offset_y / NEAR).clamp(-2, 2)
         maps[:, 5:7] = maps[:, 3:5].abs()
-    if _may_hold(labels, 0):
+    if _may_be(labels == 0):
         found, distance, _, _ = _nearest(coords, labels == 0, x, y)
         maps[:, 7] = found * ((distance + MIN_DISTANCE).log() + 2)
         maps[:, 8] = found * (-0.5 * (distance / NEGATIVE_RADIUS).square()).exp()
-    if _may_hold(labels, 2):
+    if _may_be(labels == 2):
         _add_box_maps(maps[:, 9:], coords, labels, x, y)
     return maps
 
 
-def _may_hold(labels: Tensor, label: int) -> bool:
-    """Return whether maps of a label are needed. On a device, to look is to wait: there, always."""
-    return is_queued(labels.device) or bool((labels == label).any())
+def _may_be(flags: Tensor) -> bool:
+    """Return whether some are set. On a device, to look is to wait: there, always."""
+    return is_queued(flags.device) or bool(flags.any())
 
 
 def _nearest(coords: Tensor, chosen: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return for the nearest of the chosen points (P, N): whether there is one, its distance and offsets.
 
-    (P, 1, 1) and three times (P, h, w), zero where there is none.
+    (P, 1, 1) and three times what broadcasts to (P, h, w), zero where there is none.
     """
-    best = coords.new_full((len(coords), len(y), len(x)), torch.inf)
-    offset_x, offset_y = torch.zeros_like(best), torch.zeros_like(best)
-    for i in range(coords.shape[1]):
-        dx = x - coords[:, i, :1, None]  # (P, 1, w)
-        dy = y[:, None] - coords[:, i, 1:, None]  # (P, h, 1)
-        squared = dx.square() + dy.square()
-        nearer = (squared < best) & chosen[:, i, None, None]
-        best = torch.where(nearer, squared, best)
-        offset_x, offset_y = torch.where(nearer, dx, offset_x), torch.where(nearer, dy, offset_y)
+    dx, dy = x - coords[..., :1, None], y[:, None] - coords[..., 1:, None]  # (P, N, 1, w), (P, N, h, 1)
+    offset_x, offset_y = dx[:, 0], dy[:, 0]
+    best = torch.where(chosen[:, 0, None, None], offset_x.square() + offset_y.square(), torch.inf)
+    for i in range(1, coords.shape[1]):
+        if _may_be(chosen[:, i]):
+            squared = dx[:, i].square() + dy[:, i].square()
+            nearer = (squared < best) & chosen[:, i, None, None]
+            best = torch.where(nearer, squared, best)
+            offset_x, offset_y = (
+                torch.where(nearer, dx[:, i], offset_x),
+                torch.where(nearer, dy[:, i], offset_y),
+            )
     found = chosen.any(dim=1)[:, None, None]
-    return found.to(best.dtype), torch.where(found, best, 0).sqrt(), offset_x, offset_y
+    best, offset_x, offset_y = (torch.where(found, values, 0) for values in (best, offset_x, offset_y))
+    return found.to(best.dtype), best.sqrt(), offset_x, offset_y
 
 
 def _add_box_maps(maps: Tensor, coords: Tensor, labels: Tensor, x: Tensor, y: Tensor) -> None:
