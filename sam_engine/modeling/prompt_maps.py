@@ -76,7 +76,7 @@ def prompt_maps(places: PromptPlaces, x: Tensor, y: Tensor) -> Tensor:
 
 def _may_be(flags: Tensor) -> bool:
     """Return whether some are set. On a device, to look is to wait: there, always."""
-    return is_queued(flags.device) or bool(flags.any())
+    return flags.numel() > 0 and (is_queued(flags.device) or bool(flags.any()))
 
 
 def _nearest(coords: Tensor, chosen: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

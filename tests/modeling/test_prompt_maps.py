@@ -31,6 +31,18 @@ def test_a_prompt_that_is_nowhere_has_only_the_constant() -> None:
         assert not maps[1:].any()
 
 
+@pytest.mark.parametrize(
+    "labels", [[], [-1], [1], [0], [-1, 1], [1, -1], [0, 1, 1], [1, 0, -1, 1], [2, 3], [-1, 1, 2, 3]]
+)
+def test_a_device_makes_all_maps_and_the_same(labels: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not look which are needed, because to look would be to wait."""
+    coords = [(0.1 + 0.2 * i, 0.9 - 0.3 * i) for i in range(len(labels))]
+    expected = make_maps(coords, labels)
+    monkeypatch.setattr("sam_engine.modeling.prompt_maps.is_queued", lambda _: True)
+
+    assert torch.equal(make_maps(coords, labels), expected)
+
+
 def test_distance_to_a_click() -> None:
     """From the pixel's centre, in sides of the input; offsets have the sign of x and y."""
     maps = make_maps([(0.25 + 1 / 16, 1 / 16)], [1])
