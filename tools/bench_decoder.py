@@ -112,12 +112,14 @@ def measure(
         slower["reference"] = _reference(architecture, embedding.features, points, labels)
     with torch.no_grad():
         prepared = sam.prepare(embedding)
+        assert prepared.prepared is not None
+        memory = prepared.prepared.image.new_empty(num_prompts, *prepared.prepared.image.shape)
         decoded = sam.decode_prompts(prepared, point_coords=points, point_labels=labels)
         steps: dict[str, tuple[Callable[[], object], int]] = {
             **{name: (step, num_prompts) for name, step in slower.items()},
             "once for an image": (lambda: sam.prepare(embedding), 1),
             "transformer": (
-                lambda: sam.decode_prompts(prepared, point_coords=points, point_labels=labels),
+                lambda: sam.decode_prompts(prepared, point_coords=points, point_labels=labels, images=memory),
                 num_prompts,
             ),
             "upscaling": (lambda: sam.upscale_masks(prepared, decoded, every), num_prompts),
