@@ -18,6 +18,9 @@ from sam_engine.modeling.prepared_image import PreparedImage
 from sam_engine.modeling.prompt_maps import pixel_centres
 from sam_engine.ops.threads import dealt, map_in_threads
 
+CPU_PRIORS_AT_ONCE = 8
+"""Prompts whose maps a CPU makes together: few enough for its caches, enough to outweigh the calls."""
+
 
 def upscale_masks(
     decoder: MaskDecoder,
@@ -58,7 +61,7 @@ def upscale_masks(
             prior = decoder.mask_prior(tokens[prompts], masks, places[prompts], x, y)
             logits[prompts, :, : 4 * rows, : 4 * columns] += prior
 
-        step = 1 if prepared.has_loops else max(1, len(tokens))  # the maps of one prompt fit a core's cache
+        step = CPU_PRIORS_AT_ONCE if prepared.has_loops else max(1, len(tokens))
         map_in_threads(add_prior, [slice(i, i + step) for i in range(0, len(tokens), step)])
     return logits
 
