@@ -227,7 +227,7 @@ def _gelu(x: np.float32) -> np.float32:
 @compiled_in_any_order
 def _exp(x: np.float32) -> np.float32:
     """Return exp(x) for x <= 0, up to 4e-7 of it; below -87 exp(-87): less would be slow to compute with."""
-    x = max(x, _EXP_END)
+    x = max(x, _EXP_END)  # in this order NaN stays NaN
     n = np.floor(x * _LOG2_E + _HALF)
     r = (x - n * _LN_2_HIGH) - n * _LN_2_LOW
     fraction = ((((_E6 * r + _E5) * r + _E4) * r + _E3) * r + _E2) * r * r + (r + _ONE)

@@ -121,3 +121,30 @@ def test_logits_are_written_where_their_pixels_are() -> None:
     assert torch.equal(logits[0, :4], torch.cat([torch.full((4, 4), -1), token, token + 20], dim=1))
     assert torch.equal(logits[1, 4:8], 2 * torch.cat([token + 40, token + 60, token + 80], dim=1))
     assert (logits[:, 8:] == -1).all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_stays_so(value: float) -> None:
+    """Masks of a broken model must be known for what they are: no loop turns NaN into a number."""
+    scores, bias = noise(2, 3, 40), torch.zeros(2, 3)
+    scores[1, 2, 5] = value
+    softmax_of_tokens(scores.numpy(), bias.numpy())
+    assert scores[1, :, 5].isnan().any()
+    assert scores.isfinite().sum() >= 2 * 3 * 40 - 3
+
+    scores, read, total = noise(2, 40), torch.zeros(2, 3), torch.zeros(2)
+    scores[1, 5] = value
+    softmax_of_strip(scores.numpy(), np.full(2, -np.inf, "f4"), total.numpy(), read.numpy())
+    assert scores[1].isnan().any()
+    assert total.isnan().tolist() == [False, True]
+
+    x, after, zero = noise(2, 8), torch.zeros(2, 8), torch.zeros(2, 8)
+    x[1, 3] = value
+    ones = np.ones(8, "f4")
+    add_norm(x.numpy(), zero.numpy(), ones, ones, np.float32(1e-5), zero.numpy(), after.numpy(), 0)
+    assert after.isnan().any(dim=1).tolist() == [False, True]
+
+    y, logits = noise(16, 2, 5), torch.zeros(1, 4, 20)
+    y[0, 1, 3] = value
+    gelu_logits(y.numpy(), np.zeros(2, "f4"), None, 0, np.ones((1, 2), "f4"), 5, logits.numpy())
+    assert (~logits.isfinite()).sum() == 1
