@@ -49,7 +49,7 @@ def test_softmax_in_strips(scale: float, cuts: list[int]) -> None:
 
 
 def test_weights_that_are_next_to_nothing_are_no_denormals() -> None:
-    """Processors take a hundred times as long for products with numbers below 1e-38."""
+    """Processors take tens of times as long for products with numbers below 1e-38."""
     scores = torch.tensor([[0, -50, -80, -87, -88, -100, -200, -1e30]])
     softmax_of_strip(scores.numpy(), np.full(1, -np.inf, "f4"), np.zeros(1, "f4"), np.zeros((1, 1), "f4"))
 
