@@ -164,7 +164,7 @@ def _strips_of(prepared: PreparedImage, given: Exchange) -> list[_Strip]:
         own_x = x[:length]
         own_weights = weights[: num_heads * num_keys * length].view(-1, length)
         own_scores = scores[: given.query.shape[1] * length].view(-1, length)
-        by_head = own_weights.view(num_heads, num_keys, length)
+        own_by_head = own_weights.view(num_heads, num_keys, length)
         strips.append(
             _Strip(
                 start=strip.start,
@@ -176,9 +176,9 @@ def _strips_of(prepared: PreparedImage, given: Exchange) -> list[_Strip]:
                 scores=own_scores,
                 x_transposed=own_x.T,
                 x_array=own_x.numpy(),
-                weights_by_head=by_head,
+                weights_by_head=own_by_head,
                 weights_transposed=own_weights.T,
-                weights_array=by_head.numpy(),
+                weights_array=own_by_head.numpy(),
                 scores_array=own_scores.numpy(),
             )
         )
