@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from pipelines.config import CommandLine, main
 from pipelines.progress import Progress, set_up_logging
+from sam_engine.annotation.ray_pool import run_shards
+from sam_engine.annotation.report import ERRORS, add_up
+from sam_engine.annotation.run import Plan, Summary, finish, open_run, prepare, worker_factory
 from sam_engine.config import AutoAnnotateConfig
-from sam_engine.dataset.report import ERRORS, add_up
-from sam_engine.distributed import run_shards
-from sam_engine.previews import PREVIEWS_PREFIX
-from sam_engine.run import Plan, Summary, finish, open_run, prepare, worker_factory
+from sam_engine.dataset.previews import PREVIEWS_PREFIX
 from sam_engine.structures import ShardReport
 
 if TYPE_CHECKING:

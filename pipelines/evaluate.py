@@ -81,7 +81,7 @@ def _evaluate(truths: "Sequence[Truth]", config: EvaluateConfig) -> "Evaluation"
     import torch
     from tqdm import tqdm
 
-    from sam_engine.build import load_model
+    from sam_engine.build_sam import load_model
     from sam_engine.evaluation.run import evaluate_truths
 
     torch.set_num_threads(config.threads)

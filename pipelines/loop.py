@@ -9,11 +9,9 @@ from typing import Any
 
 from pipelines import auto_annotate, evaluate, train
 from pipelines.config import CommandLine, main
-from sam_engine.checkpoints import resolve_checkpoint
+from sam_engine.checkpoints.resolve import resolve_checkpoint
 from sam_engine.config import AutoAnnotateConfig, ModelConfig
-from sam_engine.errors import ConfigError
-from sam_engine.evaluation.config import EvaluateConfig
-from sam_engine.training.loop import (
+from sam_engine.data_engine import (
     HEADER,
     LoopConfig,
     claim_output,
@@ -22,6 +20,8 @@ from sam_engine.training.loop import (
     training_config,
     verdict,
 )
+from sam_engine.errors import ConfigError
+from sam_engine.evaluation.config import EvaluateConfig
 
 COMMAND = CommandLine(
     name="loop",

@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 def run(config: TrainConfig) -> int:
     """Pack what is not packed, then train to the end of the schedule; return the exit code."""
-    from sam_engine.training.packing import pack
+    from sam_engine.training.data.packing import pack
     from sam_engine.training.run import held_out_path, packed_path, run_training, write_config
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

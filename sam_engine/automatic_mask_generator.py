@@ -15,23 +15,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sam_engine.config import AmgConfig
-from sam_engine.errors import ConfigError, ImageError
-from sam_engine.mask_search import (
+from sam_engine.amg.mask_batch import Crop, FoundMask, Image, MaskBatch, clean_up_masks, size_of
+from sam_engine.amg.queued_image import StartedImage, queue_beside
+from sam_engine.amg.search import (
     EncodedCrop,
     draw_masks,
     is_out_of_memory,
     nms_between_crops,
     search_crop,
 )
+from sam_engine.compute.device import is_queued
+from sam_engine.config import AmgConfig
+from sam_engine.errors import ConfigError, ImageError
 from sam_engine.modeling.sam import ImageEmbedding, Segmenter
 from sam_engine.ops.boxes import generate_crop_boxes
-from sam_engine.ops.mask_batch import Crop, FoundMask, Image, MaskBatch, clean_up_masks, size_of
 from sam_engine.ops.points import build_all_layer_point_grids
 from sam_engine.ops.rle import Runs, area_of, bbox_of, decode_runs, runs_to_counts
-from sam_engine.ops.transfers import is_queued
 from sam_engine.predictor import SamPredictor, check_image
-from sam_engine.started_image import StartedImage, queue_beside
 from sam_engine.structures import ImageStatus
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from sam_engine.modeling.image_encoder import SkipFeatures
 from sam_engine.modeling.sam import ImageEmbedding, Sam, Segmenter
-from sam_engine.ops.logits import upscale_logits
-from sam_engine.ops.resize import ResizeLongestSide
+from sam_engine.ops.resize import ResizeLongestSide, upscale_logits
 
 IMAGE_FORMATS = ("RGB", "BGR")
 

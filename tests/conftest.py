@@ -1,7 +1,6 @@
 """Shared by all tests: fakes that Ray's workers can import, a CPU left to others, no clock on examples."""
 
 import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-TESTS = Path(__file__).resolve().parent
-for folder in (str(TESTS.parent), str(TESTS)):  # pipelines and tools are used from a checkout
-    if folder not in sys.path:
-        sys.path.append(folder)
+from tests.helpers.drawn_data import write_tar
 
 torch.set_num_threads(1)
 # A busy machine is slow, not wrong.
@@ -29,3 +25,9 @@ def _log_as_before() -> Iterator[None]:
     root.handlers = [handler for handler in root.handlers if handler in handlers]
     for logger, level in levels:
         logger.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def drawn_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight drawn images, ids 100 to 107, two masks each."""
+    return write_tar(tmp_path_factory.mktemp("drawn") / "drawn.tar")

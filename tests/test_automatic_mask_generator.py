@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import DiscSegmenter
 from numpy.typing import NDArray
-from reference_models import SMALL, randomise
 from torch import Tensor
 
 from sam_engine import automatic_mask_generator as generator_module
+from sam_engine.amg import measure as logits_module
+from sam_engine.amg.mask_batch import FoundMask, clean_up_masks
 from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
-from sam_engine.build import ARCHITECTURES, build_architecture
+from sam_engine.build_sam import ARCHITECTURES, build_architecture
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError, ImageError
-from sam_engine.export.onnx import SamOnnxModel
+from sam_engine.modeling.onnx import SamOnnxModel
 from sam_engine.modeling.sam import ImageEmbedding, Sam
-from sam_engine.ops import logits as logits_module
-from sam_engine.ops.mask_batch import FoundMask, clean_up_masks
 from sam_engine.ops.rle import decode_counts, mask_to_runs
 from sam_engine.predictor import SamPredictor
 from sam_engine.structures import ImageStatus
+from tests.helpers.fakes import DiscSegmenter
+from tests.helpers.reference_models import SMALL, randomise
 
 SETTINGS: dict[str, Any] = {
     "points_per_side": 4,

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from dataset_builder import sample_records, write_dataset
+
+from tests.helpers.dataset_builder import sample_records, write_dataset
 
 DOCUMENT = Path(__file__).parents[1] / "docs/dataset_format.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)

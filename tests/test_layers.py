@@ -9,28 +9,21 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for room in ("sam_engine", "pipelines", "tools") for path in (ROOT / room).rglob("*.py"))
-TORCH_ROOMS = ("modeling", "ops", "training", "evaluation", "export", "utils")
-TORCH_FILES = (
-    "predictor.py",
-    "automatic_mask_generator.py",
-    "mask_search.py",
-    "started_image.py",
-    "build.py",
-    "annotate.py",
-)
+TORCH_ROOMS = ("amg", "compute", "modeling", "ops", "training", "evaluation", "utils")
+TORCH_FILES = ("predictor.py", "automatic_mask_generator.py", "build_sam.py", "annotation/worker.py")
 TORCH_TOOLS = (
-    "bench_calibration.py",
-    "bench_decoder.py",
-    "bench_flops.py",
-    "bench_meters.py",
-    "bench_run.py",
+    "bench/calibration.py",
+    "bench/decoder.py",
+    "bench/flops.py",
+    "bench/meters.py",
+    "bench/run.py",
     "reference.py",
 )
 OWNERS = {
     "hydra": {"pipelines/config.py"},
     "omegaconf": {"pipelines/config.py"},
-    "numba": {"sam_engine/ops/compiled.py"},
-    "ray": {"sam_engine/ray_session.py", "sam_engine/training/distributed.py"},
+    "numba": {"sam_engine/compute/compiled.py"},
+    "ray": {"sam_engine/cluster/ray_session.py", "sam_engine/training/distributed.py"},
 }
 
 
@@ -47,7 +40,7 @@ def imports(path):
 
 @pytest.mark.parametrize("framework", sorted(OWNERS))
 def test_a_framework_is_imported_by_its_owner_alone(framework):
-    """Hydra and OmegaConf in pipelines/config.py, Ray in the two distributed.py, numba in ops/compiled.py."""
+    """Hydra and OmegaConf in pipelines/config.py, Ray where it is started, numba in compute/compiled.py."""
     users = {path.relative_to(ROOT).as_posix() for path in FILES if framework in imports(path)}
 
     assert users <= OWNERS[framework]
@@ -55,10 +48,10 @@ def test_a_framework_is_imported_by_its_owner_alone(framework):
 
 
 def may_import_torch(path):
-    room, *rest = path.relative_to(ROOT).parts
-    if room == "tools":
-        return rest[0] in TORCH_TOOLS
-    return room == "sam_engine" and (rest[0] in TORCH_ROOMS or rest[0] in TORCH_FILES)
+    top, _, inside = path.relative_to(ROOT).as_posix().partition("/")
+    if top == "tools":
+        return inside in TORCH_TOOLS
+    return top == "sam_engine" and (inside.partition("/")[0] in TORCH_ROOMS or inside in TORCH_FILES)
 
 
 def test_readers_exporters_and_command_lines_start_without_torch():
@@ -66,7 +59,7 @@ def test_readers_exporters_and_command_lines_start_without_torch():
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES if not may_import_torch(path)
     ]
-    names = [name.removesuffix(".__init__") for name in names if name != "sam_engine.distributed"]
+    names = [name.removesuffix(".__init__") for name in names if name != "sam_engine.annotation.ray_pool"]
     names += ["sam_engine.ops.rle", "sam_engine.training.config"]
     names += ["sam_engine.evaluation.config", "sam_engine.evaluation.truth"]
     code = f"import importlib, sys\nfor name in {names!r}: importlib.import_module(name)\n"
@@ -82,8 +75,8 @@ def test_what_measures_a_gpu_starts_on_a_bare_machine():
     code = (
         "import sys\n"
         "sys.modules.update(dict.fromkeys(('ray', 'hydra', 'omegaconf', 'pycocotools')))\n"
-        "import tools.bench, tools.bench_run, tools.bench_job, tools.bench_decoder, tools.bench_growth\n"
-        "import tools.equivalence\n"
+        "import tools.bench.generator, tools.bench.run, tools.bench.job\n"
+        "import tools.bench.decoder, tools.bench.growth, tools.equivalence\n"
     )
 
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

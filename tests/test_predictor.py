@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from fakes import DiscSegmenter
 
 from sam_engine.predictor import SamPredictor
+from tests.helpers.fakes import DiscSegmenter
 
 IMAGE = np.zeros((100, 200, 3), dtype=np.uint8)
 

@@ -3,15 +3,15 @@
 import os
 import sys
 
-import fakes
 import pytest
-from corpus.image_corpus import cases
 
-import sam_engine.isolation as isolation
+import sam_engine.images.isolated as isolation
 from pipelines.auto_annotate import run
-from sam_engine.dataset.inputs import FileInput
 from sam_engine.dataset.reader import open_dataset
+from sam_engine.inputs.folder import FileInput
 from sam_engine.structures import ImageStatus
+from tests.corpus.image_corpus import cases
+from tests.helpers import fakes
 
 FILES = {
     ImageStatus.CORRUPT: cases()["checksum.png"].data,
@@ -27,8 +27,8 @@ COLOURS = {
 }
 CHILD = """
 import os, signal, time
-from sam_engine.images import decode_image
-from sam_engine.isolation import serve
+from sam_engine.images.decode import decode_image
+from sam_engine.images.isolated import serve
 def decode(data, config, buffer):
     if data == b"crash": os.kill(os.getpid(), signal.SIGSEGV)
     if data == b"hang": time.sleep(1000)

@@ -7,7 +7,7 @@ points at once, which changes nothing but rounding. Engine and noise are then co
 `tools.compare_runs` does.
 
 Every image is published as soon as it is done: the same command goes on where it was stopped. To make one
-side again, delete its folder. Random weights of vit_* are calibrated, see `tools.bench_calibration`; their
+side again, delete its folder. Random weights of vit_* are calibrated, see `tools.bench.calibration`; their
 masks are much alike, and ``--box-nms-thresh 1`` keeps the hundreds that NMS would drop.
 """
 
@@ -23,6 +23,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from sam_engine.annotation.ray_pool import run_shards
+from sam_engine.annotation.run import Plan, finish, open_run, prepare, worker_factory
 from sam_engine.config import (
     MODEL_NAMES,
     AmgConfig,
@@ -32,14 +34,12 @@ from sam_engine.config import (
     ModelConfig,
 )
 from sam_engine.dataset.compare import Comparison, compare_datasets
-from sam_engine.dataset.inputs import open_input
 from sam_engine.dataset.manifest import build_manifest
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.shards import publish_shard
-from sam_engine.distributed import run_shards
 from sam_engine.errors import ConfigError
-from sam_engine.images import decode_image
-from sam_engine.run import Plan, finish, open_run, prepare, worker_factory
+from sam_engine.images.decode import decode_image
+from sam_engine.inputs.folder import open_input
 from sam_engine.structures import ImageRecord, ImageStatus, ShardReport
 from tools.command import add_amg_flags, run
 from tools.compare_runs import amg_settings, describe
@@ -152,8 +152,8 @@ def _annotate_with_reference(plan: Plan) -> Iterator[ShardReport]:
     """Annotate what is open with the mask generator of segment_anything."""
     import torch
 
-    from sam_engine.build import ARCHITECTURES, load_model
-    from sam_engine.image_rows import annotation_of
+    from sam_engine.annotation.rows import annotation_of
+    from sam_engine.build_sam import ARCHITECTURES, load_model
     from sam_engine.modeling.precision import cuda_tf32
     from tools.reference import drive_reference, import_segment_anything
 
@@ -237,8 +237,8 @@ def _write_weights(path: Path, options: argparse.Namespace, image: Path) -> None
         return
     import torch
 
-    from sam_engine.build import load_model
-    from tools.bench_calibration import save_calibrated
+    from sam_engine.build_sam import load_model
+    from tools.bench.calibration import save_calibrated
 
     part = path.with_suffix(".part")
     torch.set_num_threads(options.threads)

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sam_engine.build import Architecture
+from sam_engine.build_sam import Architecture
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError
 from sam_engine.modeling.sam import ImageEmbedding, Sam, Segmenter

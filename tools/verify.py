@@ -12,7 +12,7 @@ from sam_engine.dataset.verify import Verification, verify_dataset
 from tools.command import run
 
 if TYPE_CHECKING:
-    from sam_engine.repair import Repair
+    from sam_engine.annotation.repair import Repair
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = verify_dataset(dataset)
     if options.repair and result.problems:
         # Here and not above: who only looks needs neither torch nor cv2.
-        from sam_engine.repair import repair_dataset
+        from sam_engine.annotation.repair import repair_dataset
 
         repair = repair_dataset(dataset, input=options.input, device=options.device)
         result = verify_dataset(open_dataset(options.dataset))

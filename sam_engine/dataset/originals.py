@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from sam_engine.config import DecodeConfig
-from sam_engine.dataset.inputs import InputSource, open_input
 from sam_engine.dataset.manifest import Manifest, build_manifest
 from sam_engine.errors import ImageError, InputError
-from sam_engine.images import decode_image
+from sam_engine.images.decode import decode_image
+from sam_engine.inputs.folder import InputSource, open_input
 from sam_engine.structures import ImageRecord, ImageStatus
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from sam_engine.dataset.exporting import new_file, writing_to
 from sam_engine.errors import InputError
 from sam_engine.evaluation.config import EvaluateConfig
 from sam_engine.evaluation.grid import Candidates, GridScores, find_candidates
@@ -17,6 +16,7 @@ from sam_engine.evaluation.prompts import PromptAnswers, answer_prompts
 from sam_engine.evaluation.prompts import summarise as summarise_prompts
 from sam_engine.evaluation.report import TruthScores
 from sam_engine.evaluation.truth import Truth
+from sam_engine.files import new_file, writing_to
 from sam_engine.modeling.sam import Segmenter
 
 SCORES, TABLES = "scores.json", "scores.md"

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam_engine.errors import ConfigError, ImageError, InputError
+from sam_engine.formats.source import AnnotatedImage, Source, open_source
 from sam_engine.ops.rle import Runs, area_of, decode_runs, runs_to_counts
-from sam_engine.training.sources import AnnotatedImage, Source, open_source
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sam_engine.modeling.layers import LayerNorm2d, MLPBlock
+from sam_engine.modeling.common import LayerNorm2d, MLPBlock
 
 CPU_BLOCK_BYTES = 16 << 20
 """Of attention bias on a CPU: about what its caches hold; 64 MiB took 1.4 times as long."""

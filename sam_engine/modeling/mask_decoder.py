@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from sam_engine.modeling.common import MLP, LayerNorm2d
 from sam_engine.modeling.image_encoder import SkipFeatures
-from sam_engine.modeling.layers import MLP, LayerNorm2d
 from sam_engine.modeling.prompt_maps import NUM_MAPS, PromptPlaces, pixel_centres, prompt_maps
 from sam_engine.modeling.transformer import TwoWayTransformer
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from sam_engine.ops.transfers import is_queued
+from sam_engine.compute.device import is_queued
 
 HALF_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 """Of the image encoder; other precisions have none."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sam_engine.modeling.layers import LayerNorm2d
+from sam_engine.modeling.common import LayerNorm2d
 from sam_engine.modeling.prompt_maps import PromptPlaces
 
 

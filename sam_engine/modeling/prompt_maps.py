@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sam_engine.ops.transfers import is_queued
+from sam_engine.compute.device import is_queued
 
 NUM_MAPS = 16
 """Channels of `prompt_maps`."""

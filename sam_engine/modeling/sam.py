@@ -11,21 +11,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sam_engine.modeling.fast_decoder import (
+from sam_engine.compute.device import is_queued, upload
+from sam_engine.modeling.fast.decoder import (
     DecodedPrompts,
     decode_prompts,
     prompts_at_once,
 )
-from sam_engine.modeling.fast_upscaling import upscale_masks
+from sam_engine.modeling.fast.prepared_image import PreparedImage, prepare_image
+from sam_engine.modeling.fast.upscaling import upscale_masks
 from sam_engine.modeling.image_encoder import ImageEncoderViT, SkipFeatures
 from sam_engine.modeling.mask_decoder import MaskDecoder
 from sam_engine.modeling.precision import HALF_DTYPES, cuda_tf32, image_dtype
-from sam_engine.modeling.prepared_image import PreparedImage, prepare_image
 from sam_engine.modeling.prompt_encoder import PromptEncoder
 from sam_engine.modeling.tiny_encoder import TinyEncoder
-from sam_engine.ops.logits import upscale_logits
-from sam_engine.ops.resize import ResizeLongestSide
-from sam_engine.ops.transfers import is_queued, upload
+from sam_engine.ops.resize import ResizeLongestSide, upscale_logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

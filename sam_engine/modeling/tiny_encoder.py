@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sam_engine.modeling.common import LayerNorm2d
 from sam_engine.modeling.image_encoder import SkipFeatures
-from sam_engine.modeling.layers import LayerNorm2d
 
 # Expansion, output channels, repeats, stride of the first; MobileNetV2 table 2.
 STAGES = (

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sam_engine.modeling.layers import MLPBlock
+from sam_engine.modeling.common import MLPBlock
 
 
 class TwoWayTransformer(nn.Module):

@@ -1,4 +1,4 @@
-"""Resizing of images and prompts to the model's input frame: the longer side becomes ``target_length``."""
+"""Resizing to the model's input frame, its longer side ``target_length``, and of logits back to the image."""
 
 import numpy as np
 import torch
@@ -65,3 +65,22 @@ class ResizeLongestSide:
     def apply_boxes_torch(self, boxes: Tensor, original_size: tuple[int, ...]) -> Tensor:
         """Map XYXY boxes (..., 4) as `apply_boxes` does; returns (N, 4)."""
         return self.apply_coords_torch(boxes.reshape(-1, 2, 2), original_size).reshape(-1, 4)
+
+
+def upscale_logits(
+    logits: Tensor, image_size: int, input_size: tuple[int, ...], original_size: tuple[int, ...]
+) -> Tensor:
+    """Bring low-resolution logits to the original image, in the original's two bilinear steps.
+
+    Args:
+        logits: (P, M, h, w) over the padded square input.
+        image_size: Side of that square, in pixels.
+        input_size: (H, W) of the image within it.
+        original_size: (H, W) wanted.
+
+    Returns:
+        (P, M, H, W) logits.
+    """
+    square = F.interpolate(logits, (image_size, image_size), mode="bilinear", align_corners=False)
+    image = square[..., : input_size[0], : input_size[1]]
+    return F.interpolate(image, tuple(original_size), mode="bilinear", align_corners=False)

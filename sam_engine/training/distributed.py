@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sam_engine.cluster.ray_session import ray_session
 from sam_engine.config import ExecutorConfig
 from sam_engine.errors import ConfigError, SamEngineError
-from sam_engine.ray_session import ray_session
 from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.ranks import Ranks
 from sam_engine.training.signals import stop_requests

@@ -8,7 +8,7 @@ import numpy as np
 from sam_engine.evaluation.prompts import evaluate
 from sam_engine.evaluation.truth import TruthImage
 from sam_engine.ops.rle import mask_to_runs
-from sam_engine.training.packed import PackedDataset
+from sam_engine.training.data.packed import PackedDataset
 from sam_engine.training.trainer import Trainer
 
 

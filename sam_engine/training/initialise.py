@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from sam_engine.build import ARCHITECTURES, build_architecture
-from sam_engine.checkpoints import check_state_dict, load_state_dict
+from sam_engine.build_sam import ARCHITECTURES, build_architecture
+from sam_engine.checkpoints.resolve import check_state_dict, load_state_dict
 from sam_engine.errors import CheckpointError, ConfigError
 from sam_engine.modeling.sam import Sam
 from sam_engine.modeling.tiny_encoder import TinyEncoder

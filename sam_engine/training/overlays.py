@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
-from sam_engine.training.data import Batch
+from sam_engine.training.data.batches import Batch
 
 TRUTH, ANSWER, PROMPT = (60, 220, 90), (255, 140, 0), (255, 40, 40)
 """Colours: RGB."""

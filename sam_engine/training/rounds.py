@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sam_engine.modeling.fast.trainable import decode_batch
 from sam_engine.modeling.image_encoder import SkipFeatures
 from sam_engine.modeling.prompt_maps import PromptPlaces
 from sam_engine.modeling.sam import Sam
 from sam_engine.training.config import TrainConfig
-from sam_engine.training.data import LOGIT_STRIDE, Batch
-from sam_engine.training.decoding import decode_batch
+from sam_engine.training.data.batches import LOGIT_STRIDE, Batch
+from sam_engine.training.data.prompts import error_clicks
 from sam_engine.training.drop_path import drop_path
 from sam_engine.training.losses import PromptLosses, prompt_losses
-from sam_engine.training.prompts import error_clicks
 
 MASK_INPUT_LIMIT = 32.0
 """Logits given back as mask prompts are clipped to this."""

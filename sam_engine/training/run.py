@@ -12,9 +12,9 @@ import torch
 from sam_engine.errors import ConfigError
 from sam_engine.training.checkpoint import export_weights, has_state
 from sam_engine.training.config import DataConfig, TrainConfig
-from sam_engine.training.data import StepBatches, TrainingImages
+from sam_engine.training.data.batches import StepBatches, TrainingImages
+from sam_engine.training.data.packed import PackedDataset
 from sam_engine.training.initialise import build_initial
-from sam_engine.training.packed import PackedDataset
 from sam_engine.training.ranks import Ranks
 from sam_engine.training.steps import train
 from sam_engine.training.trainer import LAST, WEIGHTS, Trainer
@@ -42,7 +42,7 @@ def open_images(config: TrainConfig) -> TrainingImages:
         ConfigError: There is no packed dataset, or settings do not fit it; or as `StreamedDataset`.
     """
     if config.data.stream:
-        from sam_engine.training.streaming import StreamedDataset  # needs more than a bare machine has
+        from sam_engine.training.data.streaming import StreamedDataset  # needs more than a bare machine has
 
         return StreamedDataset(config.data)
     packed = packed_path(config)

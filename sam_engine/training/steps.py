@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sam_engine.training.data import StepBatches
+from sam_engine.training.data.batches import StepBatches
 from sam_engine.training.journal import Journal
 from sam_engine.training.overlays import overlay
 from sam_engine.training.signals import stop_requests

@@ -17,7 +17,7 @@ from sam_engine.errors import CheckpointError
 from sam_engine.modeling.sam import Sam
 from sam_engine.training.checkpoint import load_state, save_state, save_tensors
 from sam_engine.training.config import TrainConfig
-from sam_engine.training.data import Batch
+from sam_engine.training.data.batches import Batch
 from sam_engine.training.losses import PromptLosses, loss_of_step
 from sam_engine.training.optimiser import freeze, learning_rate_scale, parameter_groups
 from sam_engine.training.ranks import Ranks

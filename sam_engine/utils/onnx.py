@@ -1,5 +1,5 @@
 """``segment_anything.utils.onnx``."""
 
-from sam_engine.export.onnx import SamOnnxModel
+from sam_engine.modeling.onnx import SamOnnxModel
 
 __all__ = ["SamOnnxModel"]

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import make_reduced_tiny
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from pipelines.auto_annotate import COMMAND
 from pipelines.config import main
-from sam_engine.checkpoints import file_sha256, load_state_dict, resolve_checkpoint
+from sam_engine.checkpoints.resolve import file_sha256, load_state_dict, resolve_checkpoint
 from sam_engine.config import ModelConfig
 from sam_engine.errors import CheckpointError
+from tests.helpers.fakes import make_reduced_tiny
 
 
 class Touch:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SESSION = """
 import json, os, stat, sys
 from sam_engine.config import ExecutorConfig
-from sam_engine.ray_session import import_ray, ray_session
+from sam_engine.cluster.ray_session import import_ray, ray_session
 with ray_session(ExecutorConfig(num_workers=1)):
     ray = import_ray()
     token = os.environ["RAY_AUTH_TOKEN_PATH"]

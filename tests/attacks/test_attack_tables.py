@@ -10,27 +10,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dataset_builder import annotation, image, rectangle_mask, write_dataset
 from pycocotools import mask as coco
 
-from sam_engine.dataset.coco import export_coco
 from sam_engine.dataset.compare import mask_ious
+from sam_engine.dataset.previews import draw_masks
 from sam_engine.dataset.reader import open_dataset
-from sam_engine.dataset.sa1b import export_sa1b
 from sam_engine.dataset.schema import SCHEMA, records_to_table
 from sam_engine.dataset.seal import BLANK, FILE_KEY, FOOTER_KEY, seal
 from sam_engine.dataset.shards import shard_name
 from sam_engine.errors import RleError, SamEngineError
+from sam_engine.formats.coco import export_coco
+from sam_engine.formats.sa1b import export_sa1b
 from sam_engine.ops.rle import decode_counts
-from sam_engine.previews import draw_masks
+from tests.helpers.dataset_builder import annotation, image, rectangle_mask, write_dataset
 
 BYTES = 2**30
 NAIVE = "import sys, pyarrow.parquet as pq; pq.read_table(sys.argv[1])"
-LIST = "import sys; from sam_engine.dataset.inputs import open_input; open_input(sys.argv[1]).list_files()"
+LIST = "import sys; from sam_engine.inputs.folder import open_input; open_input(sys.argv[1]).list_files()"
 READ = """
 import sys
 from sam_engine.config import DecodeConfig
-from sam_engine.dataset.inputs import open_input
+from sam_engine.inputs.folder import open_input
 from sam_engine.dataset.manifest import build_manifest
 source = open_input(sys.argv[1])
 for entry in build_manifest(source.iter_files()).entries(0, 2):

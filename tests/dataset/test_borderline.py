@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from dataset_builder import rectangle
 
 from sam_engine.config import AmgConfig
 from sam_engine.dataset.borderline import Match, Reason, explain_differences
+from tests.helpers.dataset_builder import rectangle
 
 CONFIG = AmgConfig()
 

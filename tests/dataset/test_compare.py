@@ -1,13 +1,13 @@
 """Comparing two datasets: matching, shares and the borderline account."""
 
 import pytest
-from dataset_builder import rectangle
 
 from sam_engine.config import AmgConfig
 from sam_engine.dataset.borderline import Reason
 from sam_engine.dataset.compare import Comparison, compare_datasets, compare_images
 from sam_engine.errors import ShardError
 from sam_engine.structures import ImageRecord, ImageStatus
+from tests.helpers.dataset_builder import rectangle
 
 CONFIG = AmgConfig()
 

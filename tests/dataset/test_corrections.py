@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
-from dataset_builder import annotation, image, rectangle_mask
 
 from sam_engine.dataset.corrections import (
     Correction,
@@ -17,6 +16,7 @@ from sam_engine.dataset.corrections import (
 )
 from sam_engine.errors import InputError
 from sam_engine.ops.rle import encode_mask
+from tests.helpers.dataset_builder import annotation, image, rectangle_mask
 
 FIRST, SECOND, DRAWN = (rectangle_mask(24, 32, x, 3, 6, 5) for x in (2, 12, 22))
 RECORD = image(3, b"a.jpg", [FIRST, SECOND])

@@ -7,15 +7,15 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dataset_builder import image, sample_records, sealed, write_dataset
 
 from sam_engine.dataset.reader import MAX_GROUP_ROWS, open_dataset, read_tables
 from sam_engine.dataset.schema import RUN_INFO, SCALAR_COLUMNS, SCHEMA, SUCCESS, records_to_table
 from sam_engine.dataset.seal import BLANK, FILE_KEY, FOOTER_KEY, seal
 from sam_engine.dataset.shards import encode_shard, shard_name
-from sam_engine.dataset.store import LocalStore
 from sam_engine.errors import ConfigError, ShardError
+from sam_engine.storage.local import LocalStore
 from sam_engine.structures import Shard
+from tests.helpers.dataset_builder import image, sample_records, sealed, write_dataset
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_a_text_bomb_is_refused(tmp_path):
     code = (
         "import sys\n"
         "from sam_engine.dataset.reader import read_tables\n"
-        "from sam_engine.dataset.store import LocalStore\n"
+        "from sam_engine.storage.local import LocalStore\n"
         "list(read_tables(LocalStore(sys.argv[1]), 'bomb', ['file_name']))\n"
     )
     result = subprocess.run(
@@ -175,7 +175,7 @@ def test_reading_needs_neither_torch_nor_ray():
     code = (
         "import sys\n"
         "import sam_engine.dataset.reader, sam_engine.dataset.verify, sam_engine.dataset.originals\n"
-        "import sam_engine.dataset.sa1b, sam_engine.dataset.coco\n"
+        "import sam_engine.formats.sa1b, sam_engine.formats.coco\n"
         "sys.exit(', '.join({'torch', 'ray', 'hydra', 'cv2', 'pycocotools'} & set(sys.modules)) or None)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -2,7 +2,6 @@
 
 import json
 
-import fakes
 import pytest
 
 from sam_engine.dataset.run_info import (
@@ -13,6 +12,7 @@ from sam_engine.dataset.run_info import (
     version_notes,
 )
 from sam_engine.errors import FingerprintError, ShardError
+from tests.helpers import fakes
 
 
 def fingerprint(**changes):

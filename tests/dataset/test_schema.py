@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from dataset_builder import image, rectangle_mask, sample_records
 
 from sam_engine.dataset.schema import SCHEMA, is_exact, records_to_table, table_to_records
 from sam_engine.errors import ShardError
 from sam_engine.structures import ImageStatus
+from tests.helpers.dataset_builder import image, rectangle_mask, sample_records
 
 
 def test_columns_are_those_of_version_1():

@@ -5,12 +5,12 @@ import io
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dataset_builder import FINGERPRINT, sample_records, sealed
 
 from sam_engine.dataset.schema import records_to_table
 from sam_engine.dataset.seal import check_footer, read_digest
 from sam_engine.dataset.shards import encode_shard
 from sam_engine.structures import Shard
+from tests.helpers.dataset_builder import FINGERPRINT, sample_records, sealed
 
 DATA = encode_shard(sample_records(), shard=Shard(index=0, start=0, stop=5), fingerprint=FINGERPRINT)
 FOOTER_START = len(DATA) - 8 - int.from_bytes(DATA[-8:-4], "little")

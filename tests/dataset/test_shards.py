@@ -7,17 +7,6 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dataset_builder import (
-    FINGERPRINT,
-    annotation,
-    failed,
-    fingerprint_of,
-    image,
-    rectangle_mask,
-    sample_records,
-    sealed,
-    write_dataset,
-)
 
 from sam_engine.dataset.schema import records_to_table, table_to_records
 from sam_engine.dataset.shards import (
@@ -30,9 +19,20 @@ from sam_engine.dataset.shards import (
     shard_name,
     shard_sha256,
 )
-from sam_engine.dataset.store import LocalStore
 from sam_engine.errors import ShardError, StorageError
+from sam_engine.storage.local import LocalStore
 from sam_engine.structures import ImageStatus, Shard
+from tests.helpers.dataset_builder import (
+    FINGERPRINT,
+    annotation,
+    failed,
+    fingerprint_of,
+    image,
+    rectangle_mask,
+    sample_records,
+    sealed,
+    write_dataset,
+)
 
 RECORDS = sample_records()
 SHARD = Shard(index=3, start=0, stop=5)

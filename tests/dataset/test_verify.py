@@ -7,13 +7,20 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dataset_builder import image, rectangle_mask, sample_records, sealed, write_dataset, write_success
 
 from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.schema import MANIFEST, RUN_INFO, SCHEMA, SUCCESS, records_to_table
 from sam_engine.dataset.shards import shard_name
 from sam_engine.dataset.verify import MAX_PROBLEMS_PER_SHARD, verify_dataset
+from tests.helpers.dataset_builder import (
+    image,
+    rectangle_mask,
+    sample_records,
+    sealed,
+    write_dataset,
+    write_success,
+)
 
 FIRST = shard_name(0)
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from drawn_truth import write_tar
+
+from tests.helpers.drawn_truth import write_tar
 
 
 @pytest.fixture(scope="session")

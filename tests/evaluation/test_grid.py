@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import DiscSegmenter, make_reduced_tiny
 
 from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
 from sam_engine.config import AmgConfig
@@ -19,6 +18,7 @@ from sam_engine.evaluation.grid import (
     without_duplicates,
 )
 from sam_engine.evaluation.truth import open_truth
+from tests.helpers.fakes import DiscSegmenter, make_reduced_tiny
 
 
 def invented(predicted_iou, stability_score, best_iou) -> Candidates:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import make_reduced_tiny
 from PIL import Image
 
 from sam_engine.config import AmgConfig
 from sam_engine.evaluation.config import EvaluateConfig
 from sam_engine.evaluation.run import evaluate_truths
 from sam_engine.evaluation.truth import open_truth
+from tests.helpers.fakes import make_reduced_tiny
 
 
 @pytest.mark.parametrize(("parts", "drawn"), [(["prompts"], [True, False]), (["grid"], [False, True])])

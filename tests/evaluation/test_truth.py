@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_builder import image as image_record
-from dataset_builder import rectangle_mask, write_dataset
-from drawn_truth import HEIGHT, WIDTH, draw, sa1b_files
 from PIL import Image
 from pycocotools import mask as mask_utils
 
 from sam_engine.errors import ConfigError, InputError
 from sam_engine.evaluation.truth import open_truth
+from tests.helpers.dataset_builder import image as image_record
+from tests.helpers.dataset_builder import rectangle_mask, write_dataset
+from tests.helpers.drawn_truth import HEIGHT, WIDTH, draw, sa1b_files
 
 
 def write_folder(folder: Path, numbers=(0, 1)) -> Path:

@@ -4,10 +4,9 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parents[1]
-for folder in (str(TESTS.parent), str(TESTS)):  # the fakes; pipelines and tools
-    if folder not in sys.path:
-        sys.path.append(folder)
+ROOT = str(Path(__file__).resolve().parents[2])
+if ROOT not in sys.path:  # pipelines and tools
+    sys.path.append(ROOT)
 
 from .command import Campaign, run_command  # noqa: E402
 from .cost import run_cost  # noqa: E402

@@ -14,13 +14,13 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from corpus.image_corpus import encode, photo
 from PIL import Image
 
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError
-from sam_engine.images import decode_image
-from sam_engine.isolation import IsolatedDecoder, limit_image, limit_process
+from sam_engine.images.decode import decode_image
+from sam_engine.images.isolated import IsolatedDecoder, limit_image, limit_process
+from tests.corpus.image_corpus import encode, photo
 
 from .fuzzing import Step, fuzz, serve
 from .result import Result

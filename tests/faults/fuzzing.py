@@ -86,10 +86,12 @@ def _run_child(module: str, first: int, stop: int, seed: int, result: Fuzzed) ->
     with tempfile.NamedTemporaryFile() as file:
         file.write(struct.pack("<q", -1))
         file.flush()
-        environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
         arguments = [str(first), str(stop), str(seed), file.name]
         child = subprocess.Popen(
-            [sys.executable, "-m", f"faults.{module}", *arguments], env=environment, stdout=subprocess.PIPE
+            [sys.executable, "-m", f"tests.faults.{module}", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
         )
         done, is_stuck = first, False
         for report in _reports(child, file.name):

@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from corpus.image_corpus import cases, encode, photo
 
 from sam_engine.config import DecodeConfig
-from sam_engine.images import decode_image
-from sam_engine.isolation import IsolatedDecoder
+from sam_engine.images.decode import decode_image
+from sam_engine.images.isolated import IsolatedDecoder
 from sam_engine.structures import ImageStatus
+from tests.corpus.image_corpus import cases, encode, photo
 
 from .fuzzing import ROOT
 from .result import Result
@@ -28,7 +28,7 @@ REFUSE = """
 import json, resource, sys, time
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError
-from sam_engine.images import decode_image
+from sam_engine.images.decode import decode_image
 data, status, peak = sys.stdin.buffer.read(), "ok", resource.RUSAGE_SELF
 before, started = resource.getrusage(peak).ru_maxrss, time.process_time()
 try:

@@ -23,7 +23,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import fakes
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -41,6 +40,7 @@ from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.schema import MANIFEST, RUN_INFO, SUCCESS
 from sam_engine.dataset.verify import verify_dataset
 from sam_engine.structures import ImageStatus
+from tests.helpers import fakes
 
 from .result import Order, Result
 from .scene import Scene, read_files, wait

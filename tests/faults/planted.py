@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import sam_engine.annotate
-import sam_engine.run
+import sam_engine.annotation.run
+import sam_engine.annotation.worker
 from sam_engine.dataset.manifest import cut_shards
 from sam_engine.dataset.schema import ANNOTATIONS_PREFIX
-from sam_engine.dataset.store import LocalStore
 from sam_engine.errors import StorageError
+from sam_engine.storage.local import LocalStore
 from sam_engine.structures import Shard
 
 _Put = Callable[[LocalStore, str, bytes], bool]
@@ -152,7 +152,7 @@ def _replace_instead_of_link(store: LocalStore, name: str, data: bytes) -> bool:
 
 def _completion_order() -> None:
     """Number shards in the order in which they happen to be done, and cut what is left anew on resuming."""
-    real_publish = sam_engine.annotate.publish_shard
+    real_publish = sam_engine.annotation.worker.publish_shard
 
     def publish(store: LocalStore, records: Any, *, shard: Shard, fingerprint: str) -> Any:
         index = len(store.list(ANNOTATIONS_PREFIX))
@@ -163,8 +163,8 @@ def _completion_order() -> None:
         random.Random(os.getpid()).shuffle(shards)
         return shards
 
-    sam_engine.annotate.publish_shard = publish  # type: ignore[assignment]
-    sam_engine.run.cut_shards = shuffled
+    sam_engine.annotation.worker.publish_shard = publish  # type: ignore[assignment]
+    sam_engine.annotation.run.cut_shards = shuffled
 
 
 def _no_settling() -> None:

@@ -17,11 +17,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import fakes
-from process_tree import descendants, is_running, named
-
 from sam_engine.config import ExecutorConfig
 from sam_engine.dataset.run_info import CONFIG
+from tests.helpers import fakes
+from tests.helpers.process_tree import descendants, is_running, named
 
 from .ray_nodes import PYTHONPATH, ray_nodes
 from .result import Order, Result
@@ -56,7 +55,7 @@ def run_ray(work: Path, order: Order, *, noise: bool = False) -> Result:
             if kind == "driver":
                 return _kill(driver)
             name = {
-                "worker": "ray::_Actor", "decoder": "sam_engine.isolation", "board": "ray::_Board",
+                "worker": "ray::_Actor", "decoder": "sam_engine.images.isolated", "board": "ray::_Board",
             }[kind]  # fmt: skip
             victims = named(descendants(nodes.pid), [name])
             return bool(victims) and _kill(dice.choice(victims))

@@ -13,8 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parents[1]
-PYTHONPATH = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+PYTHONPATH = str(Path(__file__).resolve().parents[2])
 """Of workers: the program and the fakes."""
 
 
@@ -91,7 +90,7 @@ def _host() -> None:
     os.dup2(2, 1)  # Ray prints
     from ray.cluster_utils import Cluster
 
-    from sam_engine.ray_session import private_folder
+    from sam_engine.cluster.ray_session import private_folder
 
     settings = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
     cluster = Cluster(

@@ -16,19 +16,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import fakes
 import pyarrow as pa
 import torch
 
 import pipelines.config
 from pipelines.auto_annotate import COMMAND, run
-from sam_engine.annotate import ShardAnnotator
+from sam_engine.annotation.report import REPORT
+from sam_engine.annotation.worker import ShardAnnotator
 from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.reader import open_dataset
-from sam_engine.dataset.report import REPORT
 from sam_engine.dataset.schema import ANNOTATIONS_PREFIX, SUCCESS
-from sam_engine.dataset.store import LOCK, TEMPORARY
 from sam_engine.dataset.verify import verify_dataset
+from sam_engine.storage.local import LOCK, TEMPORARY
+from tests.helpers import fakes
 
 CRASHED = 70
 """Exit code of a victim that ended by an exception that is none of ours."""

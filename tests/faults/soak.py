@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from process_tree import descendants
 
-from sam_engine.build import sam_model_registry
+from sam_engine.build_sam import sam_model_registry
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.modeling.sam import Segmenter
+from tests.helpers.process_tree import descendants
 
 from .result import Order, Result
 from .scene import Scene, fast_model, make_scene, wait

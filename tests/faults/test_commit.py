@@ -3,15 +3,15 @@
 import contextlib
 import os
 
-import fakes
 import pytest
 
-import sam_engine.annotate
+import sam_engine.annotation.worker
 from pipelines.auto_annotate import run
 from sam_engine.dataset.reader import open_dataset
-from sam_engine.dataset.store import LocalStore
 from sam_engine.dataset.verify import verify_dataset
 from sam_engine.errors import StorageError
+from sam_engine.storage.local import LocalStore
+from tests.helpers import fakes
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def inodes(output):
 
 def test_a_shard_whose_report_was_lost_is_adopted(config, tmp_path, monkeypatch):
     """The worker published and failed before it could say so: the next attempt finds it, as it is."""
-    publish, published = sam_engine.annotate.publish_shard, []
+    publish, published = sam_engine.annotation.worker.publish_shard, []
 
     def publish_and_fail(*args, **kwargs):
         result = publish(*args, **kwargs)
@@ -38,7 +38,7 @@ def test_a_shard_whose_report_was_lost_is_adopted(config, tmp_path, monkeypatch)
             raise ConnectionError("the reply was lost")
         return result
 
-    monkeypatch.setattr(sam_engine.annotate, "publish_shard", publish_and_fail)
+    monkeypatch.setattr(sam_engine.annotation.worker, "publish_shard", publish_and_fail)
     code = run(config, fakes.make_disc_segmenter)
 
     assert code == 0

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from faults.crashstates import Disk, Operation
+from tests.faults.crashstates import Disk, Operation
 
 WHOLE = b"whole shard"
 

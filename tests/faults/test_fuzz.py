@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpus.image_corpus import cases
 
-from faults import decode, fuzzing, images, rle
-from faults.fuzzing import fuzz
 from sam_engine.errors import ImageError
+from tests.corpus.image_corpus import cases
+from tests.faults import decode, fuzzing, images, rle
+from tests.faults.fuzzing import fuzz
 
 
 def test_crash_and_hang_are_found_and_named(monkeypatch):

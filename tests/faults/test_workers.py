@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from faults.result import Result
-from faults.soak import Sample, judge
+from tests.faults.result import Result
+from tests.faults.soak import Sample, judge
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.schema import ANNOTATIONS_PREFIX
-from sam_engine.dataset.store import LocalStore
 from sam_engine.dataset.verify import verify_dataset
+from sam_engine.storage.local import LocalStore
 
 from .calls import Call, watch
 from .result import Order, Result

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from reference_models import SMALL
 from torch import Tensor
 
-from sam_engine.build import ARCHITECTURES, build_architecture, build_tiny
+from sam_engine.build_sam import ARCHITECTURES, build_architecture, build_tiny
+from sam_engine.modeling.fast.prepared_image import prepare_image
 from sam_engine.modeling.precision import image_dtype
-from sam_engine.modeling.prepared_image import prepare_image
 from sam_engine.modeling.sam import ImageEmbedding, Sam
 from sam_engine.ops.points import build_point_grid
+from tests.helpers.reference_models import SMALL
 
 
 def smooth_features(sam: Sam) -> ImageEmbedding:
@@ -89,7 +89,10 @@ def share_alike(logits: Tensor, expected: Tensor, chosen: Tensor) -> float:
 
 
 def test_masks_of_tiny_in_half_precision() -> None:
-    """Of the masks of a drawing, decoded in half precision, 99 % are alike, and all scores are."""
+    """Of the masks of a drawing, decoded in half precision, all but one in 32 are alike, and all scores are.
+
+    Which one is not depends on the processor: none, or one on some with AVX-512.
+    """
     sam, image = build_tiny(), drawn_image().numpy()
     [embedding] = sam.encode([image])
     prompts = grid_prompts(sam, 4)
@@ -99,7 +102,7 @@ def test_masks_of_tiny_in_half_precision() -> None:
     chosen = (expected > 0).flatten(0, 1).sum(dim=(1, 2)) > 100
 
     assert chosen.sum() > 20
-    assert share_alike(logits, expected, chosen) >= 0.99
+    assert share_alike(logits, expected, chosen) >= 31 / 32
     assert (half_scores - scores).abs().max() < 0.001
 
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from fakes import make_reduced_tiny
 from torch import Tensor
 
 from sam_engine.modeling.prompt_maps import MIN_DISTANCE, NUM_MAPS, PromptPlaces, pixel_centres, prompt_maps
+from tests.helpers.fakes import make_reduced_tiny
 
 
 def make_maps(

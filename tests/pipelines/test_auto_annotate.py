@@ -7,15 +7,16 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
-import fakes
 import pytest
 
 from pipelines.auto_annotate import COMMAND, Stopped, _stopped_by_signals, command_line, describe, run
 from pipelines.config import load
+from sam_engine.annotation.run import prepare
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.errors import ConfigError, FingerprintError
-from sam_engine.run import prepare
+from tests.helpers import fakes
 
 BROKEN = {"005.png": b"", "017.png": b"<html>404</html>", "030.png": b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"}
 INLINE = ("model.checkpoint=random", "executor=inline", "amg.points_per_side=2", "previews=0")
@@ -418,7 +419,8 @@ def test_progress_is_a_line_now_and_then(tmp_path, capsys, monkeypatch):
 
 
 SCRIPT = """
-import functools, sys, time, fakes
+import functools, sys, time
+from tests.helpers import fakes
 from pipelines.auto_annotate import COMMAND, command_line, run
 from pipelines import auto_annotate
 make_model = functools.partial(fakes.make_troubled_segmenter, {delay})
@@ -443,8 +445,7 @@ sys.exit(command_line(sys.argv[1:]))
 
 def start(arguments, delay, *, stubborn=False):
     """Start the program in a process of its own, with a model that is slow, or does not want to stop."""
-    tests = os.path.dirname(fakes.__file__)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(tests), tests])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT.format(delay=delay, stubborn=stubborn), *arguments],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from drawn_truth import write_tar
 
 from pipelines import evaluate
 from pipelines.config import main
+from tests.helpers.drawn_truth import write_tar
 
 SMALL = ["model.checkpoint=random", "amg.points_per_side=2", "threads=1", "limit=1"]
 

@@ -6,11 +6,11 @@ import os
 import resource
 import subprocess
 
-import fakes
 import pytest
 
 from pipelines.auto_annotate import COMMAND, run
 from pipelines.config import main
+from tests.helpers import fakes
 
 SETTINGS = (
     "model.checkpoint=random", "executor=inline", "shard_size=8", "previews=0", "amg.points_per_side=4",

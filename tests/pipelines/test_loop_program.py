@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from drawn_truth import write_tar
 
 from pipelines import loop
 from pipelines.config import main
+from tests.helpers.drawn_truth import write_tar
 
 
 def contents(output: Path) -> dict[str, bytes]:

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from reference_models import SMALL, randomise
 from torch import Tensor
 
 from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
-from sam_engine.build import ARCHITECTURES, build_architecture
+from sam_engine.build_sam import ARCHITECTURES, build_architecture
 from sam_engine.modeling.sam import ImageEmbedding, Segmenter
 from sam_engine.ops.resize import ResizeLongestSide
+from tests.helpers.reference_models import SMALL, randomise
 from tools.reference import reference_generator
 
 pytestmark = pytest.mark.reference

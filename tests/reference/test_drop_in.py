@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from reference_models import SMALL, randomise
 
 import sam_engine
-from sam_engine.build import build_architecture
+from sam_engine.build_sam import build_architecture
+from tests.helpers.reference_models import SMALL, randomise
 from tools.reference import build_reference
 
 pytestmark = pytest.mark.reference

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from reference_models import SMALL, randomise
 from torch import Tensor
 
-from sam_engine.build import ARCHITECTURES, Architecture, build_architecture
+from sam_engine.build_sam import ARCHITECTURES, Architecture, build_architecture
 from sam_engine.modeling.sam import ImageEmbedding, Sam
+from tests.helpers.reference_models import SMALL, randomise
 from tools.reference import build_reference
 
 pytestmark = pytest.mark.reference

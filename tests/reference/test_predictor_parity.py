@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from reference_models import SMALL, randomise
 
-from sam_engine.build import build_architecture
-from sam_engine.export.onnx import SamOnnxModel
+from sam_engine.build_sam import build_architecture
+from sam_engine.modeling.onnx import SamOnnxModel
 from sam_engine.predictor import SamPredictor
 from sam_engine.utils import amg
+from tests.helpers.reference_models import SMALL, randomise
 from tools.reference import build_reference
 
 pytestmark = pytest.mark.reference

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from dataset_builder import annotation, image, sample_records, write_dataset
 
+from tests.helpers.dataset_builder import annotation, image, sample_records, write_dataset
 from tools.command import run
 from tools.compare_runs import main
 

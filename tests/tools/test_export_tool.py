@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from dataset_builder import image, rectangle_mask, sample_records, write_dataset
 
+from tests.helpers.dataset_builder import image, rectangle_mask, sample_records, write_dataset
 from tools import export
 from tools.command import run
 

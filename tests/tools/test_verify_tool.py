@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from dataset_builder import sample_records, write_dataset
 
+from tests.helpers.dataset_builder import sample_records, write_dataset
 from tools import verify
 from tools.command import run
 

@@ -1,20 +1,13 @@
-"""Drawn training data as an SA-1B-format tar."""
+"""Drawn training data, packed."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from drawn_data import write_tar
 
 from sam_engine.training.config import DataConfig
-from sam_engine.training.packed import PackedDataset
-from sam_engine.training.packing import pack
-
-
-@pytest.fixture(scope="session")
-def drawn_tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight drawn images, ids 100 to 107, two masks each."""
-    return write_tar(tmp_path_factory.mktemp("drawn") / "drawn.tar")
+from sam_engine.training.data.packed import PackedDataset
+from sam_engine.training.data.packing import pack
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from sam_engine.training.config import DataConfig, TrainConfig
-from sam_engine.training.packing import pack
+from sam_engine.training.data.packing import pack
 from sam_engine.training.run import read_config, run_training, write_config
 
 ABSENT = ["hydra", "omegaconf", "ray", "pycocotools", "pyarrow", "simplejpeg", "cv2", "tensorboardX"]

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from reference_models import SMALL
 
-from sam_engine.build import ARCHITECTURES, build_architecture
+from sam_engine.build_sam import ARCHITECTURES, build_architecture
 from sam_engine.training.config import TrainConfig
 from sam_engine.training.optimiser import (
     freeze,
@@ -15,6 +14,7 @@ from sam_engine.training.optimiser import (
     parameter_groups,
     trunk_layer,
 )
+from tests.helpers.reference_models import SMALL
 
 TINY = replace(ARCHITECTURES["tiny"], image_size=64, trunk_width=0.25, prompt_embed_dim=32)
 

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from drawn_data import write_tar
-from reduced_model import reduced_model
 
 from sam_engine.errors import ConfigError
 from sam_engine.training.config import DataConfig, TrainConfig
-from sam_engine.training.data import StepBatches
+from sam_engine.training.data.batches import StepBatches
+from sam_engine.training.data.packed import PackedDataset
+from sam_engine.training.data.packing import pack
 from sam_engine.training.distributed import with_absolute_paths
-from sam_engine.training.packed import PackedDataset
-from sam_engine.training.packing import pack
 from sam_engine.training.ranks import Ranks
 from sam_engine.training.trainer import Trainer
+from tests.helpers.drawn_data import write_tar
+from tests.helpers.reduced_model import reduced_model
 
 
 def settings(folder: Path, num_workers: int, accumulate: int = 1) -> TrainConfig:

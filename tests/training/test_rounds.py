@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference_models import SMALL, randomise
 from torch import Tensor
 
-from sam_engine.build import ARCHITECTURES, Architecture, build_architecture
+from sam_engine.build_sam import ARCHITECTURES, Architecture, build_architecture
 from sam_engine.modeling.image_encoder import ImageEncoderViT
 from sam_engine.training.config import DataConfig, TrainConfig
-from sam_engine.training.data import Batch, sample_batch
+from sam_engine.training.data.batches import Batch, sample_batch
+from sam_engine.training.data.packed import PackedDataset
+from sam_engine.training.data.packing import pack
 from sam_engine.training.drop_path import drop_path
-from sam_engine.training.packed import PackedDataset
-from sam_engine.training.packing import pack
 from sam_engine.training.rounds import PromptRounds
 from sam_engine.training.trainer import Trainer
+from tests.helpers.reference_models import SMALL, randomise
 
 TINY = replace(
     ARCHITECTURES["tiny"],

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from reduced_model import reduced_model
 
 from sam_engine.training.checkpoint import load_state
 from sam_engine.training.config import DataConfig, TrainConfig
-from sam_engine.training.data import StepBatches
+from sam_engine.training.data.batches import StepBatches
+from sam_engine.training.data.packed import PackedDataset
 from sam_engine.training.held_out import HeldOut
-from sam_engine.training.packed import PackedDataset
 from sam_engine.training.steps import train
 from sam_engine.training.trainer import BEST, LAST, Trainer
+from tests.helpers.reduced_model import reduced_model
 
 
 def settings(output: Path, **changes: object) -> TrainConfig:

@@ -11,7 +11,7 @@ from pipelines import evaluate, train
 from pipelines.config import main
 from sam_engine.training.__main__ import main as run_module
 from sam_engine.training.config import TrainConfig
-from sam_engine.training.packed import PackedDataset
+from sam_engine.training.data.packed import PackedDataset
 from sam_engine.training.run import write_config
 
 

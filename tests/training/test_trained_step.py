@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from reduced_model import reduced_model
 
 from sam_engine.training.checkpoint import has_state, load_state
 from sam_engine.training.config import TrainConfig
-from sam_engine.training.data import StepBatches
+from sam_engine.training.data.batches import StepBatches
+from sam_engine.training.data.packed import PackedDataset
 from sam_engine.training.held_out import HeldOut
 from sam_engine.training.optimiser import learning_rate_scale, trunk_layer
-from sam_engine.training.packed import PackedDataset
 from sam_engine.training.steps import train
 from sam_engine.training.trainer import BEST, LAST, WEIGHTS, Trainer
+from tests.helpers.reduced_model import reduced_model
 
 SIDE = 32
 

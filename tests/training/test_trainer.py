@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from reduced_model import REDUCED, reduced_model
 
-from sam_engine.build import build_architecture
+from sam_engine.build_sam import build_architecture
 from sam_engine.errors import CheckpointError
 from sam_engine.training.checkpoint import load_state
 from sam_engine.training.config import DataConfig, TrainConfig
-from sam_engine.training.data import StepBatches
+from sam_engine.training.data.batches import StepBatches
+from sam_engine.training.data.packed import PackedDataset
+from sam_engine.training.data.packing import pack
 from sam_engine.training.held_out import HeldOut
-from sam_engine.training.packed import PackedDataset
-from sam_engine.training.packing import pack
 from sam_engine.training.steps import train
 from sam_engine.training.trainer import LAST, WEIGHTS, Trainer
+from tests.helpers.reduced_model import REDUCED, reduced_model
 
 
 def settings(output: Path, **changes: object) -> TrainConfig:

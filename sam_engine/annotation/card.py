@@ -1,0 +1,104 @@
+"""The dataset card: ``README.md`` of a dataset, which the Hugging Face Hub and ``datasets`` read too."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sam_engine.annotation.report import Totals
+from sam_engine.dataset.run_info import RunInfo
+
+CARD = "README.md"
+
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_MORE_SIZES = ((10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"))
+
+_RANDOM_WEIGHTS = """
+> **Made with random weights.** The model was never trained; these masks test programs and describe nothing.
+"""
+
+
+def dataset_card(*, name: str, info: RunInfo, totals: Totals, checkpoint: str, previews: list[str]) -> bytes:
+    """Return the card.
+
+    Args:
+        name: Of the dataset.
+        info: Of its run.
+        totals: Of its shards.
+        checkpoint: Where the weights came from.
+        previews: Object names of the overlay pictures.
+    """
+    statuses = "\n".join(f"| {status} | {count:,} |" for status, count in totals.statuses.items())
+    settings = "\n".join(
+        f"| `{key}` | `{json.dumps(value)}` |" for key, value in _shown(info.settings).items()
+    )
+    pictures = "\n".join(f"![Masks over an image]({name})" for name in previews)
+    masks_per_image = totals.num_masks / max(1, totals.num_images - totals.num_failed)
+    text = f"""---
+license: unknown
+task_categories:
+- mask-generation
+- image-segmentation
+size_categories:
+- {_size_category(totals.num_images)}
+tags:
+- segment-anything
+- sa-1b
+configs:
+- config_name: default
+  data_files: annotations/*.parquet
+---
+
+# {name}
+{_RANDOM_WEIGHTS if info.random_weights else ""}
+{totals.num_images:,} images, {totals.num_masks:,} masks ({masks_per_image:.1f} per annotated image), made by
+a machine: a Segment Anything model was prompted with a regular grid of points, and the masks that it was sure
+of and that are not duplicates were kept. The masks have no classes, may overlap, and cover parts as well as
+whole things. Nobody has checked them one by one.
+
+{pictures}
+
+## Reading it
+
+One row per image, also for images that could not be used. The columns are those of SA-1B's JSON.
+
+```python
+import datasets, pycocotools.mask
+
+rows = datasets.load_dataset("parquet", data_files="annotations/*.parquet", split="train")
+mask = pycocotools.mask.decode(rows[0]["annotations"][0]["segmentation"])  # (H, W), 0 or 1
+```
+
+Masks refer to the upright image, as `width` and `height` do. `bbox` is XYWH with a width of `x_max - x_min`.
+The images themselves are not in the dataset; `file_name` is relative to the folder that they were read from.
+
+## Contents
+
+| status | images |
+|---|---|
+{statuses}
+
+## How it was made
+
+| setting | value |
+|---|---|
+{settings}
+
+Weights: {checkpoint}. Versions: {", ".join(f"{key} {value}" for key, value in info.versions.items())}.
+Fingerprint: `{info.fingerprint}`.
+
+## Licence and privacy
+
+The licence of the images was not given, so it is unknown here; the masks are derived from them. No faces or
+number plates were blurred. Settle both before you publish this.
+"""
+    return text.encode(errors="backslashreplace")  # a name need not be UTF-8
+
+
+def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a reader of the card wants, without the sizes of the network."""
+    return {key: value for key, value in settings.items() if key != "model.architecture"}
+
+
+def _size_category(num_images: int) -> str:
+    """Return the Hub's name for a number of rows."""
+    return next((name for limit, name in (*_SIZES, *_MORE_SIZES) if num_images < limit), "n>1B")

@@ -1,0 +1,90 @@
+"""From what became of an image to its row. No torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+from sam_engine.annotation.leases import Verdict
+from sam_engine.errors import ImageError
+from sam_engine.images.decode import DecodedImage
+from sam_engine.structures import Annotation, ImageRecord, ImageStatus, ManifestEntry, Xywh
+
+Record = Mapping[str, Any]
+"""One mask, as the generator returns it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedImage:
+    """What reading and decoding one file gave."""
+
+    sha256: str | None
+    """Of the file's bytes; None if they could not be had."""
+    image: DecodedImage | ImageError
+
+
+class _Size(TypedDict):
+    """What a record knows of an image once it is decoded."""
+
+    width: int
+    height: int
+    exif_orientation: int
+
+
+def _size(image: DecodedImage) -> _Size:
+    height, width = image.pixels.shape[:2]
+    return {"width": width, "height": height, "exif_orientation": image.exif_orientation}
+
+
+def annotation_of(record: Record) -> Annotation:
+    """Return one mask of the generator as a row's annotation."""
+    segmentation = record["segmentation"]
+    height, width = segmentation["size"]
+    return Annotation(
+        size=(height, width),
+        counts=segmentation["counts"],
+        bbox=_xywh(record["bbox"]),
+        area=int(record["area"]),
+        predicted_iou=float(record["predicted_iou"]),
+        stability_score=float(record["stability_score"]),
+        crop_box=_xywh(record["crop_box"]),
+        point_coords=tuple((float(x), float(y)) for x, y in record["point_coords"]),
+    )
+
+
+def _xywh(box: Sequence[float]) -> Xywh:
+    x, y, width, height = box
+    return float(x), float(y), float(width), float(height)
+
+
+def annotated(entry: ManifestEntry, loaded: LoadedImage, found: Sequence[Record]) -> ImageRecord:
+    """Return the row of an image with its masks."""
+    decoded = loaded.image
+    assert isinstance(decoded, DecodedImage)
+    annotations = tuple(annotation_of(record) for record in found)
+    return ImageRecord(
+        image_id=entry.image_id,
+        path=entry.path,
+        status=ImageStatus.OK if annotations else ImageStatus.OK_EMPTY,
+        sha256=loaded.sha256,
+        error=decoded.note,
+        annotations=annotations,
+        **_size(decoded),
+    )
+
+
+def without_masks(entry: ManifestEntry, loaded: LoadedImage, error: ImageError) -> ImageRecord:
+    """Return the row of an image that was decoded, but has no masks for a reason."""
+    assert isinstance(loaded.image, DecodedImage)
+    return replace(unusable(entry, loaded.sha256, error), **_size(loaded.image))
+
+
+def unusable(entry: ManifestEntry, sha256: str | None, error: ImageError) -> ImageRecord:
+    """Return the row of an image that cannot be used."""
+    return ImageRecord(
+        image_id=entry.image_id, path=entry.path, status=error.status, sha256=sha256, error=str(error)
+    )
+
+
+def given_up(entry: ManifestEntry, verdict: Verdict) -> ImageRecord:
+    """Return the row of an image that is not touched again."""
+    return ImageRecord(image_id=entry.image_id, path=entry.path, status=verdict.status, error=verdict.reason)

@@ -1,0 +1,368 @@
+"""One run from settings to dataset: prepare, open, (run the shards,) finish. Torch comes late."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow.compute as pc
+
+from sam_engine.annotation.card import CARD, dataset_card
+from sam_engine.annotation.report import (
+    ERRORS,
+    REPORT,
+    SessionStats,
+    Totals,
+    add_up,
+    check_accounts,
+    errors_jsonl,
+    report_json,
+    session_stats,
+)
+from sam_engine.checkpoints.resolve import Checkpoint, resolve_checkpoint
+from sam_engine.config import AutoAnnotateConfig
+from sam_engine.dataset.manifest import Manifest, build_manifest, cut_shards, default_shard_size
+from sam_engine.dataset.previews import PREVIEWS_PREFIX, draw_previews
+from sam_engine.dataset.run_info import (
+    CONFIG,
+    RunInfo,
+    config_yaml,
+    deciding_settings,
+    library_versions,
+    refuse_difference,
+    selection_settings,
+    version_notes,
+)
+from sam_engine.dataset.schema import MANIFEST, RUN_INFO, SUCCESS
+from sam_engine.dataset.shards import ShardSummary, committed_shards, shard_sha256, success_json
+from sam_engine.errors import ConfigError
+from sam_engine.inputs.folder import InputSource, open_input, short_name
+from sam_engine.storage.local import Store, open_store
+from sam_engine.structures import Shard, ShardReport
+
+if TYPE_CHECKING:
+    from sam_engine.annotation.worker import ShardAnnotator
+    from sam_engine.modeling.sam import Segmenter
+
+TOO_MANY_FAILED = 3
+"""Exit code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """A run that may start: whatever can be wrong with its settings was checked, nothing is written."""
+
+    config: AutoAnnotateConfig
+    source: InputSource
+    store: Store
+    manifest: Manifest
+    """As the input is now; a resumed run uses the one that was frozen."""
+    checkpoint: Checkpoint
+    architecture: Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """An open dataset and what is left to do in it."""
+
+    preparation: Preparation
+    info: RunInfo
+    manifest: Manifest
+    """The frozen one."""
+    committed: Mapping[int, ShardSummary]
+    """Shards that were published before."""
+    open_shards: Sequence[Shard]
+    notes: Sequence[str]
+    """What has changed since the manifest was frozen, in a line each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeAnnotator:
+    """Builds a worker in the process that will run it. Small enough to be sent there."""
+
+    config: AutoAnnotateConfig
+    source: InputSource
+    store: Store
+    fingerprint: str
+    make_model: "Callable[[], Segmenter]"
+
+    def __call__(self) -> "ShardAnnotator":
+        """Load the model."""
+        import torch
+
+        from sam_engine.annotation.worker import ShardAnnotator
+
+        torch.set_num_threads(self.config.executor.threads_per_worker)
+        return ShardAnnotator(
+            model=self.make_model(),
+            source=self.source,
+            store=self.store,
+            manifest=Manifest.from_bytes(self.store.read(MANIFEST)),
+            fingerprint=self.fingerprint,
+            amg=self.config.amg,
+            decode=self.config.decode,
+            threads=self.config.executor.threads_per_worker,
+            decode_threads=self.config.executor.decode_threads,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadModel:
+    """Loads the configured model. Picklable without torch."""
+
+    config: AutoAnnotateConfig
+    checkpoint: Checkpoint
+
+    def __call__(self) -> "Segmenter":
+        """Return it on its device, in eval mode."""
+        from sam_engine.build_sam import load_model
+
+        return load_model(self.config.model, self.checkpoint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How a run ended."""
+
+    output: str
+    num_images: int
+    """In the manifest."""
+    totals: Totals
+    session: SessionStats
+    given_up: Mapping[int, str]
+    """Why, by shard."""
+    num_previews: int
+    exit_code: int
+
+
+def prepare(config: AutoAnnotateConfig) -> Preparation:
+    """Check everything that can be checked before something is written.
+
+    Raises:
+        ConfigError: Or one of its kinds: input, output, checkpoint or a setting is wrong.
+    """
+    if config.amg.points_per_side is None:
+        raise ConfigError("amg.points_per_side must be at least 1, got None")
+    if config.decode.isolate is None:
+        isolate = config.executor.name == "ray"
+        config = dataclasses.replace(config, decode=dataclasses.replace(config.decode, isolate=isolate))
+    source = open_input(config.input)
+    output = config.output or os.path.join("outputs", f"{source.name}-{config.model.name}")
+    if "://" not in output:  # workers elsewhere have another working directory
+        output = os.path.abspath(output)
+    store = open_store(output)
+    _refuse_nesting(config, source, output)
+    _refuse_foreign(store)
+    manifest = build_manifest(source.iter_files(), limit=config.limit, sample=config.sample, seed=config.seed)
+    checkpoint = resolve_checkpoint(config.model)
+    # Here and not above: torch takes seconds, and until now every mistake was found without it.
+    from sam_engine.build_sam import ARCHITECTURES
+
+    return Preparation(
+        config=config,
+        source=source,
+        store=store,
+        manifest=manifest,
+        checkpoint=checkpoint,
+        architecture=dataclasses.asdict(ARCHITECTURES[config.model.name]),
+    )
+
+
+def open_run(preparation: Preparation) -> Plan:
+    """Start the dataset, or go on with it. The caller holds the store's lock.
+
+    Raises:
+        FingerprintError: The output holds the dataset of other settings.
+        ShardError: A published shard is damaged.
+        StorageError: The output cannot be written.
+    """
+    store, manifest = preparation.store, preparation.manifest
+    notes: list[str] = []
+    store.delete_own_temporaries()
+    store.settle()
+    here = _run_info(preparation, manifest)
+    try:
+        there = RunInfo.from_json(store.read(RUN_INFO))
+    except FileNotFoundError:
+        # A run that died before this line has published nothing: its manifest may be overwritten.
+        store.replace(MANIFEST, manifest.to_bytes())
+        store.replace(CONFIG, config_yaml(preparation.config).encode())
+        store.put_exclusive(RUN_INFO, here.to_json())
+    else:
+        manifest, notes = _frozen_manifest(preparation, there)
+        here = _run_info(preparation, manifest)
+        refuse_difference(store.describe(), there.settings, here.settings)
+        notes += version_notes(there.versions, here.versions)
+    committed = committed_shards(store, here.fingerprint)
+    shards = cut_shards(len(manifest), _shard_size(preparation, manifest))
+    return Plan(
+        preparation=preparation,
+        info=here,
+        manifest=manifest,
+        committed=committed,
+        open_shards=[shard for shard in shards if shard.index not in committed],
+        notes=notes,
+    )
+
+
+def worker_factory(plan: Plan, make_model: "Callable[[], Segmenter] | None" = None) -> MakeAnnotator:
+    """Return what builds the workers of a run.
+
+    Args:
+        plan: Of the run.
+        make_model: Returns the model; None for the configured one. Picklable, for Ray.
+    """
+    preparation = plan.preparation
+    return MakeAnnotator(
+        config=preparation.config,
+        source=preparation.source,
+        store=preparation.store,
+        fingerprint=plan.info.fingerprint,
+        make_model=make_model or LoadModel(config=preparation.config, checkpoint=preparation.checkpoint),
+    )
+
+
+def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> Summary:
+    """Write what belongs to a dataset besides its shards, and say how it went.
+
+    Args:
+        plan: Of the run.
+        reports: One for each shard that was open.
+        seconds: Wall time of the shards.
+
+    Raises:
+        ShardError: A published shard is damaged, or images and rows do not add up.
+        StorageError: The output cannot be written.
+    """
+    preparation, store = plan.preparation, plan.preparation.store
+    config = preparation.config
+    given_up = {report.shard.index: report.error for report in reports if report.error is not None}
+    summaries = committed_shards(store, plan.info.fingerprint)
+    totals, session = add_up(summaries.values()), session_stats(reports, seconds)
+    check_accounts(
+        cut_shards(len(plan.manifest), _shard_size(preparation, plan.manifest)), summaries, given_up
+    )
+    is_complete = totals.num_images == len(plan.manifest)
+    previews = [name for name in store.list(PREVIEWS_PREFIX) if name.endswith(".jpg")]
+    if plan.open_shards or not store.list(SUCCESS):
+        drawn = dict(
+            draw_previews(store, summaries, plan.manifest, preparation.source, config.decode, config.previews)
+        )
+        for name, data in drawn.items():
+            store.replace(name, data)
+        previews = sorted(drawn)
+        store.replace(ERRORS, errors_jsonl(store, summaries))
+        report = report_json(
+            totals=totals,
+            session=session,
+            config=dataclasses.asdict(config),
+            versions=plan.info.versions,
+            num_images=len(plan.manifest),
+            given_up=given_up,
+            random_weights=plan.info.random_weights,
+        )
+        store.replace(REPORT, report)
+        card = dataset_card(
+            name=short_name(store.describe(), keep_extension=True),
+            info=plan.info,
+            totals=totals,
+            checkpoint=f"{preparation.checkpoint.name} (sha256 {preparation.checkpoint.sha256})",
+            previews=previews,
+        )
+        store.replace(CARD, card)
+        if is_complete:
+            digests = {report.shard.index: report.sha256 for report in reports}
+            digests |= {index: shard_sha256(store, index) for index in summaries if not digests.get(index)}
+            store.replace(SUCCESS, success_json(summaries, digests, fingerprint=plan.info.fingerprint))
+    allowed = config.max_failed_fraction * len(plan.manifest)
+    return Summary(
+        output=store.describe(),
+        num_images=len(plan.manifest),
+        totals=totals,
+        session=session,
+        given_up=given_up,
+        num_previews=len(previews),
+        exit_code=1 if given_up else TOO_MANY_FAILED if totals.num_failed > allowed else 0,
+    )
+
+
+def _refuse_nesting(config: AutoAnnotateConfig, source: InputSource, output: str) -> None:
+    """Raise `ConfigError` if the next listing of the input would find the output in it."""
+    if config.input is None or not os.path.isdir(source.root) or not os.path.isdir(config.input):
+        return
+    root, inside = os.path.realpath(source.root), os.path.realpath(output)
+    if os.path.commonpath([root, inside]) == root:
+        raise ConfigError(f"output {output} lies inside input {source.root}; give an output= beside it")
+
+
+def _refuse_foreign(store: Store) -> None:
+    """Raise `ConfigError` if the output holds things, but no run of ours."""
+    names = store.list("")
+    foreign = [name for name in names if not name.startswith("_meta/")]
+    if foreign and RUN_INFO not in names:
+        raise ConfigError(
+            f"output {store.describe()} is not empty and holds no dataset of this program (but "
+            f"{foreign[0]}); give an empty or a new folder"
+        )
+
+
+def _shard_size(preparation: Preparation, manifest: Manifest) -> int:
+    """Return the images per shard."""
+    return preparation.config.shard_size or default_shard_size(len(manifest))
+
+
+def _run_info(preparation: Preparation, manifest: Manifest) -> RunInfo:
+    """Return what the run's settings say with this manifest."""
+    config = preparation.config
+    return RunInfo(
+        settings=deciding_settings(
+            config,
+            architecture=preparation.architecture,
+            checkpoint_sha256=preparation.checkpoint.sha256,
+            manifest_sha256=manifest.sha256,
+            shard_size=_shard_size(preparation, manifest),
+        ),
+        selection=selection_settings(config, preparation.source.root),
+        random_weights=config.model.checkpoint == "random",
+        num_images=len(manifest),
+        num_shards=len(cut_shards(len(manifest), _shard_size(preparation, manifest))),
+        versions=library_versions(),
+    )
+
+
+def _frozen_manifest(preparation: Preparation, there: RunInfo) -> tuple[Manifest, list[str]]:
+    """Return the manifest of a dataset, and what has changed in the input since it was frozen.
+
+    Raises:
+        FingerprintError: The input is another one, or other images of it are asked for.
+    """
+    store, now = preparation.store, preparation.manifest
+    frozen = Manifest.from_bytes(store.read(MANIFEST))
+    here = selection_settings(preparation.config, preparation.source.root)
+    if now.sha256 == frozen.sha256:
+        if there.selection["input"] != here["input"]:
+            # The same files at another place, as after a copy: their times are what they are now.
+            store.replace(MANIFEST, now.to_bytes())
+            return now, []
+        return frozen, []
+    refuse_difference(store.describe(), there.selection, here)
+    return frozen, _changes(frozen, now)
+
+
+def _changes(frozen: Manifest, now: Manifest) -> list[str]:
+    """Describe how the input differs from the frozen manifest, in a line each."""
+    before, after = frozen.table["path_bytes"], now.table["path_bytes"]
+    new = len(after) - pc.sum(pc.is_in(after, value_set=before)).as_py()
+    vanished = len(before) - pc.sum(pc.is_in(before, value_set=after)).as_py()
+    notes = []
+    if new:
+        notes.append(
+            f"{new:,} images are new since the dataset was started and are left out; to annotate "
+            "them, give another output="
+        )
+    if vanished:
+        notes.append(f"{vanished:,} images have vanished since the dataset was started")
+    if not notes:
+        notes.append("some images have changed since the dataset was started")
+    return notes

@@ -1,0 +1,344 @@
+"""The worker: one resident model, shards in, published shards out."""
+
+import hashlib
+import time
+from collections import defaultdict, deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from queue import SimpleQueue
+
+import numpy as np
+import torch
+
+from sam_engine.amg.queued_image import StartedImage
+from sam_engine.amg.search import is_out_of_memory
+from sam_engine.annotation.leases import Lease
+from sam_engine.annotation.rows import LoadedImage, annotated, given_up, unusable, without_masks
+from sam_engine.automatic_mask_generator import Record, SamAutomaticMaskGenerator
+from sam_engine.compute.device import is_queued
+from sam_engine.config import AmgConfig, DecodeConfig
+from sam_engine.dataset.manifest import Manifest
+from sam_engine.dataset.shards import publish_shard
+from sam_engine.errors import ImageError
+from sam_engine.images.decode import DecodedImage, decode_image
+from sam_engine.images.isolated import IsolatedDecoder
+from sam_engine.inputs.folder import InputSource
+from sam_engine.modeling.sam import Segmenter
+from sam_engine.storage.local import Store
+from sam_engine.structures import (
+    ImageRecord,
+    ImageStatus,
+    ManifestEntry,
+    Shard,
+    ShardProgress,
+    ShardReport,
+)
+
+READ_AHEAD = 2
+"""Decoded images waiting for the model, for each decoding thread."""
+
+
+@dataclass(slots=True)
+class _InHand:
+    """An image that is being worked on."""
+
+    entry: ManifestEntry
+    loaded: LoadedImage
+    started: StartedImage | None = None
+    """Its work on the device; None if there is none, or none any more."""
+
+
+class ShardAnnotator:
+    """Annotates shards with one model. A `ShardWorker`."""
+
+    def __init__(
+        self,
+        *,
+        model: Segmenter,
+        source: InputSource,
+        store: Store,
+        manifest: Manifest,
+        fingerprint: str,
+        amg: AmgConfig,
+        decode: DecodeConfig,
+        threads: int,
+        decode_threads: int,
+    ) -> None:
+        """Take everything that outlives a shard.
+
+        Args:
+            model: Resident on its device.
+            source: Where files are read.
+            store: Where shards are published.
+            manifest: All images of the run.
+            fingerprint: Of the run, for the shards' footers.
+            amg: Settings of the generator.
+            decode: Settings of the decoder.
+            threads: CPU threads of the model. They change float sums, so it is a setting of the run.
+            decode_threads: Threads that read and decode ahead.
+        """
+        self._model = model
+        self._source = source
+        self._store = store
+        self._manifest = manifest
+        self._fingerprint = fingerprint
+        self._amg = amg
+        self._decode = decode
+        self._threads = threads
+        self._decode_threads = decode_threads
+        self._notes: list[str] = []
+        self._generator = SamAutomaticMaskGenerator.from_config(model, amg)
+        self._isolated: SimpleQueue[IsolatedDecoder] = SimpleQueue()
+        if decode.isolate:
+            for _ in range(decode_threads):
+                self._isolated.put(IsolatedDecoder(decode))
+
+    def close(self) -> None:
+        """End the decoding processes, if there are any."""
+        while not self._isolated.empty():
+            self._isolated.get().close()
+
+    @property
+    def device_name(self) -> str:
+        """The GPU's name, or the type of the device."""
+        device = self._model.device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+    def annotate(self, shard: Shard) -> ShardReport:
+        """Annotate and publish one shard.
+
+        Raises:
+            StorageError: It cannot be written.
+            ShardError: What is in its place already is something else.
+        """
+        for event in self.work(Lease(shard=shard)):
+            if isinstance(event, ShardReport):
+                return event
+        raise AssertionError("work() ends with a report")
+
+    def probe(self) -> None:
+        """Find the masks at one point of a grey image, to show that model and device work.
+
+        Raises:
+            RuntimeError: They do not. After some CUDA errors nothing does in this process, or on this GPU.
+        """
+        config = replace(self._amg, points_per_side=1, crop_n_layers=0)
+        grey = np.full((64, 64, 3), 127, np.uint8)
+        with suppress(ImageError):  # numbers that are not finite are for the rows of images to report
+            SamAutomaticMaskGenerator.from_config(self._model, config).generate(grey)
+
+    def work(self, lease: Lease) -> Generator[ShardProgress | ShardReport, None, None]:
+        """Yield progress before each image and before publishing and, when that is done, the report.
+
+        On a device, an image is begun before the one before it is finished, unless the lease is careful.
+        """
+        torch.set_num_threads(self._threads)
+        shard, started, clock = lease.shard, time.monotonic(), _Clock()
+        records: list[ImageRecord] = []
+        num_masks = 0
+        load = self._load_one_by_one if lease.careful else self._load_ahead
+        overlaps = is_queued(self._model.device) and not lease.careful
+        older: _InHand | None = None
+
+        def progress(image_id: int | None) -> ShardProgress:
+            return ShardProgress(
+                shard=shard,
+                image_id=image_id,
+                num_done=len(records),
+                num_masks=num_masks,
+                is_alone=older is None,
+            )
+
+        # Closed here and not by the garbage collector, which would swallow what a signal raises meanwhile.
+        with closing(load(lease)) as loaded:
+            for entry in self._manifest.entries(shard.start, shard.stop):
+                yield progress(entry.image_id)
+                if entry.image_id in lease.verdicts:
+                    records.append(given_up(entry, lease.verdicts[entry.image_id]))
+                    continue
+                with clock.stage("wait_for_image"):
+                    newer = _InHand(entry, next(loaded))
+                with clock.stage("generate"):
+                    if overlaps:
+                        self._begin(newer, alone=older is None)
+                    if older is not None:
+                        records.append(self._finish(older, newer))
+                        num_masks += len(records[-1].annotations)
+                if newer.started is not None:
+                    older = newer
+                    continue
+                if older is not None:
+                    older = None
+                    yield progress(entry.image_id)
+                with clock.stage("generate"):
+                    records.append(self._annotate_image(newer))
+                num_masks += len(records[-1].annotations)
+            if older is not None:
+                last, older = older, None
+                yield progress(last.entry.image_id)
+                with clock.stage("generate"):
+                    records.append(self._finish(last, None))
+                num_masks += len(records[-1].annotations)
+        yield progress(None)
+        with clock.stage("publish"):
+            published = publish_shard(self._store, records, shard=shard, fingerprint=self._fingerprint)
+        notes, self._notes = tuple(self._notes), []
+        yield ShardReport(
+            shard=shard,
+            statuses=published.summary.statuses,
+            num_masks=published.summary.num_masks,
+            num_bytes=published.num_bytes,
+            sha256=published.sha256,
+            seconds=time.monotonic() - started,
+            stage_seconds=dict(clock.seconds),
+            device=self.device_name,
+            notes=notes,
+        )
+
+    def _load_ahead(self, lease: Lease) -> Generator[LoadedImage, None, None]:
+        """Yield the shard's images in order; threads are a few images ahead of the caller."""
+        entries = iter(self._entries(lease))
+        waiting: deque[Future[LoadedImage]] = deque()
+        pool = ThreadPoolExecutor(self._decode_threads, thread_name_prefix="decode")
+        try:
+            for _ in range(self._decode_threads * READ_AHEAD):
+                waiting.extend(pool.submit(self._load, entry) for entry in islice(entries, 1))
+            while waiting:
+                image = waiting.popleft().result()
+                waiting.extend(pool.submit(self._load, entry) for entry in islice(entries, 1))
+                yield image
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _load_one_by_one(self, lease: Lease) -> Generator[LoadedImage, None, None]:
+        """Yield the shard's images in order; none is touched before it is asked for."""
+        for entry in self._entries(lease):
+            yield self._load(entry)
+
+    def _entries(self, lease: Lease) -> list[ManifestEntry]:
+        """Return the images of a lease that may be touched."""
+        entries = self._manifest.entries(lease.shard.start, lease.shard.stop)
+        return [entry for entry in entries if entry.image_id not in lease.verdicts]
+
+    def _load(self, entry: ManifestEntry) -> LoadedImage:
+        """Read and decode one file; what is wrong with it is part of the answer."""
+        sha256 = None
+        try:
+            data = self._source.read(entry, self._decode)
+            sha256 = hashlib.sha256(data).hexdigest()
+            return LoadedImage(sha256=sha256, image=self._decode_image(data))
+        except ImageError as error:
+            return LoadedImage(sha256=sha256, image=error)
+        except MemoryError:
+            out_of_memory = ImageError(ImageStatus.OOM, "there was no memory to decode it")
+            return LoadedImage(sha256=sha256, image=out_of_memory)
+
+    def _decode_image(self, data: bytes) -> DecodedImage:
+        """Decode in this process, or in one of those kept for that.
+
+        Raises:
+            ImageError: As `decode_image`; DECODER_CRASH if two processes died: one may have been killed.
+        """
+        if not self._decode.isolate:
+            return decode_image(data, self._decode)
+        decoder = self._isolated.get()
+        try:
+            try:
+                return decoder.decode(data)
+            except ImageError as error:
+                if error.status is not ImageStatus.DECODER_CRASH:
+                    raise
+            return decoder.decode(data)
+        finally:
+            self._isolated.put(decoder)
+
+    def _begin(self, image: _InHand, *, alone: bool) -> None:
+        """Begin an image, and search it if alone. What is wrong with it shows when it is done alone."""
+        if isinstance(image.loaded.image, DecodedImage):
+            with suppress(Exception):
+                started = self._generator.begin(image.loaded.image.pixels)
+                if alone:
+                    started.search()
+                image.started = started
+
+    def _finish(self, older: _InHand, newer: _InHand | None) -> ImageRecord:
+        """Return the row of an image that was begun, and queue the work of the one after it.
+
+        Whatever befalls one of them is not held against the other: the newer is done again, alone, later; and
+        where memory runs out for the older, that is done again here, alone.
+        """
+        assert older.started is not None
+        try:
+            older.started.draw()
+            if newer is not None and newer.started is not None:
+                begun, newer.started = newer.started, None
+                with suppress(Exception):
+                    begun.search()
+                    newer.started = begun
+            with self._noting_memory():
+                found = self._generator.finish(older.started)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        except ImageError as error:
+            return without_masks(older.entry, older.loaded, error)
+        else:
+            return annotated(older.entry, older.loaded, found)
+        older.started = None
+        if newer is not None:
+            newer.started = None
+        return self._annotate_image(older)
+
+    def _annotate_image(self, image: _InHand) -> ImageRecord:
+        """Return the row of one image."""
+        if isinstance(image.loaded.image, ImageError):
+            return unusable(image.entry, image.loaded.sha256, image.loaded.image)
+        try:
+            with self._noting_memory():
+                found = self._generate(image.loaded.image)
+        except ImageError as error:
+            return without_masks(image.entry, image.loaded, error)
+        return annotated(image.entry, image.loaded, found)
+
+    def _generate(self, image: DecodedImage) -> list[Record]:
+        """Return the masks of an image.
+
+        Raises:
+            ImageError: Its masks do not fit into memory, or the model's numbers are not finite.
+        """
+        try:
+            return self._generator.generate(image.pixels)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            height, width = image.pixels.shape[:2]
+            message = f"no memory to draw its masks at {width} x {height} pixels"
+            raise ImageError(ImageStatus.OOM, message) from error
+
+    @contextmanager
+    def _noting_memory(self) -> Iterator[None]:
+        """Note it if the generator had to take smaller batches of prompts."""
+        before = self._generator.config.points_per_batch
+        try:
+            yield
+        finally:
+            now = self._generator.config.points_per_batch
+            if now < before:
+                self._notes.append(f"memory ran out: amg.points_per_batch is {now} from now on")
+
+
+class _Clock:
+    """Adds up wall time by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the block's time for ``name``."""
+        started = time.monotonic()
+        yield
+        self.seconds[name] += time.monotonic() - started

@@ -1,0 +1,340 @@
+"""Checkpoints: from a name, path or URL to a verified file, and from that to a state dict.
+
+torch is imported only where values are read, so that a driver can check what it was given at once.
+"""
+
+import hashlib
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from tqdm import tqdm
+
+from sam_engine.checkpoints.layouts import (
+    identify_model,
+    original_names,
+    read_shapes,
+    refuse_other_kinds,
+    unnest,
+)
+from sam_engine.config import ModelConfig
+from sam_engine.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 2**20
+TIMEOUT_S = 30.0
+RETRY_DELAYS_S = (1.0, 5.0)
+"""Pauses before the second and the third try of a download."""
+MAX_NAMES_LISTED = 3
+MAX_VALUES_PER_BYTE = 8
+"""A tensor may be a view: one stored number can claim to be a billion, and converting would make it so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """An official checkpoint of the original Segment Anything (Apache-2.0)."""
+
+    file_name: str
+    num_bytes: int
+    sha256: str
+
+    @property
+    def url(self) -> str:
+        """Where it is published."""
+        return f"https://dl.fbaipublicfiles.com/segment_anything/{self.file_name}"
+
+
+RELEASES = {
+    "vit_b": Release(
+        file_name="sam_vit_b_01ec64.pth",
+        num_bytes=375_042_383,
+        sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    ),
+    "vit_l": Release(
+        file_name="sam_vit_l_0b3195.pth",
+        num_bytes=1_249_524_607,
+        sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    ),
+    "vit_h": Release(
+        file_name="sam_vit_h_4b8939.pth",
+        num_bytes=2_564_550_879,
+        sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ),
+}
+BUNDLED = Path(__file__).parents[1] / "weights" / "tiny.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Weights that were found and checked; small enough to be sent to workers."""
+
+    name: str
+    """File name, or ``random``."""
+    path: Path | None
+    """Absolute; None for untrained weights."""
+    sha256: str | None
+    """Of the file."""
+    source: str
+    """random, bundled, release, url or file."""
+
+
+def resolve_checkpoint(config: ModelConfig) -> Checkpoint:
+    """Find the weights that a configuration asks for, download them if need be, and check that they fit it.
+
+    Afterwards the file exists, has the digest that is pinned or asked for, and by its header belongs to the
+    model. Costs one reading of the file for its digest.
+
+    Raises:
+        CheckpointError: There is no such file, it is damaged, or it belongs to another model.
+    """
+    asked = config.checkpoint
+    if asked == "random":
+        if config.sha256:
+            raise ConfigError("model.sha256 is set, but model.checkpoint=random has no file to check")
+        return Checkpoint(name="random", path=None, sha256=None, source="random")
+    source, path, release = _locate(config)
+    found_model = find_model(path)
+    if found_model != config.name:
+        raise CheckpointError(f"{path}: made for {found_model}, but model.name is {config.name}")
+    digest = file_sha256(path)
+    for expected, where in ((config.sha256, "model.sha256"), (release and release.sha256, "the release")):
+        if expected and digest != expected.lower():
+            raise CheckpointError(f"{path}: its sha256 is {digest}, but {where} says {expected.lower()}")
+    return Checkpoint(name=path.name, path=path, sha256=digest, source=source)
+
+
+def find_model(path: Path) -> str:
+    """Return the name of the model that a file holds, from its header alone.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or holds another kind of network.
+    """
+    shapes = read_shapes(path)
+    names = original_names(shapes)
+    return identify_model(path, {names[name]: shape for name, shape in shapes.items()})
+
+
+def load_state_dict(path: Path) -> dict[str, "Tensor"]:
+    """Return a file's tensors on the CPU, floating point as float32, by the names of the original release.
+
+    Raises:
+        CheckpointError: The file cannot be read, or holds more than weights.
+    """
+    import torch
+
+    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "0").lower() in ("1", "y", "yes", "true"):
+        raise CheckpointError(
+            f"{path}: not loaded: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD would let checkpoints run code; unset it"
+        )
+    shapes = read_shapes(path)
+    names = original_names(shapes)
+    num_values, num_bytes = sum(math.prod(shape) for shape in shapes.values()), path.stat().st_size
+    if num_values > MAX_VALUES_PER_BYTE * num_bytes:
+        raise CheckpointError(f"{path}: claims {num_values} values in a file of {num_bytes} bytes")
+    tensors = _read_tensors(path)
+    return {
+        name: tensors[key].to(torch.float32) if tensors[key].is_floating_point() else tensors[key]
+        for key, name in names.items()
+    }
+
+
+def check_state_dict(state: Mapping[str, "Tensor"], model: "nn.Module", path: Path | str) -> None:
+    """Raise `CheckpointError`, with a short list, unless the state dict has the model's keys and shapes."""
+    expected = model.state_dict()
+    problems = [
+        _listing("missing", [name for name in expected if name not in state]),
+        _listing("unexpected", [name for name in state if name not in expected]),
+        _listing(
+            "of another shape",
+            [
+                f"{name} {tuple(value.shape)} instead of {tuple(expected[name].shape)}"
+                for name, value in state.items()
+                if name in expected and value.shape != expected[name].shape
+            ],
+        ),
+    ]
+    if any(problems):
+        raise CheckpointError(f"{path}: does not fit the model: {'; '.join(filter(None, problems))}")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_dir() -> Path:
+    """Return torch.hub's folder of checkpoints, which other programs fill too."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("TORCH_HOME") or f"{cache}/torch"
+    return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def _locate(config: ModelConfig) -> tuple[str, Path, Release | None]:
+    """Return (source, absolute path, release if the file must be just that one), downloading if need be."""
+    asked = config.checkpoint or config.name
+    by_name = {"tiny": "tiny"} | {name: name for name in RELEASES}
+    by_name |= {release.file_name: name for name, release in RELEASES.items()}
+    by_name |= {release.url: name for name, release in RELEASES.items()}
+    path = Path(asked).expanduser()
+    if asked in by_name and not (path.suffix and path.exists()):
+        model = by_name[asked]
+        if model != config.name:
+            raise CheckpointError(
+                f"model.checkpoint {asked!r} is made for {model}, but model.name is {config.name}"
+            )
+        if model == "tiny":
+            if not BUNDLED.exists():
+                raise CheckpointError(
+                    f"no weights for tiny are bundled with this installation ({BUNDLED} is missing); "
+                    "give model.checkpoint=FILE"
+                )
+            return "bundled", BUNDLED, None
+        release = RELEASES[model]
+        cached = cache_dir() / release.file_name
+        if not cached.exists():
+            download(release.url, cached, num_bytes=release.num_bytes, sha256=release.sha256)
+        return "release", cached, release
+    if asked.startswith(("https://", "http://")):
+        return "url", _fetch_url(asked, config.sha256), None
+    if "://" in asked:
+        raise CheckpointError(
+            f"model.checkpoint {asked!r}: only http(s) URLs are read; download it, give its path"
+        )
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.exists():
+        known = ", ".join(["tiny", *RELEASES])
+        raise CheckpointError(f"model.checkpoint {asked!r}: no such file, nor one of the known names {known}")
+    return "file", path.absolute(), None
+
+
+def _fetch_url(url: str, sha256: str | None) -> Path:
+    """Return the cached file of a URL that is no official one, downloading if need be."""
+    # The URL is part of the name: many are called model.safetensors.
+    digest = hashlib.sha256(url.encode()).hexdigest()[:12]
+    base = Path(urlsplit(url).path).name or "checkpoint"
+    cached = cache_dir() / f"{digest}-{base}"
+    if not cached.exists():
+        download(url, cached, sha256=sha256)
+    return cached
+
+
+def download(url: str, target: Path, *, num_bytes: int | None = None, sha256: str | None = None) -> None:
+    """Download a file completely or not at all.
+
+    A broken download with a known digest is resumed, also by the next run; without one it starts anew, since
+    nothing would tell whether the file behind the URL is still the same.
+
+    Raises:
+        CheckpointError: The server refuses, the connection keeps breaking, or size or digest differ.
+    """
+    part = target.with_name(f"{target.name}.part" if sha256 else f"{target.name}.{os.getpid()}.part")
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        if sha256 is None:
+            part.unlink(missing_ok=True)
+        for delay in (*RETRY_DELAYS_S, None):
+            try:
+                _fetch(url, part, num_bytes)
+                break
+            except HTTPError as error:
+                if error.code == 416:  # nothing left to send: the part is another file's
+                    part.unlink(missing_ok=True)
+                elif error.code < 500:
+                    raise
+                if delay is None:
+                    raise
+            except (OSError, HTTPException):
+                if delay is None:
+                    raise
+            time.sleep(delay)
+    except (OSError, HTTPException) as error:
+        reason = f"HTTP {error.code} {error.reason}" if isinstance(error, HTTPError) else str(error)
+        raise CheckpointError(
+            f"cannot download {url}: {reason}; or put the file at {target} yourself"
+        ) from error
+    try:
+        _verify(part, url, num_bytes, sha256)
+    except CheckpointError:
+        part.unlink(missing_ok=True)
+        raise
+    os.replace(part, target)
+
+
+def _fetch(url: str, part: Path, num_bytes: int | None) -> None:
+    """Append what is missing of ``part``; raises OSError if the connection ends early."""
+    have = part.stat().st_size if part.exists() else 0
+    if num_bytes is not None and have >= num_bytes:
+        return
+    headers = {"User-Agent": "sam-engine"} | ({"Range": f"bytes={have}-"} if have else {})
+    with urlopen(Request(url, headers=headers), timeout=TIMEOUT_S) as response:  # noqa: S310 - http(s) only
+        if response.status != 206:
+            have = 0  # the whole file comes, not the rest of it
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else num_bytes
+        log.info("downloading %s (%s bytes) to %s", url, total or "unknown", part.parent)
+        with (
+            part.open("r+b" if have else "wb") as file,
+            tqdm(
+                total=total, initial=have, unit="B", unit_scale=True, disable=not sys.stderr.isatty()
+            ) as bar,
+        ):
+            file.seek(have)
+            while chunk := response.read(CHUNK_BYTES):
+                file.write(chunk)
+                bar.update(len(chunk))
+            if total is not None and file.tell() < total:
+                raise ConnectionError(f"the connection ended after {file.tell()} of {total} bytes")
+
+
+def _verify(part: Path, url: str, num_bytes: int | None, sha256: str | None) -> None:
+    """Raise `CheckpointError` unless a finished download is what was wanted."""
+    with part.open("rb") as file:
+        refuse_other_kinds(url, file.read(512))
+    size = part.stat().st_size
+    if num_bytes is not None and size != num_bytes:
+        raise CheckpointError(f"{url}: {size} bytes arrived instead of {num_bytes}")
+    if sha256 is not None and (digest := file_sha256(part)) != sha256.lower():
+        raise CheckpointError(f"{url}: its sha256 is {digest} instead of {sha256.lower()} ({size} bytes)")
+
+
+def _read_tensors(path: Path) -> Mapping[str, Any]:
+    """Read all values of a file whose header was read before."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    with path.open("rb") as file:
+        is_safetensors = file.read(9)[8:] == b"{"
+    try:
+        if is_safetensors:
+            return load_file(path)
+        return unnest(torch.load(path, map_location="cpu", weights_only=True))
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: damaged ({error})") from error
+    except Exception as error:
+        # torch.load raises almost anything on damaged files; whatever it is, this file cannot be used.
+        raise CheckpointError(f"{path}: torch cannot read it: {str(error).splitlines()[0]}") from error
+
+
+def _listing(what: str, names: list[str]) -> str:
+    """Return ``2 missing: a, b``, cut short, or an empty string if there are none."""
+    if not names:
+        return ""
+    shown = ", ".join(names[:MAX_NAMES_LISTED]) + (", ..." if len(names) > MAX_NAMES_LISTED else "")
+    return f"{len(names)} {what}: {shown}"

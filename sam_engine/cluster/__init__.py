@@ -1,0 +1,1 @@
+"""Machines: starting or joining a cluster. Knows nothing of images."""

@@ -1,0 +1,1 @@
+"""Other people's datasets, one file for each format, reading and writing."""

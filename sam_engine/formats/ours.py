@@ -1,0 +1,114 @@
+"""Our own datasets as a source of annotated images: masks as people left them, pixels of the originals."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from sam_engine.dataset.corrections import Correction, apply_corrections, read_corrections
+from sam_engine.dataset.originals import Originals, open_originals
+from sam_engine.dataset.reader import open_dataset, read_tables
+from sam_engine.dataset.schema import table_to_records
+from sam_engine.dataset.shards import record_problems, shard_name
+from sam_engine.errors import InputError
+from sam_engine.formats.source import AnnotatedImage, bad_annotations, checked_runs
+from sam_engine.storage.local import open_store
+from sam_engine.structures import ImageRecord, ImageStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Where an image lies."""
+
+    image_id: int
+    shard: int
+    group: int
+    """Row group in the shard."""
+    place: int
+    """Row in the group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSource:
+    """The images of a dataset that have masks, or were corrected."""
+
+    path: Path
+    rows: Sequence[Row]
+    originals: Originals
+    corrections: Mapping[int, Sequence[Correction]]
+    """By image id."""
+
+    @property
+    def name(self) -> str:
+        """Of the directory."""
+        return self.path.name
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def image_id(self, index: int) -> int:
+        """Return the dataset's id."""
+        return self.rows[index].image_id
+
+    def licence(self, index: int) -> str | None:
+        """Return nothing: a table has them, see ``data.sources_csv``."""
+        return None
+
+    def read(self, index: int) -> AnnotatedImage:
+        """Return an image with its masks; raises as `Source.read`, and `ShardError` for a damaged shard."""
+        record = self.record(index)
+        for problem in record_problems(record):
+            raise bad_annotations(f"{self.path}, image {record.image_id}: {problem}")
+        masks = apply_corrections(record, self.corrections.get(record.image_id, ()))
+        pixels = self.originals.pixels(record)
+        segmentations = [{"size": mask.size, "counts": mask.counts} for mask in masks]
+        return AnnotatedImage(
+            image_id=record.image_id, pixels=pixels, runs=checked_runs(segmentations, pixels)
+        )
+
+    def record(self, index: int) -> ImageRecord:
+        """Return an image as the dataset has it, uncorrected."""
+        row = self.rows[index]
+        table = _row_group(str(self.path), row.shard, row.group)
+        [record] = table_to_records(table.slice(row.place, 1))
+        return record
+
+
+def open_dataset_source(path: Path, images: str | None) -> DatasetSource:
+    """Return a dataset as a source.
+
+    Args:
+        path: The dataset directory.
+        images: Where its images are now, if not where they were: whatever ``input=`` takes.
+
+    Raises:
+        ConfigError: It is no dataset; `InputError`, if it has no masks or its images are gone.
+        ShardError: It is damaged.
+    """
+    dataset = open_dataset(path)
+    corrections = read_corrections(path)
+    rows = []
+    for shard in sorted(dataset.shards):
+        tables = read_tables(dataset.store, shard_name(shard), ["image_id", "status"])
+        for group, table in enumerate(tables):
+            pairs = zip(table["image_id"].to_pylist(), table["status"].to_pylist(), strict=True)
+            rows += [
+                Row(image_id, shard, group, place)
+                for place, (image_id, status) in enumerate(pairs)
+                if status == ImageStatus.OK or (status == ImageStatus.OK_EMPTY and image_id in corrections)
+            ]
+    if not rows:
+        raise InputError(f"{path}: the dataset has no masks")
+    unknown = sorted(corrections.keys() - {row.image_id for row in rows})
+    if unknown:
+        raise InputError(f"{path}: there are corrections of image {unknown[0]}, which was not annotated")
+    originals = open_originals(dataset.run_info, images)
+    return DatasetSource(path=path, rows=rows, originals=originals, corrections=corrections)
+
+
+@functools.lru_cache(maxsize=8)  # a group is 100 images, and neighbours are rarely drawn together
+def _row_group(path: str, shard: int, group: int) -> pa.Table:
+    """Return one row group."""
+    return next(read_tables(open_store(path), shard_name(shard), groups=[group]))

@@ -1,0 +1,270 @@
+"""Images inside one tar or one Parquet file, read at random without unpacking.
+
+Objects here hold only paths; what is expensive to make (a tar's index, a row group) is cached by process.
+"""
+
+import functools
+import os
+import tarfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sam_engine.config import DecodeConfig
+from sam_engine.errors import ImageError, InputError
+from sam_engine.inputs.folder import (
+    IMAGE_EXTENSIONS,
+    FileInput,
+    InputFile,
+    InputSource,
+    is_image_name,
+    refuse_empty,
+    refuse_large,
+    short_name,
+    stat_file,
+)
+from sam_engine.structures import ImageStatus, ManifestEntry
+
+_BYTES_COLUMNS = ("image", "jpg", "jpeg", "png", "bytes", "image_bytes")
+_PATH_COLUMNS = ("path", "file_name", "image_path", "file_path", "filename")
+MAX_ROWS = 2**27
+"""Of a Parquet file: ten times SA-1B."""
+MAX_GROUP_ROWS = 2**20
+"""Of a row group of Parquet; pandas writes as many."""
+MAX_GROUP_BYTES = 2**31
+"""Of a column in a row group, by its footer."""
+MAX_PATH_BYTES = 4096
+"""Of a path in a column; Linux opens no longer ones."""
+_row_group_lock = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarInput:
+    """The images of an uncompressed tar, named by their members (SA-1B, webdataset)."""
+
+    name: str
+    root: str
+    """The tar itself."""
+
+    def iter_files(self) -> Iterator[InputFile]:
+        """Yield every image member once."""
+        index = _tar_index(self.root, os.stat(self.root).st_mtime_ns)
+        files = (
+            InputFile(path=path, size=size, mtime_ns=mtime_ns)
+            for path, (_offset, size, mtime_ns) in index.items()
+        )
+        return refuse_empty(files, f"no images in {self.root!r}: looked for {', '.join(IMAGE_EXTENSIONS)}")
+
+    def list_files(self) -> list[InputFile]:
+        """Return every image member, sorted bytewise by path."""
+        return sorted(self.iter_files(), key=lambda file: file.path)
+
+    def read(self, entry: ManifestEntry, config: DecodeConfig) -> bytes:
+        """Return one member's bytes."""
+        mtime_ns = container_mtime_ns(self.root)
+        try:
+            member = _tar_index(self.root, mtime_ns).get(entry.path)
+        except InputError as error:
+            raise ImageError(ImageStatus.CHANGED, str(error)) from None
+        if member is None:
+            raise ImageError(ImageStatus.VANISHED, "the tar no longer holds this member")
+        offset, size, member_mtime_ns = member
+        refuse_large(size, config)
+        if (size, member_mtime_ns) != (entry.size, entry.mtime_ns):
+            raise ImageError(ImageStatus.CHANGED, "the tar's member is not the one that was listed")
+        try:
+            with open(self.root, "rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+        except OSError as error:
+            raise ImageError(ImageStatus.UNREADABLE, f"cannot be read: {error.strerror}") from None
+        if len(data) != size:
+            raise ImageError(ImageStatus.CHANGED, f"the tar ends inside this member, after {len(data)} bytes")
+        return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetInput:
+    """The images in one column of a Parquet file, named ``file.parquet#row``.
+
+    Sizes are not known beforehand.
+    """
+
+    name: str
+    root: str
+    """The Parquet file itself."""
+    column: str
+    """Leaf column with the bytes: ``jpg``, or ``image.bytes`` of a Hugging Face image."""
+
+    def iter_files(self) -> Iterator[InputFile]:
+        """Yield one image a row; of the file itself only the footer is read."""
+        mtime_ns = os.stat(self.root).st_mtime_ns
+        prefix = _row_prefix(self.root)
+        with _open_column(self.root, self.column) as file:
+            num_rows = file.metadata.num_rows
+        files = (InputFile(path=prefix + b"%09d" % row, size=0, mtime_ns=mtime_ns) for row in range(num_rows))
+        return refuse_empty(files, f"{self.root!r} has no rows")
+
+    def list_files(self) -> list[InputFile]:
+        """Return one image a row, which is also their order by path."""
+        return sorted(self.iter_files(), key=lambda file: file.path)
+
+    def read(self, entry: ManifestEntry, config: DecodeConfig) -> bytes:
+        """Return one row's bytes."""
+        mtime_ns = container_mtime_ns(self.root)
+        if mtime_ns != entry.mtime_ns:
+            raise ImageError(ImageStatus.CHANGED, "the Parquet file was modified since it was listed")
+        row = int(entry.path.removeprefix(_row_prefix(self.root)))
+        try:
+            with _row_group_lock:
+                starts = _row_group_starts(self.root, mtime_ns)
+                group = next(index for index in reversed(range(len(starts))) if starts[index] <= row)
+                value = _row_group(self.root, mtime_ns, group, self.column)[row - starts[group]]
+        except (pa.ArrowException, OSError, InputError) as error:
+            reason = str(error).splitlines()[0]
+            raise ImageError(ImageStatus.UNREADABLE, f"cannot be read from Parquet: {reason}") from None
+        if not value.is_valid:
+            raise ImageError(ImageStatus.UNREADABLE, "the row holds no image bytes")
+        refuse_large(value.value.as_buffer().size, config)
+        return bytes(value.as_py())
+
+
+def open_parquet(path: str) -> InputSource:
+    """Return the images of a Parquet file: a column of bytes, or of paths relative to the file's folder.
+
+    Raises:
+        InputError: It is no Parquet file, or has no column known to hold images.
+    """
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"input {path!r} is not a readable Parquet file: {str(error).splitlines()[0]}"
+        ) from error
+    candidates = [name for name in _BYTES_COLUMNS if name in schema.names]
+    for name in candidates:
+        kind = schema.field(name).type
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            return ParquetInput(name=short_name(path), root=path, column=f"{name}.bytes")
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            return ParquetInput(name=short_name(path), root=path, column=name)
+    for name in (*_PATH_COLUMNS, *candidates):
+        if name in schema.names and pa.types.is_string(schema.field(name).type):
+            walk = functools.partial(_walk_path_column, path, name)
+            empty = f"{path!r} has no rows"
+            return FileInput(name=short_name(path), root=os.path.dirname(path), walk=walk, if_empty=empty)
+    raise InputError(
+        f"input {path!r} has columns {', '.join(schema.names)}; images are looked for as bytes in "
+        f"{', '.join(_BYTES_COLUMNS)} and as paths in {', '.join(_PATH_COLUMNS)}"
+    )
+
+
+def container_mtime_ns(path: str) -> int:
+    """Return the modification time of the file that the images lie in.
+
+    Raises:
+        ImageError: VANISHED if it is gone.
+    """
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError as error:
+        raise ImageError(
+            ImageStatus.VANISHED, f"the file with the images is gone: {error.strerror}"
+        ) from None
+
+
+@functools.lru_cache(maxsize=4)
+def _tar_index(path: str, _mtime_ns: int) -> dict[bytes, tuple[int, int, int]]:
+    """Return offset, size and modification time of every image member; of equal names the last one counts."""
+    index = {}
+    try:
+        num_bytes = os.path.getsize(path)
+        with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as tar:
+            for member in tar:
+                tar.members.clear()  # type: ignore[attr-defined]  # or it keeps an object for every member
+                member_path = os.fsencode(member.name).removeprefix(b"./")
+                if (
+                    not member.isreg()
+                    or member.issparse()
+                    or not is_image_name(os.path.basename(member_path))
+                ):
+                    continue
+                if member.offset_data + member.size > num_bytes:
+                    raise InputError(f"input {path!r} is cut short: {member.name!r} lies beyond its end")
+                index[member_path] = (member.offset_data, member.size, int(member.mtime * 1e9))
+    except (tarfile.TarError, OSError) as error:
+        raise InputError(f"input {path!r} is not a readable uncompressed tar: {error}") from error
+    return index
+
+
+def _walk_path_column(path: str, column: str) -> Iterator[InputFile]:
+    """Yield the files that a column of paths names, also those that do not exist."""
+    folder = os.path.dirname(os.fsencode(path))
+    with _open_column(path, column) as file:
+        for batch in file.iter_batches(columns=[column]):
+            longest = pc.max(pc.binary_length(batch[0].dictionary)).as_py() or 0
+            if longest > MAX_PATH_BYTES:
+                raise InputError(
+                    f"input {path!r}: column {column!r} has a path of {longest} bytes; "
+                    f"at most {MAX_PATH_BYTES} are read"
+                )
+            for value in batch[0].to_pylist():
+                if value is None:
+                    raise InputError(f"input {path!r}: column {column!r} has a null")
+                yield stat_file(os.path.join(folder, os.fsencode(value)), os.fsencode(value))
+
+
+def _open_column(path: str, column: str) -> pq.ParquetFile:
+    """Open a Parquet file of a stranger to read one column of bytes or text, as dictionaries.
+
+    Three hundred bytes can hold one long value and a billion rows that refer to it. As a dictionary that
+    stays as small as it is, and the number of rows is bounded here.
+
+    Raises:
+        InputError: Its footer claims more than any set of images has.
+    """
+    file = pq.ParquetFile(path, read_dictionary=[column])
+    groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    sizes = (
+        ("rows", file.metadata.num_rows, MAX_ROWS),
+        ("rows in a row group", max((group.num_rows for group in groups), default=0), MAX_GROUP_ROWS),
+        (
+            f"bytes of {column} in a row group",
+            max((c.total_uncompressed_size for c in columns if c.path_in_schema == column), default=0),
+            MAX_GROUP_BYTES,
+        ),
+    )
+    for unit, size, limit in sizes:
+        if not 0 <= size <= limit:
+            file.close()
+            raise InputError(f"input {path!r} has {size} {unit}; at most {limit} are read")
+    return file
+
+
+def _row_prefix(path: str) -> bytes:
+    """Return what the names of a file's rows start with."""
+    return os.fsencode(os.path.basename(path)) + b"#"
+
+
+@functools.lru_cache(maxsize=4)
+def _row_group_starts(path: str, _mtime_ns: int) -> tuple[int, ...]:
+    """Return the first row of every row group."""
+    metadata = pq.read_metadata(path)
+    starts, start = [], 0
+    for group in range(metadata.num_row_groups):
+        starts.append(start)
+        start += metadata.row_group(group).num_rows
+    return tuple(starts)
+
+
+@functools.lru_cache(maxsize=2)
+def _row_group(path: str, _mtime_ns: int, group: int, column: str) -> pa.ChunkedArray:
+    """Return one column of one row group; neighbours are read soon after."""
+    with _open_column(path, column) as file:
+        values = file.read_row_group(group, columns=[column]).column(0)
+    return values.combine_chunks().field("bytes") if pa.types.is_struct(values.type) else values

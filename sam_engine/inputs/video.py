@@ -1,0 +1,130 @@
+"""The frames of a video file, as PNG images named ``name.mp4#000123``.
+
+Frames are always decoded in order from the start, because seeking lands on other frames in some formats: the
+same frame is the same pixels in whichever worker.
+"""
+
+import functools
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+
+from sam_engine.config import DecodeConfig
+from sam_engine.errors import ImageError, InputError
+from sam_engine.inputs.containers import container_mtime_ns
+from sam_engine.inputs.folder import InputFile, refuse_empty, short_name
+from sam_engine.structures import ImageStatus, ManifestEntry
+
+_KEPT_FRAMES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInput:
+    """Every frame that decodes. Sizes are not known beforehand."""
+
+    name: str
+    root: str
+    """The video itself."""
+
+    def iter_files(self) -> Iterator[InputFile]:
+        """Yield one image a frame, counted by decoding, because containers lie about their length."""
+        mtime_ns = os.stat(self.root).st_mtime_ns
+        prefix = _frame_prefix(self.root)
+        files = (
+            InputFile(path=prefix + b"%06d" % frame, size=0, mtime_ns=mtime_ns)
+            for frame in range(_count_frames(self.root))
+        )
+        return refuse_empty(files, f"no frame of {self.root!r} can be decoded")
+
+    def list_files(self) -> list[InputFile]:
+        """Return one image a frame, sorted bytewise by path."""
+        return sorted(self.iter_files(), key=lambda file: file.path)
+
+    def read(self, entry: ManifestEntry, config: DecodeConfig) -> bytes:
+        """Return one frame as a PNG file."""
+        mtime_ns = container_mtime_ns(self.root)
+        if mtime_ns != entry.mtime_ns:
+            raise ImageError(ImageStatus.CHANGED, "the video was modified since it was listed")
+        number = int(entry.path.removeprefix(_frame_prefix(self.root)))
+        return _frames(self.root, mtime_ns).png(number)
+
+
+class _FrameReader:
+    """One open video and the last few frames, because several threads ask a little out of order."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._capture = cv2.VideoCapture(path)
+        self._next = 0
+
+    def png(self, number: int) -> bytes:
+        """Return frame ``number``; decodes all frames before it that were not passed yet."""
+        with self._lock:
+            if number in self._kept:
+                return self._kept[number]
+            if number < self._next:
+                self._capture.release()
+                self._capture = cv2.VideoCapture(self._path)
+                self._next = 0
+            while self._next < number:
+                self._grab()
+            self._grab()
+            ok, pixels = self._capture.retrieve()
+            if not ok:
+                raise ImageError(ImageStatus.CORRUPT, f"frame {number} of the video does not decode")
+            ok, encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+            assert ok
+            self._kept[number] = encoded.tobytes()
+            if len(self._kept) > _KEPT_FRAMES:
+                self._kept.popitem(last=False)
+            return self._kept[number]
+
+    def _grab(self) -> None:
+        """Step to the next frame."""
+        if not self._capture.grab():
+            raise ImageError(ImageStatus.CORRUPT, f"the video ends before frame {self._next}")
+        self._next += 1
+
+
+def open_video(path: str) -> VideoInput:
+    """Return the frames of a video.
+
+    Raises:
+        InputError: The path holds what OpenCV cannot take, or the file does not open as a video.
+    """
+    # OpenCV crashes the process on a str with surrogates, and takes others for patterns of image sequences.
+    if not path.isprintable() or "%" in path:
+        raise InputError(f"input {path!r}: rename the video to plain printable characters without %")
+    capture = cv2.VideoCapture(path)
+    is_open = capture.isOpened()
+    capture.release()
+    if not is_open:
+        raise InputError(f"input {path!r} does not open as a video")
+    return VideoInput(name=short_name(path), root=path)
+
+
+def _count_frames(path: str) -> int:
+    """Return how many frames decode from the start."""
+    capture = cv2.VideoCapture(path)
+    count = 0
+    while capture.grab():
+        count += 1
+    capture.release()
+    return count
+
+
+def _frame_prefix(path: str) -> bytes:
+    """Return what the names of a video's frames start with."""
+    return os.fsencode(os.path.basename(path)) + b"#"
+
+
+@functools.lru_cache(maxsize=1)
+def _frames(path: str, _mtime_ns: int) -> _FrameReader:
+    """Return this process's reader of a video."""
+    return _FrameReader(path)

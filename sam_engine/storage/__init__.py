@@ -1,0 +1,1 @@
+"""Where bytes lie: the one seam, `Store`, and those that implement it."""

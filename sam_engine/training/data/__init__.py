@@ -1,0 +1,1 @@
+"""From sources to batches: select, pack or stream, mix, cut, paste, prompt."""

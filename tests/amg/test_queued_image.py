@@ -1,0 +1,160 @@
+"""On a device, the generator finds the masks that it finds on a CPU, and waits twice for an image."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from sam_engine.amg import draw_device, measure_device, queued_image
+from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
+from sam_engine.errors import ImageError
+from tests.helpers import queued_device
+from tests.helpers.fakes import DiscSegmenter, make_reduced_tiny
+from tests.helpers.queued_device import QueuedSegmenter
+
+Records = list[dict[str, Any]]
+
+
+def picture(height: int, width: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def generate(model: Any, *images: NDArray[np.uint8], **settings: Any) -> list[Records]:
+    generator = SamAutomaticMaskGenerator(model, output_mode="uncompressed_rle", **settings)
+    return generator.generate_batch(images)
+
+
+def on_both(*images: NDArray[np.uint8], **settings: Any) -> tuple[list[Records], list[Records], Any]:
+    """Return the records of a CPU, those of a device, and what the device took note of."""
+    with queued_device.watch() as events:
+        ours = generate(QueuedSegmenter(DiscSegmenter()), *images, **settings)
+    return generate(DiscSegmenter(), *images, **settings), ours, events
+
+
+@pytest.mark.parametrize("size", [(64, 64), (97, 131), (1, 1), (1, 300), (300, 200)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"points_per_side": 4}, id="plain"),
+        pytest.param({"points_per_side": 2, "crop_n_layers": 1}, id="crops"),
+        pytest.param({"points_per_side": 5, "points_per_batch": 1}, id="groups"),
+        pytest.param({"points_per_side": 4, "min_mask_region_area": 30}, id="clean-up"),
+        pytest.param({"points_per_side": 3, "pred_iou_thresh": 2.0}, id="none-passes"),
+        pytest.param({"points_per_side": 3, "pred_iou_thresh": 0, "max_mask_area_fraction": 0.1}, id="area"),
+    ],
+)
+def test_records_of_a_device(size: tuple[int, int], settings: dict[str, Any]) -> None:
+    """Run lengths, boxes, scores, points and their order are those of a CPU."""
+    on_cpu, on_device, events = on_both(picture(*size), **settings)
+
+    assert on_device == on_cpu
+    assert events.waits == []
+
+
+def test_an_image_is_read_twice() -> None:
+    """Once the measures of all its masks, once the outlines of those that are left."""
+    _, [records], events = on_both(picture(97, 131), points_per_side=16)
+
+    assert records
+    assert len(events.reads) == 2
+    assert events.reads[0] == (3 * 16**2, 10)
+
+
+def test_images_of_a_batch_keep_their_masks() -> None:
+    """Each is begun before the one before it is finished; with crops, all of an image's stay together."""
+    images = [picture(40 + 10 * n, 60) for n in range(4)]
+    on_cpu, on_device, _ = on_both(*images, points_per_side=2, crop_n_layers=1)
+
+    assert on_device == on_cpu
+
+
+@pytest.mark.parametrize("pred_iou_thresh", [-1.0, 1e-9])
+def test_the_whole_model_waits_for_nothing_else(
+    pred_iou_thresh: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From pixels to records, `tiny` is read twice and never waited for."""
+    monkeypatch.setattr(measure_device, "OPEN_SHARE", 1.0)  # random weights draw noise
+    monkeypatch.setattr(draw_device, "SPARE_CHANGES", 10_000)
+    sam = queued_device.on_device(make_reduced_tiny())
+    settings = {"points_per_side": 4, "pred_iou_thresh": pred_iou_thresh, "stability_score_thresh": 0.0}
+    with queued_device.watch() as events:
+        [records] = generate(sam, picture(97, 131), **settings)
+
+    assert records
+    assert (len(events.reads), events.waits) == (2, [])
+
+
+def test_long_outlines_are_measured_and_drawn_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the lists of fixed length are too short, the masks are the same; the log says so."""
+    monkeypatch.setattr(measure_device, "MIN_OPEN", 0)
+    monkeypatch.setattr(measure_device, "OPEN_SHARE", 0.001)
+    monkeypatch.setattr(draw_device, "SPARE_CHANGES", 0)
+    monkeypatch.setattr(draw_device, "CHANGES_PER_COLUMN", 1)
+    with caplog.at_level(logging.INFO):
+        on_cpu, on_device, events = on_both(picture(97, 131), points_per_side=4)
+
+    assert on_device == on_cpu
+    assert "measured again" in caplog.text
+    assert "drawn again" in caplog.text
+    assert (len(events.reads), events.waits) == (4, [])
+
+
+class _Hungry(QueuedSegmenter):
+    """Decodes no more than ``most`` prompts at once."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(DiscSegmenter())
+        self.most = most
+
+    def decode(self, embedding: Any, **prompts: Any) -> Any:
+        if len(prompts["point_coords"]) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().decode(embedding, **prompts)
+
+
+def test_batches_on_a_device_are_halved(caplog: pytest.LogCaptureFixture) -> None:
+    """Until they fit: with the same masks, remembered, and said once."""
+    generator = SamAutomaticMaskGenerator(_Hungry(5), points_per_side=8, output_mode="uncompressed_rle")
+    with queued_device.watch():
+        records = generator.generate_batch([picture(97, 131)] * 2)
+
+    assert records == generate(DiscSegmenter(), *[picture(97, 131)] * 2, points_per_side=8)
+    assert generator.points_per_batch == 4
+    assert caplog.text.count("points_per_batch is 4 from now on") == 1
+
+
+def test_not_one_prompt_fits_the_device() -> None:
+    """The image is to blame then."""
+    with queued_device.watch(), pytest.raises(ImageError, match="no memory for its masks at 131 x 97 pixels"):
+        generate(_Hungry(0), picture(97, 131), points_per_side=2)
+
+
+@pytest.mark.parametrize("of", ["logits", "scores"])
+def test_masks_that_are_not_finite_are_dropped_on_a_device(of: str, caplog: pytest.LogCaptureFixture) -> None:
+    """As on a CPU: the others stay, and the log counts them."""
+
+    class Broken(DiscSegmenter):
+        def decode(self, embedding: Any, **prompts: Any) -> Any:
+            logits, scores = (x.clone() for x in super().decode(embedding, **prompts))
+            (logits if of == "logits" else scores)[0] = torch.nan
+            return logits, scores
+
+    with queued_device.watch():
+        [records] = generate(QueuedSegmenter(Broken()), picture(97, 131), points_per_side=4)
+
+    assert [records] == generate(Broken(), picture(97, 131), points_per_side=4)
+    assert caplog.text.count("3 of 48 masks of crop [0, 0, 131, 97] are not finite") == 2
+
+
+def test_groups_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many prompts there are, no more than so many masks wait on the device; each group is read."""
+    monkeypatch.setattr(queued_image, "MAX_PROMPTS_AT_ONCE", 10)
+    on_cpu, on_device, events = on_both(picture(97, 131), points_per_side=5)
+
+    assert on_device == on_cpu
+    assert [shape for shape in events.reads if len(shape) == 2] == [(30, 10), (30, 10), (15, 10)]

@@ -1,0 +1,102 @@
+"""Drawn training data: bright shapes on dark ground, in every form that training reads."""
+
+import hashlib
+import io
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as mask_utils
+
+from tests.helpers.dataset_builder import image, write_dataset
+
+NUM_IMAGES = 8
+SIZE = 96
+
+
+def draw(number: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return an image (96, 96, 3) of a disc and a rectangle, and their masks."""
+    rng = np.random.default_rng(number)
+    pixels = rng.integers(0, 60, (SIZE, SIZE, 3)).astype(np.uint8)
+    y, x = np.mgrid[:SIZE, :SIZE]
+    radius = rng.integers(14, 20)
+    disc = (x - rng.integers(22, 30)) ** 2 + (y - rng.integers(24, 72)) ** 2 < radius**2
+    left, top = rng.integers(54, 62), rng.integers(8, 40)
+    rectangle = (x >= left) & (x < left + 28) & (y >= top) & (y < top + rng.integers(24, 44))
+    pixels[disc] = (250, 210, 60)
+    pixels[rectangle] = (90, 200, 250)
+    return pixels, [disc, rectangle]
+
+
+def rle(mask: np.ndarray) -> dict:
+    """Return a mask as compressed COCO run lengths."""
+    encoded = mask_utils.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
+
+
+def sa1b_files(number: int) -> dict[str, bytes]:
+    """Return the two files of a drawn image, id 100 + number."""
+    pixels, masks = draw(number)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+    annotations = [{"segmentation": rle(mask)} for mask in masks]
+    record = {"image": {"image_id": 100 + number}, "annotations": annotations}
+    name = f"sa_{100 + number}"
+    return {f"{name}.jpg": buffer.getvalue(), f"{name}.json": json.dumps(record).encode()}
+
+
+def write_tar(path: Path) -> Path:
+    """Write the drawn images, ids 100 to 107, two masks each."""
+    with tarfile.open(path, "w") as archive:
+        for number in range(NUM_IMAGES):
+            for name, data in sa1b_files(number).items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def write_folder(path: Path, count: int = NUM_IMAGES) -> Path:
+    """Write the first drawn images as files, as in a tar unpacked."""
+    path.mkdir()
+    for number in range(count):
+        for name, data in sa1b_files(number).items():
+            (path / name).write_bytes(data)
+    return path
+
+
+def write_our_dataset(root: Path, count: int = NUM_IMAGES) -> Path:
+    """Write the first drawn images as PNG files and a dataset of them, ids from 0; the last has no masks."""
+    photos = root / "photos"
+    photos.mkdir(parents=True)
+    records = []
+    for number in range(count):
+        pixels, masks = draw(number)
+        path = photos / f"{number}.png"
+        Image.fromarray(pixels).save(path)
+        masks = masks if number < count - 1 else []
+        record = image(number, path.name.encode(), masks, size=(SIZE, SIZE))
+        records.append(replace(record, sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
+    write_dataset(root / "dataset", records, input_root=str(photos))
+    return root / "dataset"
+
+
+def write_coco(root: Path, segmentations: list, **annotation: object) -> Path:
+    """Write the first drawn image as COCO instances, id 7, and return the file; images/ lies beside it."""
+    (root / "images").mkdir(parents=True)
+    Image.fromarray(draw(0)[0]).save(root / "images" / "seven.png")
+    document = {
+        "licenses": [
+            {"id": 3, "name": "Attribution", "url": "http://creativecommons.org/licenses/by-nc/2.0/"}
+        ],
+        "images": [{"id": 7, "file_name": "seven.png", "license": 3}, {"id": 8, "file_name": "absent.png"}],
+        "annotations": [
+            {"id": i, "image_id": 7, "iscrowd": 0, "segmentation": segmentation, **annotation}
+            for i, segmentation in enumerate(segmentations)
+        ],
+    }
+    (root / "instances.json").write_text(json.dumps(document))
+    return root / "instances.json"

@@ -1,0 +1,403 @@
+"""Every kind of file gets the pixels or the status that docs/images.md promises."""
+
+import io
+import random
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from sam_engine.config import DecodeConfig
+from sam_engine.errors import ImageError
+from sam_engine.images import decode as decode_module
+from sam_engine.images.decode import decode_image, one_line, turn_upright
+from sam_engine.structures import ImageStatus
+from tests.corpus.image_corpus import SIZE, Case, cases, chunk, encode, patch_jpeg_size, photo, png
+
+DEFAULT = DecodeConfig()
+CORNERS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))
+# Where the stored corners (top left, top right, bottom left, bottom right) must be seen, by orientation.
+SEEN = {
+    1: (0, 1, 2, 3),
+    2: (1, 0, 3, 2),
+    3: (3, 2, 1, 0),
+    4: (2, 3, 0, 1),
+    5: (0, 2, 1, 3),
+    6: (2, 0, 3, 1),
+    7: (3, 1, 2, 0),
+    8: (1, 3, 0, 2),
+}
+
+
+def corner_image() -> np.ndarray:
+    image = np.empty((32, 48, 3), np.uint8)
+    image[:16, :24], image[:16, 24:], image[16:, :24], image[16:, 24:] = CORNERS
+    return image
+
+
+def corners(pixels: np.ndarray) -> tuple[int, ...]:
+    """Return which of CORNERS is nearest to each corner of an image."""
+    found = pixels[[4, 4, -5, -5], [4, -5, 4, -5]].astype(int)
+    return tuple(np.abs(found[:, None] - np.array(CORNERS)).sum(-1).argmin(-1).tolist())
+
+
+def with_orientation(kind: str, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(kind, {})
+    return encode(corner_image(), kind, exif=exif, **options)
+
+
+def decode(name: str, **settings: object) -> np.ndarray:
+    return decode_image(cases()[name].data, DecodeConfig(**settings)).pixels
+
+
+def failure(data: bytes, **settings: object) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        decode_image(data, DecodeConfig(**settings))
+    return caught.value
+
+
+@pytest.mark.parametrize("name", sorted(cases()))
+def test_every_file_gets_its_status(name):
+    """Each file of the corpus gets its golden status; those that decode are contiguous uint8 RGB."""
+    case: Case = cases()[name]
+    try:
+        pixels, status = decode_image(case.data, DEFAULT).pixels, ImageStatus.OK
+    except ImageError as error:
+        status = error.status
+        line = str(error)
+
+        assert line
+        assert line.isprintable()
+        assert len(line) < 250
+
+    assert status is case.status
+    if status is ImageStatus.OK:
+        assert pixels.shape == (*case.size, 3)
+        assert pixels.dtype == np.uint8
+        assert pixels.flags.c_contiguous
+        assert pixels.flags.writeable
+
+
+def test_corpus_is_large_enough():
+    """The corpus covers what reliability demands: more than 75 files, every status a decoder can give."""
+    found = {case.status for case in cases().values()}
+
+    assert len(cases()) > 120
+    assert found == {
+        ImageStatus.OK,
+        ImageStatus.CORRUPT,
+        ImageStatus.TRUNCATED,
+        ImageStatus.TOO_LARGE,
+        ImageStatus.UNSUPPORTED,
+    }
+
+
+@pytest.mark.parametrize("name", [name for name, case in cases().items() if case.status == "too_large"])
+def test_bombs_are_refused_by_their_header(name, monkeypatch):
+    """No decoder sees a bomb. How fast they are refused is what `python -m tests.faults bombs` tells."""
+
+    def decoded(*_arguments, **_settings):
+        raise AssertionError("a decoder was asked")
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", decoded)
+    monkeypatch.setattr(decode_module, "_to_rgb", decoded)
+
+    assert failure(cases()[name].data).status is ImageStatus.TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ok.png",
+        "ztxt.png",
+        "iccp.png",
+        "damaged_text.png",
+        "animated.png",
+        "ok_lossless.webp",
+        "ok.tif",
+        "ok_lzw.tif",
+        "bad_tag.tif",
+        "multipage.tif",
+        "ok.bmp",
+        "png_as.jpg",
+        "rgb16.png",
+    ],
+)
+def test_lossless_formats_give_back_the_pixels(name):
+    """Lossless files decode to exactly what went in; animations and page stacks to their first frame."""
+    assert np.array_equal(decode(name), photo())
+
+
+@pytest.mark.parametrize("name", [n for n in cases() if n.startswith(("ok", "tail", "fill")) and "jpg" in n])
+def test_jpegs_equal_pillow(name):
+    """JPEG pixels are those of libjpeg-turbo, whoever calls it."""
+    expected = np.asarray(Image.open(io.BytesIO(cases()[name].data)))
+
+    assert np.array_equal(decode(name), expected)
+
+
+@pytest.mark.parametrize("name", ["grey.png", "grey.tif", "grey.bmp", "grey.jpg"])
+def test_grey_is_repeated(name):
+    """Grey goes to all three channels unchanged."""
+    expected = np.asarray(Image.open(io.BytesIO(cases()[name].data)))
+
+    assert np.array_equal(decode(name), np.repeat(expected[:, :, None], 3, 2))
+
+
+@pytest.mark.parametrize("name", ["grey16.png", "grey16.tif"])
+def test_sixteen_bits_are_shifted(name):
+    """16-bit grey keeps its high byte; it does not saturate to white."""
+    assert np.array_equal(decode(name), np.repeat(photo()[:, :, :1], 3, 2))
+
+
+@pytest.mark.parametrize("background", [0, 128, 255])
+@pytest.mark.parametrize("name", ["rgba.png", "rgba.webp", "rgba.tif"])
+def test_alpha_is_composited(name, background):
+    """Transparency is mixed with the background, rounded to nearest."""
+    alpha = np.arange(SIZE[1])[None, :, None] / 255
+    rgb = np.asarray(Image.open(io.BytesIO(cases()[name].data)))[
+        :, :, :3
+    ]  # lossless WebP drops hidden colours
+    expected = np.rint(rgb * alpha + background * (1 - alpha)).astype(np.uint8)
+
+    assert np.array_equal(decode(name, background=background), expected)
+
+
+def test_hidden_colour_stays_hidden():
+    """Where alpha is 0 the colour below it plays no part."""
+    hidden = np.zeros((4, 4, 4), np.uint8)
+    hidden[:, :, 0] = 255
+
+    assert np.all(decode_image(encode(hidden, "PNG"), DEFAULT).pixels == 255)
+
+
+def test_grey_with_alpha_is_composited():
+    """Grey at alpha 128 lies half way between itself and the background."""
+    grey = np.asarray(Image.open(io.BytesIO(cases()["grey_alpha.png"].data)).getchannel("L")) * (128 / 255)
+
+    assert np.array_equal(decode("grey_alpha.png")[:, :, 1], np.rint(grey + 255 * 127 / 255).astype(np.uint8))
+
+
+def test_transparent_palette_entry_becomes_background():
+    """The palette entry named by tRNS is background, the others keep their colour."""
+    indices = np.asarray(Image.open(io.BytesIO(cases()["palette_transparent.png"].data)))
+    pixels, opaque = decode("palette_transparent.png", background=7), decode("palette.png")
+
+    assert np.all(pixels[indices == 3] == 7)
+    assert np.array_equal(pixels[indices != 3], opaque[indices != 3])
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grey_colour_key_becomes_background(bits):
+    """A grey level named by tRNS is background, told in the file's own bits."""
+    samples = np.array([[[3, 9], [3, 8]]] if bits == 16 else [[3], [4]], np.uint8)
+    key = chunk(b"tRNS", b"\x03\x09" if bits == 16 else b"\x00\x03")
+    raw = b"\0" + samples.tobytes()
+
+    pixels = decode_image(png(2, 1, bits, 0, raw, key), DecodeConfig(background=200)).pixels
+
+    assert pixels[0, :, 0].tolist() == ([200, 3] if bits == 16 else [200, 4])
+
+
+def test_sixteen_bit_colour_key_is_ignored():
+    """A 16-bit RGB colour key cannot be told from its neighbours in 8 bits, so pixels keep their colour."""
+    raw = b"\0" + b"\x05\x00" * 3
+    data = png(1, 1, 16, 2, raw, chunk(b"tRNS", b"\x00\x05" * 3))
+
+    assert decode_image(data, DEFAULT).pixels.tolist() == [[[5, 5, 5]]]
+
+
+@pytest.mark.parametrize("name", ["cmyk.jpg", "cmyk.tif"])
+def test_cmyk_follows_the_written_rule(name):
+    """Each channel is 255 - ink * (255 - black) / 255 - black; profiles are ignored."""
+    cmyk = np.asarray(Image.open(io.BytesIO(cases()[name].data))).astype(float)
+    expected = np.clip(255 - cmyk[:, :, :3] * (255 - cmyk[:, :, 3:]) / 255 - cmyk[:, :, 3:], 0, 255)
+
+    assert np.abs(decode(name) - expected).max() <= 1  # Pillow rounds the product first
+
+
+def test_bilevel_is_black_and_white():
+    """One bit becomes 0 or 255."""
+    assert set(np.unique(decode("bilevel.png"))) == {0, 255}
+    assert np.array_equal(decode("bilevel.png"), decode("bilevel_g4.tif"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_orientation_is_applied(kind, orientation):
+    """All eight orientations show the corners where a viewer shows them."""
+    decoded = decode_image(with_orientation(kind, orientation), DEFAULT)
+
+    assert decoded.exif_orientation == orientation
+    assert decoded.pixels.shape == ((32, 48, 3) if orientation < 5 else (48, 32, 3))
+    assert corners(decoded.pixels) == SEEN[orientation]
+    assert decoded.pixels.flags.c_contiguous
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 99])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_invalid_orientation_is_none(kind, orientation):
+    """Orientations that do not exist count as 1."""
+    decoded = decode_image(with_orientation(kind, orientation), DEFAULT)
+
+    assert decoded.exif_orientation == 1
+    assert corners(decoded.pixels) == SEEN[1]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_can_be_ignored(kind):
+    """decode.exif=false keeps pixels as stored and reports that nothing was applied."""
+    decoded = decode_image(with_orientation(kind, 6), DecodeConfig(exif=False))
+
+    assert decoded.exif_orientation == 1
+    assert corners(decoded.pixels) == SEEN[1]
+
+
+def test_damaged_exif_is_no_orientation():
+    """An EXIF block that makes no sense does not cost the image."""
+    data = with_orientation("JPEG", 6)
+    offset = data.index(b"Exif\0\0") + 10
+
+    decoded = decode_image(data[:offset] + b"\xff\xff\xff\xff" + data[offset + 4 :], DEFAULT)
+
+    assert decoded.exif_orientation == 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turning_is_a_permutation_of_pixels(orientation):
+    """No pixel is lost or doubled by any orientation."""
+    image = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+    turned = turn_upright(image, orientation)
+
+    assert sorted(map(tuple, turned.reshape(-1, 3))) == sorted(map(tuple, image.reshape(-1, 3)))
+
+
+def test_lenient_decoding_keeps_the_upper_half():
+    """decode.strict=false keeps what a damaged JPEG still holds."""
+    pixels = decode("half.jpg", strict=False)
+
+    # 43 % of the pixel data is there; the last row of blocks mixes colours with the missing one below.
+    assert np.array_equal(pixels[:31], decode("ok.jpg")[:31])
+    assert pixels.shape == (*SIZE, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("half.jpg", "inside the JPEG's pixels"),
+        ("half_cmyk.jpg", "inside the JPEG's pixels"),
+        ("zeroed_half.jpg", "Corrupt JPEG data"),
+        ("ok.jpg", None),
+        ("cmyk.jpg", None),
+        ("ok.png", None),
+    ],
+)
+def test_lenient_decoding_says_so(name, note):
+    """An image that strict decoding refuses is marked, and no other is."""
+    marked = decode_image(cases()[name].data, DecodeConfig(strict=False)).note
+
+    assert marked == note or (marked.startswith("decoded leniently: ") and note in marked)
+
+
+@pytest.mark.parametrize("predecessor", ["ok.jpg", "ok_444.jpg", "grey.jpg"])
+@pytest.mark.parametrize("name", ["half.jpg", "half_and_end.jpg", "zeroed_half.jpg", "flipped.jpg"])
+def test_missing_pixels_are_not_those_of_another_image(name, predecessor):
+    """What a damaged file lacks is never filled with what lay in the memory before."""
+    lenient = DecodeConfig(strict=False, max_pixels=SIZE[0] * SIZE[1])
+    buffer = np.zeros(3 * lenient.max_pixels, np.uint8)
+    expected = decode_image(cases()[name].data, lenient, buffer).pixels.copy()
+    decode_image(cases()[predecessor].data, lenient, buffer)
+
+    assert np.array_equal(decode_image(cases()[name].data, lenient, buffer).pixels, expected)
+
+
+def test_jpegs_are_decoded_into_the_buffer():
+    """Where there is room, an upright JPEG is put there and nowhere else; the pixels are the same."""
+    config = DecodeConfig(max_pixels=SIZE[0] * SIZE[1])
+    buffer = np.zeros(3 * config.max_pixels, np.uint8)
+    pixels = decode_image(cases()["ok.jpg"].data, config, buffer).pixels
+
+    assert np.shares_memory(pixels, buffer)
+    assert np.array_equal(pixels, decode("ok.jpg"))
+
+
+def test_jpeg_too_short_for_its_size_is_refused_before_memory_is_taken():
+    """Every block takes a bit: a frame header that claims more blocks than the file has bits is a lie."""
+    data = patch_jpeg_size(cases()["ok.jpg"].data, 8_000, 12_000)
+
+    assert failure(data).status is ImageStatus.TRUNCATED
+    assert "too few for a JPEG of 12000 x 8000 pixels" in str(failure(data, strict=False))
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_emptiest_jpegs_are_long_enough(progressive, subsampling):
+    """An image of one colour, which takes the fewest bits there can be, is not taken for a lie."""
+    grey = np.full((2000, 3000, 3), 128, np.uint8)
+    options = {"subsampling": subsampling, "progressive": progressive, "optimize": True, "quality": 1}
+
+    assert decode_image(encode(grey, "JPEG", **options), DEFAULT).pixels.shape == grey.shape
+
+
+def test_lenient_decoding_does_not_lift_caps():
+    """decode.strict=false is about damage, not about size."""
+    assert failure(cases()["65500x16000.jpg"].data, strict=False).status is ImageStatus.TOO_LARGE
+
+
+@pytest.mark.parametrize("name", ["ok.jpg", "ok.png", "ok.webp", "ok.tif", "ok.bmp"])
+def test_caps_are_settings(name):
+    """The caps hold exactly, and the message names the setting."""
+    data = cases()[name].data
+    num_pixels = SIZE[0] * SIZE[1]
+
+    assert decode_image(data, DecodeConfig(max_pixels=num_pixels, max_side=SIZE[1])).pixels.size
+    assert "decode.max_pixels" in str(failure(data, max_pixels=num_pixels - 1))
+    assert "decode.max_side" in str(failure(data, max_side=SIZE[1] - 1))
+
+
+def test_truncation_says_where():
+    """The message of a truncated file names the byte where it ends."""
+    data = cases()["half.jpg"].data
+
+    assert f"after {len(data)} bytes" in str(failure(data))
+
+
+def test_impossible_sizes_are_refused_before_memory_is_taken():
+    """A PNG whose data cannot inflate to its size is refused by arithmetic."""
+    assert "cannot fill 9000 x 9000" in str(failure(cases()["little_data.png"].data))
+
+
+def test_control_characters_are_escaped():
+    """Nothing from a file can start a new log line or talk to a terminal."""
+    assert one_line("a\n\x1b[2J\udcffé") == r"a\n\x1b[2J\udcffé"
+    assert len(one_line("x" * 1000)) == 200
+
+
+@pytest.mark.parametrize(
+    "name", ["ok.jpg", "ok_progressive.jpg", "cmyk.jpg", "rgba.png", "ok.webp", "ok_lzw.tif", "ok.bmp"]
+)
+def test_mutated_files_decode_or_are_refused(name):
+    """Whatever bytes change, the answer is an image within the caps or an ImageError of one line."""
+    original = cases()[name].data
+    source = random.Random(name)
+    lines, sizes = [], [0]
+    for _ in range(150):
+        data = bytearray(original)
+        for _ in range(source.randrange(1, 8)):
+            position = source.randrange(min(len(data), source.choice((64, 700, len(data)))))
+            data[position : position + source.choice((0, 1, 1, 4))] = source.randbytes(
+                source.choice((0, 1, 1, 4))
+            )
+        try:
+            pixels = decode_image(bytes(data), DecodeConfig(max_pixels=1_000_000)).pixels
+        except ImageError as error:
+            lines.append(str(error))
+        else:
+            sizes.append(pixels.shape[0] * pixels.shape[1])
+
+    assert all(map(str.isprintable, lines))
+    assert max(sizes) <= 1_000_000
+    assert len(lines) + len(sizes) == 151

@@ -1,0 +1,1 @@
+"""Measurements: ``python -m tools.bench`` of the mask generator, ``tools.bench.decoder`` of a part."""
