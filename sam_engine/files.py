@@ -1,4 +1,4 @@
-"""What all exports have in common: files that appear whole, a summary, and errors that name the place."""
+"""Files that appear whole or not at all, and errors that name the place. The one home of ``.part``."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -24,15 +24,34 @@ class ExportSummary:
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that gets its name when the block ends; after an exception there is none."""
+def new_path(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; the file there gets its name when the block ends, after an exception none.
+
+    For libraries that want a path; `new_file` opens one, and `write_atomically` does the whole.
+    """
     part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
-            yield file
+        yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that gets its name when the block ends; after an exception there is none."""
+    with new_path(path) as part, part.open("wb") as file:
+        yield file
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write a whole file, text as UTF-8: whoever opens ``path`` finds what was there before, or all of it.
+
+    Its folder is made if need be. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
 
 
 @contextlib.contextmanager

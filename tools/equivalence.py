@@ -38,6 +38,7 @@ from sam_engine.dataset.manifest import build_manifest
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.shards import publish_shard
 from sam_engine.errors import ConfigError
+from sam_engine.files import new_path
 from sam_engine.images.decode import decode_image
 from sam_engine.inputs.folder import open_input
 from sam_engine.structures import ImageRecord, ImageStatus, ShardReport
@@ -205,8 +206,8 @@ def _write_images(folder: Path, inputs: Sequence[str], limit: int, long_side: in
         if not path.exists():
             image = Image.fromarray(decode_image(read(), config).pixels)
             image.thumbnail((long_side, long_side), Image.Resampling.BICUBIC)
-            image.save(path.with_suffix(".part"), format="PNG")
-            path.with_suffix(".part").rename(path)
+            with new_path(path) as part:
+                image.save(part, format="PNG")
     if not paths:
         raise ConfigError(f"--limit is {limit}: no images are left")
     return paths
@@ -240,15 +241,14 @@ def _write_weights(path: Path, options: argparse.Namespace, image: Path) -> None
     from sam_engine.build_sam import load_model
     from tools.bench.calibration import save_calibrated
 
-    part = path.with_suffix(".part")
     torch.set_num_threads(options.threads)
-    if options.checkpoint is None and options.model != "tiny":
-        pixels = decode_image(image.read_bytes(), DecodeConfig()).pixels
-        save_calibrated(options.model, pixels, AmgConfig(**_amg_settings(options)), part)
-    else:
-        sam = load_model(ModelConfig(name=options.model, checkpoint=options.checkpoint, device="cpu"))
-        torch.save(sam.state_dict(), part)
-    part.rename(path)
+    with new_path(path) as part:
+        if options.checkpoint is None and options.model != "tiny":
+            pixels = decode_image(image.read_bytes(), DecodeConfig()).pixels
+            save_calibrated(options.model, pixels, AmgConfig(**_amg_settings(options)), part)
+        else:
+            sam = load_model(ModelConfig(name=options.model, checkpoint=options.checkpoint, device="cpu"))
+            torch.save(sam.state_dict(), part)
 
 
 def _amg_settings(options: argparse.Namespace) -> dict[str, Any]:

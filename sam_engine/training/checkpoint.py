@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sam_engine.errors import CheckpointError
+from sam_engine.files import new_path, write_atomically
 
 MEGABYTE = 10**6
 
@@ -36,12 +37,10 @@ class TrainingState:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file that is there completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    save_file(
-        {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, partial, metadata
-    )
-    partial.chmod(0o644)  # safetensors leaves it unreadable to others
-    partial.replace(path)
+    whole = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+    with new_path(path) as partial:
+        save_file(whole, partial, metadata)
+        partial.chmod(0o644)  # safetensors leaves it unreadable to others
 
 
 def save_state(
@@ -71,9 +70,7 @@ def save_state(
             tensor = key.rpartition("@")[0]
             place = places.setdefault(tensor, {"shape": list(tensors[tensor].shape), "pieces": []})
             place["pieces"].append([name, key])
-    partial = index.with_name(index.name + ".part")
-    partial.write_text(json.dumps({"metadata": metadata, "tensors": places}) + "\n")
-    partial.replace(index)
+    write_atomically(index, json.dumps({"metadata": metadata, "tensors": places}) + "\n")
     path.unlink(missing_ok=True)
     _delete_pieces(path, keep=names)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sam_engine.files import write_atomically
 from sam_engine.training.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -101,9 +102,7 @@ class _Table:
         kept = rows[:1] + [row for row in rows[1:] if int(row.partition(",")[0]) <= step]
         if "".join(kept) == path.read_text(encoding="utf-8"):
             return
-        partial = path.with_name(path.name + ".part")
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(path)
+        write_atomically(path, "".join(kept))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Append a row in one write."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam_engine.errors import ImageError, InputError
+from sam_engine.files import new_file
 from sam_engine.ops.rle import mask_to_runs
 from sam_engine.training.config import DataConfig
 from sam_engine.training.data.selection import select
@@ -59,8 +60,7 @@ def pack(config: DataConfig, path: str | Path) -> None:
         )
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".part")
-    with partial.open("wb") as file:
+    with new_file(target) as file:
         np.savez_compressed(
             file,
             jpeg=np.frombuffer(b"".join(jpegs), np.uint8),
@@ -74,7 +74,6 @@ def pack(config: DataConfig, path: str | Path) -> None:
             width=np.array(columns["width"], np.int64),
             num_masks=np.array(columns["num_masks"], np.int64),
         )
-    partial.replace(target)
 
 
 def _offsets(lengths: Sequence[int]) -> NDArray[np.int64]:
