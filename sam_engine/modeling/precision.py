@@ -1,7 +1,8 @@
 """What ``model.precision`` stands for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -24,15 +25,56 @@ def image_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 def cuda_tf32(device: torch.device, allowed: bool) -> Iterator[None]:
     """Let float32 products on CUDA be rounded to TF32, or not; elsewhere this does nothing.
 
-    The flags are the process's, and torch's defaults differ: convolutions are rounded, matrix products not.
+    The settings are the process's, and torch's defaults differ: convolutions are rounded, products not.
+    Afterwards they are the caller's again, whichever of torch's two interfaces set them.
     """
     if device.type != "cuda":
         yield
         return
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    set_all = _set_precisions if hasattr(torch.backends, "fp32_precision") else _set_legacy_flags
+    restore = set_all(allowed)
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        restore()
+
+
+def _set_precisions(tf32: bool) -> Callable[[], None]:
+    """Set what CUDA rounds by torch's newer interface; return what undoes it.
+
+    The legacy flags are neither read nor written: torch refuses to read them where the caller has used the
+    newer interface, and to write them loses the caller's ``set_float32_matmul_precision("medium")``.
+    """
+    backends: Any = torch.backends
+    wanted, all_of_cuda = "tf32" if tf32 else "ieee", backends.cudnn.fp32_precision
+    # An unset value is read as the parent's: left unset, so that the parent still decides for the caller.
+    before = "none" if all_of_cuda == backends.fp32_precision else all_of_cuda
+    backends.cudnn.fp32_precision = wanted
+    parts = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    own = [(part, part.fp32_precision) for part in parts if part.fp32_precision != wanted]
+    for part, _ in own:
+        part.fp32_precision = wanted
+
+    def restore() -> None:
+        for part, value in own:
+            part.fp32_precision = value
+        backends.cudnn.fp32_precision = before
+
+    return restore
+
+
+def _set_legacy_flags(tf32: bool) -> Callable[[], None]:
+    """Do the same where torch has no newer interface."""
+    matmul, cudnn, precision = (
+        torch.backends.cuda.matmul,
+        torch.backends.cudnn,
+        torch.get_float32_matmul_precision(),
+    )
+    convolutions = cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = tf32
+
+    def restore() -> None:
+        torch.set_float32_matmul_precision(precision)
+        cudnn.allow_tf32 = convolutions
+
+    return restore
