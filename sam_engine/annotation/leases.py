@@ -156,12 +156,17 @@ class ShardQueue:
             )
 
 
+RAY_UNITS = 10_000
+"""Of a resource: Ray counts in these. Six times a sixth, each rounded up, would be more than one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
     """How many workers, and what each reserves."""
 
     num_workers: int
     gpus_per_worker: float
+    """All of one GPU, or a part of one: Ray gives no worker parts of two."""
 
 
 def place_workers(config: ExecutorConfig, device: str, *, cpus: int, gpus: int) -> Placement:
@@ -180,8 +185,13 @@ def place_workers(config: ExecutorConfig, device: str, *, cpus: int, gpus: int) 
         raise ConfigError("model.device is cuda, but Ray finds no GPU; use model.device=auto or cpu")
     if device in ("auto", "cuda") and gpus:
         workers = config.num_workers or gpus
-        return Placement(num_workers=workers, gpus_per_worker=min(1.0, gpus / workers))
+        return Placement(num_workers=workers, gpus_per_worker=_share(-(-workers // gpus)))
     if device not in ("auto", "cpu"):
         return Placement(num_workers=config.num_workers or 1, gpus_per_worker=0)
     workers = config.num_workers or max(1, cpus // config.threads_per_worker)
     return Placement(num_workers=workers, gpus_per_worker=0)
+
+
+def _share(workers_per_gpu: int) -> float:
+    """Return the part of a GPU that each reserves; rounded down, because Ray rounds to the nearest."""
+    return RAY_UNITS // workers_per_gpu / RAY_UNITS

@@ -1,5 +1,7 @@
 """The rules of leasing: who gets which shard, and when an image or a shard is given up."""
 
+from itertools import product
+
 import pytest
 
 from sam_engine.annotation.leases import (
@@ -189,6 +191,19 @@ def test_workers_fit_the_machines(device, cpus, gpus, asked, expected):
     placement = place_workers(config, device, cpus=cpus, gpus=gpus)
 
     assert placement == Placement(num_workers=workers, gpus_per_worker=share)
+
+
+def test_every_worker_finds_room_on_a_gpu():
+    """For up to 8 GPUs and 64 workers: as Ray counts, in ten thousandths of a GPU and never across two."""
+    without_room = []
+    for gpus, workers in product(range(1, 9), range(1, 65)):
+        config = ExecutorConfig(threads_per_worker=1, num_workers=workers)
+        share = place_workers(config, "auto", cpus=64, gpus=gpus).gpus_per_worker
+        each = 10_000 // int(share * 10_000 + 0.5)
+        if not workers <= gpus * each <= gpus * -(-workers // gpus):
+            without_room.append((gpus, workers, share))
+
+    assert without_room == []
 
 
 def test_cuda_without_a_gpu_is_refused():
