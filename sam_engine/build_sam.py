@@ -1,67 +1,24 @@
-"""Architectures by name, and the build functions of ``segment_anything``."""
+"""From a row of the catalogue to a network, and the build functions of ``segment_anything``."""
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 
+from sam_engine.catalogue import ARCHITECTURES, MODELS, TINY, VIT, Architecture
 from sam_engine.checkpoints.resolve import Checkpoint, check_state_dict, load_state_dict, resolve_checkpoint
 from sam_engine.config import ModelConfig
 from sam_engine.errors import ConfigError
-from sam_engine.modeling.image_encoder import ImageEncoderViT
+from sam_engine.modeling.image_encoder import ImageEncoder, ImageEncoderViT
 from sam_engine.modeling.mask_decoder import MaskDecoder
 from sam_engine.modeling.prompt_encoder import PromptEncoder
 from sam_engine.modeling.sam import Sam
 from sam_engine.modeling.tiny_encoder import TinyEncoder
 from sam_engine.modeling.transformer import TwoWayTransformer
 
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """The sizes of a model. Anything may be made smaller: tests build models of a few hundred kB."""
-
-    encoder: str = "vit"
-    """vit, or tiny: the convolutional encoder with skip features, and a decoder with prompt maps."""
-    image_size: int = 1024
-    """Side of the square input, in pixels; a multiple of 32 for tiny and of 16 for vit."""
-    embed_dim: int = 768
-    """Channels of the ViT."""
-    depth: int = 12
-    """Blocks of the ViT."""
-    num_heads: int = 12
-    """Attention heads of the ViT."""
-    global_attn_indexes: tuple[int, ...] = ()
-    """Blocks that attend to the whole map; the others to windows."""
-    window_size: int = 14
-    """Side of a window, in tokens."""
-    trunk_width: float = 1.0
-    """Channels of the tiny trunk, relative to MobileNetV2 1.0."""
-    prompt_embed_dim: int = 256
-    """Channels of image embedding, prompts and decoder; a multiple of 8 * decoder_heads / 4."""
-    decoder_heads: int = 8
-    decoder_mlp_dim: int = 2048
-    iou_head_hidden_dim: int = 256
-    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    """RGB, in [0, 255]."""
-    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-
-
-ARCHITECTURES = {
-    "tiny": Architecture(
-        encoder="tiny",
-        image_size=512,
-        prompt_embed_dim=128,
-        decoder_mlp_dim=512,
-        iou_head_hidden_dim=128,
-        pixel_mean=(127.5, 127.5, 127.5),
-        pixel_std=(127.5, 127.5, 127.5),
-    ),
-    "vit_b": Architecture(embed_dim=768, depth=12, num_heads=12, global_attn_indexes=(2, 5, 8, 11)),
-    "vit_l": Architecture(embed_dim=1024, depth=24, num_heads=16, global_attn_indexes=(5, 11, 17, 23)),
-    "vit_h": Architecture(embed_dim=1280, depth=32, num_heads=16, global_attn_indexes=(7, 15, 23, 31)),
-}
-
+ENCODERS: dict[str, type[ImageEncoder]] = {VIT: ImageEncoderViT, TINY: TinyEncoder}
+"""The network of each of `sam_engine.catalogue.FAMILIES`."""
 
 RANDOM_WEIGHTS_SEED = 0
 """Of ``checkpoint=random``, so that every worker has the same weights."""
@@ -71,21 +28,8 @@ def build_architecture(architecture: Architecture) -> Sam:
     """Return a model of these sizes with untrained weights, on the CPU, in eval mode."""
     size, channels = architecture.image_size, architecture.prompt_embed_dim
     grid = size // 16
-    encoder: ImageEncoderViT | TinyEncoder
-    if architecture.encoder == "tiny":
-        encoder = TinyEncoder(img_size=size, out_chans=channels, width=architecture.trunk_width)
-    else:
-        encoder = ImageEncoderViT(
-            img_size=size,
-            embed_dim=architecture.embed_dim,
-            depth=architecture.depth,
-            num_heads=architecture.num_heads,
-            out_chans=channels,
-            window_size=architecture.window_size,
-            global_attn_indexes=architecture.global_attn_indexes,
-        )
     sam = Sam(
-        image_encoder=encoder,
+        image_encoder=ENCODERS[architecture.encoder].from_architecture(architecture),
         prompt_encoder=PromptEncoder(
             embed_dim=channels,
             image_embedding_size=(grid, grid),
@@ -101,7 +45,7 @@ def build_architecture(architecture: Architecture) -> Sam:
             ),
             transformer_dim=channels,
             iou_head_hidden_dim=architecture.iou_head_hidden_dim,
-            has_prompt_maps=architecture.encoder == "tiny",
+            has_prompt_maps=architecture.family.has_prompt_maps,
         ),
         pixel_mean=architecture.pixel_mean,
         pixel_std=architecture.pixel_std,
@@ -153,24 +97,38 @@ def choose_device(config: ModelConfig) -> torch.device:
     return device
 
 
+def build_model(name: str, checkpoint: str | os.PathLike[str] | None = None) -> Sam:
+    """Return a model of the catalogue on the CPU.
+
+    Args:
+        name: One of `sam_engine.catalogue.MODELS`.
+        checkpoint: Path, URL or known name. None: the weights that come with the package, or fresh random
+            ones if none do, as in ``segment_anything``.
+    """
+    if checkpoint is None and MODELS[name].bundled is None:
+        return build_architecture(ARCHITECTURES[name])
+    given = None if checkpoint is None else os.fspath(checkpoint)
+    return load_model(ModelConfig(name=name, checkpoint=given, device="cpu"))
+
+
 def build_sam_vit_h(checkpoint: str | os.PathLike[str] | None = None) -> Sam:
     """Return ViT-H SAM on the CPU; ``checkpoint``: path, URL or known name, None for untrained weights."""
-    return _build_sam("vit_h", checkpoint)
+    return build_model("vit_h", checkpoint)
 
 
 def build_sam_vit_l(checkpoint: str | os.PathLike[str] | None = None) -> Sam:
     """Return ViT-L SAM on the CPU; ``checkpoint``: path, URL or known name, None for untrained weights."""
-    return _build_sam("vit_l", checkpoint)
+    return build_model("vit_l", checkpoint)
 
 
 def build_sam_vit_b(checkpoint: str | os.PathLike[str] | None = None) -> Sam:
     """Return ViT-B SAM on the CPU; ``checkpoint``: path, URL or known name, None for untrained weights."""
-    return _build_sam("vit_b", checkpoint)
+    return build_model("vit_b", checkpoint)
 
 
 def build_tiny(checkpoint: str | os.PathLike[str] | None = None) -> Sam:
     """Return tiny on the CPU; ``checkpoint``: path or URL, None for the weights that come with it."""
-    return _build_sam("tiny", "tiny" if checkpoint is None else checkpoint)
+    return build_model("tiny", checkpoint)
 
 
 build_sam = build_sam_vit_h
@@ -182,13 +140,7 @@ sam_model_registry: dict[str, Callable[..., Sam]] = {
     "vit_b": build_sam_vit_b,
     "tiny": build_tiny,
 }
-
-
-def _build_sam(name: str, checkpoint: str | os.PathLike[str] | None) -> Sam:
-    """Return the named model on the CPU, with fresh random weights if ``checkpoint`` is None."""
-    if checkpoint is None:
-        return build_architecture(ARCHITECTURES[name])
-    return load_model(ModelConfig(name=name, checkpoint=os.fspath(checkpoint), device="cpu"))
+sam_model_registry |= {name: partial(build_model, name) for name in MODELS if name not in sam_model_registry}
 
 
 def _build_with_weights(architecture: Architecture, checkpoint: Checkpoint) -> Sam:

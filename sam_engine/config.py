@@ -7,9 +7,10 @@ wrong value never reaches a worker.
 import math
 from dataclasses import dataclass, field
 
+from sam_engine.catalogue import DEFAULT_MODEL, MODELS
 from sam_engine.errors import ConfigError
 
-MODEL_NAMES = ("tiny", "vit_b", "vit_l", "vit_h")
+MODEL_NAMES = tuple(MODELS)
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 EXECUTORS = ("ray", "inline")
 
@@ -24,7 +25,7 @@ def check_setting(key: str, value: object, ok: bool, expected: str) -> None:
 class ModelConfig:
     """Which network, with which weights, where and how it runs."""
 
-    name: str = "tiny"
+    name: str = DEFAULT_MODEL
     """Architecture: tiny, vit_b, vit_l or vit_h."""
     checkpoint: str | None = None
     """Weights: a known name, a path or a URL. None: bundled for tiny, the official release for vit_*;

@@ -16,7 +16,8 @@ from sam_engine import automatic_mask_generator as generator_module
 from sam_engine.amg import measure as logits_module
 from sam_engine.amg.mask_batch import FoundMask, clean_up_masks
 from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
-from sam_engine.build_sam import ARCHITECTURES, build_architecture
+from sam_engine.build_sam import build_architecture
+from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError, ImageError
 from sam_engine.modeling.onnx import SamOnnxModel

@@ -12,8 +12,6 @@ from safetensors.torch import save_file
 
 import sam_engine
 from sam_engine.build_sam import (
-    ARCHITECTURES,
-    Architecture,
     build_architecture,
     build_sam,
     build_sam_vit_b,
@@ -22,7 +20,7 @@ from sam_engine.build_sam import (
     load_model,
     sam_model_registry,
 )
-from sam_engine.checkpoints import resolve
+from sam_engine.catalogue import ARCHITECTURES, MODELS, Architecture
 from sam_engine.config import MODEL_NAMES, ModelConfig
 from sam_engine.errors import CheckpointError, ConfigError
 
@@ -98,7 +96,7 @@ def test_tiny_without_checkpoint_has_its_bundled_weights(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unlike the released sizes, tiny is never untrained by default."""
-    monkeypatch.setattr(resolve, "BUNDLED", weights)
+    monkeypatch.setitem(MODELS, "tiny", replace(MODELS["tiny"], bundled=weights))
     expected = load_model(ModelConfig(checkpoint=str(weights), device="cpu"))
 
     assert torch.equal(build_tiny().mask_decoder.iou_token.weight, expected.mask_decoder.iou_token.weight)

@@ -25,6 +25,7 @@ from typing import Any
 
 from sam_engine.annotation.ray_pool import run_shards
 from sam_engine.annotation.run import Plan, finish, open_run, prepare, worker_factory
+from sam_engine.catalogue import DEFAULT_MODEL, MODELS
 from sam_engine.config import (
     MODEL_NAMES,
     AmgConfig,
@@ -101,7 +102,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--long-side", type=int, default=1024, metavar="PX", help="larger images are made as small (1024)"
     )
-    parser.add_argument("--model", choices=MODEL_NAMES, default="tiny")
+    parser.add_argument("--model", choices=MODEL_NAMES, default=DEFAULT_MODEL)
     parser.add_argument(
         "--checkpoint", help="weights; default: bundled for tiny, random and calibrated for vit_*"
     )
@@ -154,7 +155,8 @@ def _annotate_with_reference(plan: Plan) -> Iterator[ShardReport]:
     import torch
 
     from sam_engine.annotation.rows import annotation_of
-    from sam_engine.build_sam import ARCHITECTURES, load_model
+    from sam_engine.build_sam import load_model
+    from sam_engine.catalogue import ARCHITECTURES
     from sam_engine.modeling.precision import cuda_tf32
     from tools.reference import drive_reference, import_segment_anything
 
@@ -243,7 +245,7 @@ def _write_weights(path: Path, options: argparse.Namespace, image: Path) -> None
 
     torch.set_num_threads(options.threads)
     with new_path(path) as part:
-        if options.checkpoint is None and options.model != "tiny":
+        if options.checkpoint is None and MODELS[options.model].bundled is None:
             pixels = decode_image(image.read_bytes(), DecodeConfig()).pixels
             save_calibrated(options.model, pixels, AmgConfig(**_amg_settings(options)), part)
         else:

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sam_engine.build_sam import Architecture
+from sam_engine.catalogue import Architecture
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError
 from sam_engine.modeling.sam import ImageEmbedding, Sam, Segmenter
@@ -178,12 +178,12 @@ class SlowTwin:
 def drive_reference(
     package: ModuleType, sam: Sam, architecture: Architecture, config: AmgConfig, output_mode: str
 ) -> Any:
-    """Return the reference's generator with our weights: on its own model, or on our slow twin for tiny.
+    """Return the reference's generator with our weights: on its own model, else on our slow twin.
 
     The weights are shared, so that there is no second copy of them in memory.
     """
     settings = {name: getattr(config, name) for name in REFERENCE_SETTINGS}
-    if architecture.encoder == "tiny":  # whose skip features the package's decoder does not know
+    if architecture.family.has_skip_features:  # which the package's decoder does not know
         return reference_generator(package, SlowTwin(sam), output_mode=output_mode, **settings)
     model = build_reference(package, architecture)
     model.load_state_dict(sam.state_dict(), assign=True)

@@ -20,6 +20,7 @@ from sam_engine.annotation.report import (
     report_json,
     session_stats,
 )
+from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.checkpoints.resolve import Checkpoint, resolve_checkpoint
 from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.manifest import Manifest, build_manifest, cut_shards, default_shard_size
@@ -156,9 +157,6 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     _refuse_foreign(store)
     manifest = build_manifest(source.iter_files(), limit=config.limit, sample=config.sample, seed=config.seed)
     checkpoint = resolve_checkpoint(config.model)
-    # Here and not above: torch takes seconds, and until now every mistake was found without it.
-    from sam_engine.build_sam import ARCHITECTURES
-
     return Preparation(
         config=config,
         source=source,

@@ -14,13 +14,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from sam_engine.catalogue import ARCHITECTURES, TINY, VIT, Architecture
 from sam_engine.errors import CheckpointError
 
 Shapes = dict[str, tuple[int, ...]]
 """Shape of each tensor by its name in the file."""
 
-VIT_SIZES = {(768, 12): "vit_b", (1024, 24): "vit_l", (1280, 32): "vit_h"}
-"""(channels, blocks) of the released image encoders."""
+MARKERS = {TINY: "image_encoder.lateral_16.weight", VIT: "image_encoder.pos_embed"}
+"""Family -> a tensor that only its encoders have."""
 
 NESTINGS = ("model", "state_dict", "model_state_dict")
 PREFIXES = ("module.", "model.", "sam.", "sam_model.")
@@ -149,17 +150,24 @@ def identify_model(path: Path, shapes: Shapes) -> str:
         raise CheckpointError(
             f"{path}: holds no image encoder; its tensors are {', '.join(sorted(shapes)[:3])}, ..."
         )
-    if "image_encoder.lateral_16.weight" in shapes:
-        return "tiny"
-    if "image_encoder.pos_embed" not in shapes:
+    family = next((family for family, marker in MARKERS.items() if marker in shapes), None)
+    if family is None:
         raise CheckpointError(f"{path}: its image encoder is no plain ViT (MobileSAM, EfficientSAM, ...)")
-    channels = shapes["image_encoder.pos_embed"][-1]
+    members = {name: row for name, row in ARCHITECTURES.items() if row.encoder == family}
+    if family == VIT:
+        return _identify_vit(path, shapes, members)
+    assert len(members) == 1, f"what tells the models of {family} apart"
+    return next(iter(members))
+
+
+def _identify_vit(path: Path, shapes: Shapes, members: Mapping[str, Architecture]) -> str:
+    """Return which ViT has as many channels and blocks."""
+    channels = shapes[MARKERS[VIT]][-1]
     blocks = len({name.split(".")[2] for name in shapes if name.startswith("image_encoder.blocks.")})
-    if (channels, blocks) not in VIT_SIZES:
-        raise CheckpointError(
-            f"{path}: a ViT of {blocks} blocks of {channels} channels, which has no name here"
-        )
-    return VIT_SIZES[channels, blocks]
+    for name, architecture in members.items():
+        if (architecture.embed_dim, architecture.depth) == (channels, blocks):
+            return name
+    raise CheckpointError(f"{path}: a ViT of {blocks} blocks of {channels} channels, which has no name here")
 
 
 class _TensorHeader(NamedTuple):

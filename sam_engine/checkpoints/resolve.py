@@ -20,6 +20,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
+from sam_engine.catalogue import MODELS, Release
 from sam_engine.checkpoints.layouts import (
     identify_model,
     original_names,
@@ -42,40 +43,6 @@ RETRY_DELAYS_S = (1.0, 5.0)
 MAX_NAMES_LISTED = 3
 MAX_VALUES_PER_BYTE = 8
 """A tensor may be a view: one stored number can claim to be a billion, and converting would make it so."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Release:
-    """An official checkpoint of the original Segment Anything (Apache-2.0)."""
-
-    file_name: str
-    num_bytes: int
-    sha256: str
-
-    @property
-    def url(self) -> str:
-        """Where it is published."""
-        return f"https://dl.fbaipublicfiles.com/segment_anything/{self.file_name}"
-
-
-RELEASES = {
-    "vit_b": Release(
-        file_name="sam_vit_b_01ec64.pth",
-        num_bytes=375_042_383,
-        sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-    ),
-    "vit_l": Release(
-        file_name="sam_vit_l_0b3195.pth",
-        num_bytes=1_249_524_607,
-        sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-    ),
-    "vit_h": Release(
-        file_name="sam_vit_h_4b8939.pth",
-        num_bytes=2_564_550_879,
-        sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-    ),
-}
-BUNDLED = Path(__file__).parents[1] / "weights" / "tiny.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +154,10 @@ def cache_dir() -> Path:
 def _locate(config: ModelConfig) -> tuple[str, Path, Release | None]:
     """Return (source, absolute path, release if the file must be just that one), downloading if need be."""
     asked = config.checkpoint or config.name
-    by_name = {"tiny": "tiny"} | {name: name for name in RELEASES}
-    by_name |= {release.file_name: name for name, release in RELEASES.items()}
-    by_name |= {release.url: name for name, release in RELEASES.items()}
+    by_name = {name: name for name in MODELS}
+    for name, row in MODELS.items():
+        if row.release is not None:
+            by_name |= {row.release.file_name: name, row.release.url: name}
     path = Path(asked).expanduser()
     if asked in by_name and not (path.suffix and path.exists()):
         model = by_name[asked]
@@ -197,14 +165,16 @@ def _locate(config: ModelConfig) -> tuple[str, Path, Release | None]:
             raise CheckpointError(
                 f"model.checkpoint {asked!r} is made for {model}, but model.name is {config.name}"
             )
-        if model == "tiny":
-            if not BUNDLED.exists():
+        bundled, release = MODELS[model].bundled, MODELS[model].release
+        if bundled is not None and asked == model:
+            if not bundled.exists():
                 raise CheckpointError(
-                    f"no weights for tiny are bundled with this installation ({BUNDLED} is missing); "
+                    f"no weights for {model} are bundled with this installation ({bundled} is missing); "
                     "give model.checkpoint=FILE"
                 )
-            return "bundled", BUNDLED, None
-        release = RELEASES[model]
+            return "bundled", bundled, None
+        if release is None:
+            raise CheckpointError(f"no weights of {model} are published; give model.checkpoint=FILE")
         cached = cache_dir() / release.file_name
         if not cached.exists():
             download(release.url, cached, num_bytes=release.num_bytes, sha256=release.sha256)
@@ -218,7 +188,7 @@ def _locate(config: ModelConfig) -> tuple[str, Path, Release | None]:
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.exists():
-        known = ", ".join(["tiny", *RELEASES])
+        known = ", ".join(MODELS)
         raise CheckpointError(f"model.checkpoint {asked!r}: no such file, nor one of the known names {known}")
     return "file", path.absolute(), None
 

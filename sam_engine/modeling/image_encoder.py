@@ -5,11 +5,13 @@ configured by Kirillov et al. 2023, "Segment Anything".
 """
 
 from collections.abc import Sequence
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sam_engine.catalogue import FAMILIES, VIT, Architecture, Family
 from sam_engine.modeling.common import LayerNorm2d, MLPBlock
 
 CPU_BLOCK_BYTES = 16 << 20
@@ -21,8 +23,27 @@ SkipFeatures = tuple[Tensor, Tensor]
 """Maps at strides 4 and 8, (B, C/8, S/4, S/4) and (B, C/4, S/8, S/8), added in the mask decoder."""
 
 
-class ImageEncoderViT(nn.Module):
+class ImageEncoder(nn.Module):
+    """What `Sam` needs of an image encoder, of any family."""
+
+    family: ClassVar[Family]
+    img_size: int
+    """Side S of the square input, in pixels."""
+
+    @classmethod
+    def from_architecture(cls, architecture: Architecture) -> Self:
+        """Return an untrained encoder of these sizes."""
+        raise NotImplementedError
+
+    def forward_features(self, x: Tensor) -> tuple[Tensor, SkipFeatures | None]:
+        """Map normalised images (B, 3, S, S) to embeddings (B, C, S/16, S/16) and, if any, skip features."""
+        raise NotImplementedError
+
+
+class ImageEncoderViT(ImageEncoder):
     """A plain vision transformer whose output is a (B, out_chans, S/16, S/16) map."""
+
+    family = FAMILIES[VIT]
 
     def __init__(
         self,
@@ -51,6 +72,19 @@ class ImageEncoderViT(nn.Module):
             LayerNorm2d(out_chans),
             nn.Conv2d(out_chans, out_chans, 3, padding=1, bias=False),
             LayerNorm2d(out_chans),
+        )
+
+    @classmethod
+    def from_architecture(cls, architecture: Architecture) -> Self:
+        """Return an untrained encoder of these sizes."""
+        return cls(
+            img_size=architecture.image_size,
+            embed_dim=architecture.embed_dim,
+            depth=architecture.depth,
+            num_heads=architecture.num_heads,
+            out_chans=architecture.prompt_embed_dim,
+            window_size=architecture.window_size,
+            global_attn_indexes=architecture.global_attn_indexes,
         )
 
     def forward(self, x: Tensor) -> Tensor:

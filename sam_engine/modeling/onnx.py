@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sam_engine.catalogue import MODELS
 from sam_engine.errors import ConfigError
-from sam_engine.modeling.image_encoder import ImageEncoderViT
 from sam_engine.modeling.sam import Sam
 from sam_engine.ops.masks import calculate_stability_score
 
@@ -29,7 +29,7 @@ class SamOnnxModel(nn.Module):
         """Wrap a model.
 
         Args:
-            model: With a ViT; the skip features of tiny have no place among the inputs.
+            model: Without skip features, which have no place among the inputs.
             return_single_mask: Return the mask that fits the number of points, not all four.
             use_stability_score: Score masks by their stability at low resolution, not by predicted IoU.
             return_extra_metrics: Return stability and area at full resolution too.
@@ -38,9 +38,10 @@ class SamOnnxModel(nn.Module):
             ConfigError: The model has another encoder.
         """
         super().__init__()
-        if not isinstance(model.image_encoder, ImageEncoderViT):
+        if model.image_encoder.family.has_skip_features:
+            fitting = [name for name, row in MODELS.items() if not row.architecture.family.has_skip_features]
             raise ConfigError(
-                "SamOnnxModel needs one of vit_b, vit_l and vit_h; tiny has skip features besides"
+                f"SamOnnxModel needs one of {', '.join(fitting)}; this model has skip features besides"
             )
         self.model = model
         self.mask_decoder = model.mask_decoder

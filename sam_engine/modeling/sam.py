@@ -19,11 +19,10 @@ from sam_engine.modeling.fast.decoder import (
 )
 from sam_engine.modeling.fast.prepared_image import PreparedImage, prepare_image
 from sam_engine.modeling.fast.upscaling import upscale_masks
-from sam_engine.modeling.image_encoder import ImageEncoderViT, SkipFeatures
+from sam_engine.modeling.image_encoder import ImageEncoder, SkipFeatures
 from sam_engine.modeling.mask_decoder import MaskDecoder
 from sam_engine.modeling.precision import HALF_DTYPES, cuda_tf32, image_dtype
 from sam_engine.modeling.prompt_encoder import PromptEncoder
-from sam_engine.modeling.tiny_encoder import TinyEncoder
 from sam_engine.ops.resize import ResizeLongestSide, upscale_logits
 
 
@@ -97,7 +96,7 @@ class Sam(nn.Module):
 
     def __init__(
         self,
-        image_encoder: ImageEncoderViT | TinyEncoder,
+        image_encoder: ImageEncoder,
         prompt_encoder: PromptEncoder,
         mask_decoder: MaskDecoder,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),

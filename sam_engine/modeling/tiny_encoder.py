@@ -5,12 +5,15 @@ normalisation is folded into the convolutions, and stride-2 convolutions pad at 
 which is how the ImageNet weights that it starts from were trained.
 """
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sam_engine.catalogue import FAMILIES, TINY, Architecture
 from sam_engine.modeling.common import LayerNorm2d
-from sam_engine.modeling.image_encoder import SkipFeatures
+from sam_engine.modeling.image_encoder import ImageEncoder, SkipFeatures
 
 # Expansion, output channels, repeats, stride of the first; MobileNetV2 table 2.
 STAGES = (
@@ -26,8 +29,10 @@ TAPS = {4: 3, 8: 6, 16: 13, 32: 17}
 """Stride of the input -> index of the last trunk layer at that stride."""
 
 
-class TinyEncoder(nn.Module):
+class TinyEncoder(ImageEncoder):
     """A convolutional encoder to (B, out_chans, S/16, S/16), with skip features at strides 4 and 8."""
+
+    family = FAMILIES[TINY]
 
     def __init__(self, *, img_size: int = 512, out_chans: int = 128, width: float = 1.0) -> None:
         super().__init__()
@@ -45,6 +50,15 @@ class TinyEncoder(nn.Module):
         wide, narrow = out_chans // 2, out_chans // 4
         self.top_down_8 = TopDown(out_chans, channels[TAPS[8]], wide, out_chans // 4)
         self.top_down_4 = TopDown(wide, channels[TAPS[4]], narrow, out_chans // 8)
+
+    @classmethod
+    def from_architecture(cls, architecture: Architecture) -> Self:
+        """Return an untrained encoder of these sizes."""
+        return cls(
+            img_size=architecture.image_size,
+            out_chans=architecture.prompt_embed_dim,
+            width=architecture.trunk_width,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised images (B, 3, S, S) to embeddings (B, out_chans, S/16, S/16)."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from sam_engine.catalogue import DEFAULT_MODEL
 from sam_engine.config import check_setting
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -95,7 +96,7 @@ class TrainConfig:
     export: str | None = None
     """File for a float16 copy of the averaged weights, made when the schedule is completed."""
     data: DataConfig = field(default_factory=DataConfig)
-    model: str = "tiny"
+    model: str = DEFAULT_MODEL
     """tiny, vit_b, vit_l or vit_h; a ViT is trained at its own image size, 1024."""
     init_trunk: str | None = None
     """MobileNetV2 weights (.npz, torchvision's key names) to start the trunk from. None: random."""

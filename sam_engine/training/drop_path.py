@@ -5,12 +5,10 @@ Source: Huang et al. 2016, "Deep Networks with Stochastic Depth"; rates as Kiril
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any
 
 import torch
 from torch import nn
-
-from sam_engine.modeling.image_encoder import Block, ImageEncoderViT
 
 
 @contextmanager
@@ -18,20 +16,20 @@ def drop_path(encoder: nn.Module, rate: float, generators: Sequence[torch.Genera
     """Skip attention and perceptron of each block for some of the images; the kept ones are scaled up for it.
 
     Args:
-        encoder: A ViT; others have no blocks to skip.
+        encoder: The modules with a ``branch_scale`` are its blocks; without any nothing happens.
         rate: Chance to skip in the last block; it grows linearly from 0 in the first.
         generators: One for each image of the batch, on the CPU.
     """
-    if rate == 0 or not isinstance(encoder, ImageEncoderViT):
+    blocks: list[Any] = [module for module in encoder.modules() if hasattr(module, "branch_scale")]
+    if rate == 0 or not blocks:
         yield
         return
-    blocks = [cast(Block, block) for block in encoder.blocks]
     draws = torch.stack([torch.rand(len(blocks), 2, generator=generator) for generator in generators])
     try:
         for i, block in enumerate(blocks):
             chance = rate * i / max(1, len(blocks) - 1)
             kept = (draws[:, i] >= chance).T / (1 - chance)  # (2, B)
-            block.branch_scale = kept[..., None, None, None].to(encoder.pos_embed.device)
+            block.branch_scale = kept[..., None, None, None].to(next(block.parameters()).device)
         yield
     finally:
         for block in blocks:

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from sam_engine.build_sam import ARCHITECTURES, build_architecture
+from sam_engine.build_sam import build_architecture
+from sam_engine.catalogue import ARCHITECTURES, MODELS
 from sam_engine.checkpoints.resolve import check_state_dict, load_state_dict
 from sam_engine.errors import CheckpointError, ConfigError
 from sam_engine.modeling.sam import Sam
@@ -23,8 +24,8 @@ CROSS_ATTENTION_GAIN = 1.5
 def build_initial(config: TrainConfig) -> Sam:
     """Return the model that a run starts from, at the training size.
 
-    The tensors of tiny are those of the model at 512 pixels: sizes are no part of its weights. A ViT has one
-    size, that of its positions.
+    Where the size is no part of the weights, they are those of the model at its own size; a ViT has one size,
+    that of its positions.
 
     Raises:
         CheckpointError: Initial weights are missing or of another model.
@@ -33,14 +34,17 @@ def build_initial(config: TrainConfig) -> Sam:
     architecture = ARCHITECTURES.get(config.model)
     if architecture is None:
         raise ConfigError(f"model={config.model} is none of {', '.join(ARCHITECTURES)}")
-    is_tiny = architecture.encoder == "tiny"
-    if not is_tiny and config.image_size != architecture.image_size:
+    family = architecture.family
+    if not family.has_free_size and config.image_size != architecture.image_size:
         raise ConfigError(f"image_size={config.image_size}: {config.model} needs {architecture.image_size}")
-    if not is_tiny and config.init_trunk is not None:
-        raise ConfigError(f"init_trunk is for tiny; give {config.model} its weights as init_checkpoint")
+    if not family.has_mobilenet_trunk and config.init_trunk is not None:
+        fitting = [name for name, row in MODELS.items() if row.architecture.family.has_mobilenet_trunk]
+        raise ConfigError(
+            f"init_trunk is for {', '.join(fitting)}; give {config.model} its weights as init_checkpoint"
+        )
     torch.manual_seed(config.seed)
     sam = build_architecture(replace(architecture, image_size=config.image_size))
-    if is_tiny:
+    if family.has_tied_start:
         tie_cross_attention(sam)
     if config.init_checkpoint is not None:
         path = Path(config.init_checkpoint)
@@ -50,8 +54,7 @@ def build_initial(config: TrainConfig) -> Sam:
         check_state_dict(state, sam, path)
         sam.load_state_dict(state)
     elif config.init_trunk is not None:
-        assert isinstance(sam.image_encoder, TinyEncoder)
-        load_mobilenet_trunk(sam.image_encoder, config.init_trunk)
+        load_mobilenet_trunk(cast(TinyEncoder, sam.image_encoder), config.init_trunk)
     return sam
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from sam_engine.modeling.image_encoder import ImageEncoderViT
+from sam_engine.catalogue import FAMILIES
 from sam_engine.modeling.sam import Sam
 from sam_engine.training.config import TrainConfig
 
@@ -64,16 +64,18 @@ def trunk_layer(name: str) -> int | None:
 
     In a ViT what comes before the first block counts to it: patches and their positions.
     """
-    found = re.match(r"image_encoder\.(?:trunk|blocks)\.(\d+)\.", name)
-    if found:
-        return int(found[1])
-    return 0 if re.match(r"image_encoder\.(patch_embed|pos_embed)", name) else None
+    for family in FAMILIES.values():
+        found = re.match(rf"image_encoder\.{family.trunk_layers}\.(\d+)\.", name)
+        if found:
+            return int(found[1])
+        if name.startswith(tuple(f"image_encoder.{part}" for part in family.stem)):
+            return 0
+    return None
 
 
 def num_trunk_layers(sam: Sam) -> int:
     """Return how many layers the image encoder's trunk has."""
-    encoder = sam.image_encoder
-    return len(encoder.blocks if isinstance(encoder, ImageEncoderViT) else encoder.trunk)
+    return len(getattr(sam.image_encoder, sam.image_encoder.family.trunk_layers))
 
 
 def _trained(sam: Sam) -> Iterator[tuple[str, nn.Parameter]]:

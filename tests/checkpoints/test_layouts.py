@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sam_engine.build_sam import ARCHITECTURES, build_architecture
+from sam_engine.build_sam import build_architecture
+from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.checkpoints.layouts import identify_model, original_names, read_shapes
 from sam_engine.checkpoints.resolve import find_model
 from sam_engine.errors import CheckpointError

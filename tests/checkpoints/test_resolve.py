@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -12,9 +13,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sam_engine.build_sam import ARCHITECTURES, build_architecture
+from sam_engine.build_sam import build_architecture
+from sam_engine.catalogue import ARCHITECTURES, MODELS, Release
 from sam_engine.checkpoints import resolve
-from sam_engine.checkpoints.resolve import Checkpoint, Release, download, load_state_dict, resolve_checkpoint
+from sam_engine.checkpoints.resolve import Checkpoint, download, load_state_dict, resolve_checkpoint
 from sam_engine.config import ModelConfig
 from sam_engine.errors import CheckpointError, ConfigError
 
@@ -103,7 +105,9 @@ def digest_of(content: bytes) -> str:
 
 def test_official_releases_are_pinned() -> None:
     """URL, size and digest of the three files are those that eight independent projects record."""
-    assert {name: (r.url, r.num_bytes, r.sha256[:8]) for name, r in resolve.RELEASES.items()} == {
+    releases = {name: row.release for name, row in MODELS.items() if row.release}
+
+    assert {name: (r.url, r.num_bytes, r.sha256[:8]) for name, r in releases.items()} == {
         "vit_b": (
             "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth",
             375042383,
@@ -200,7 +204,7 @@ def test_tiny_comes_with_the_package(
     tmp_path: Path, tiny_bytes: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a checkpoint, tiny is the bundled file; if it is missing, the message says where it belongs."""
-    monkeypatch.setattr(resolve, "BUNDLED", tmp_path / "tiny.safetensors")
+    monkeypatch.setitem(MODELS, "tiny", replace(MODELS["tiny"], bundled=tmp_path / "tiny.safetensors"))
     with pytest.raises(
         CheckpointError, match=r"no weights for tiny are bundled .*tiny.safetensors is missing"
     ):
@@ -214,16 +218,10 @@ def test_tiny_comes_with_the_package(
 @pytest.fixture
 def release(server: Server, tiny_bytes: bytes, monkeypatch: pytest.MonkeyPatch) -> Release:
     """The release of vit_b, replaced by a file of the local server that is taken for vit_b."""
-
-    class LocalRelease(Release):
-        @property
-        def url(self) -> str:
-            return f"{server.url}/{self.file_name}"
-
-    release = LocalRelease(
-        file_name="sam_vit_b_01ec64.pth", num_bytes=len(tiny_bytes), sha256=digest_of(tiny_bytes)
+    release = Release(
+        url=f"{server.url}/sam_vit_b_01ec64.pth", num_bytes=len(tiny_bytes), sha256=digest_of(tiny_bytes)
     )
-    monkeypatch.setitem(resolve.RELEASES, "vit_b", release)
+    monkeypatch.setitem(MODELS, "vit_b", replace(MODELS["vit_b"], release=release))
     monkeypatch.setattr(resolve, "find_model", lambda path: "vit_b")
     return release
 

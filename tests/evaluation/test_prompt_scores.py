@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from sam_engine.build_sam import ARCHITECTURES, build_architecture
+from sam_engine.build_sam import build_architecture
+from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.evaluation.metrics import centre_click, disc_ious, random_clicks
 from sam_engine.evaluation.prompts import answer_prompts, evaluate
 from sam_engine.evaluation.truth import open_truth

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sam_engine.build_sam import Architecture, build_architecture
+from sam_engine.build_sam import build_architecture
+from sam_engine.catalogue import Architecture
 from sam_engine.config import (
     AmgConfig,
     AutoAnnotateConfig,

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from sam_engine.build_sam import ARCHITECTURES, build_architecture
+from sam_engine.build_sam import build_architecture
+from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.modeling.sam import Sam
 from sam_engine.training.initialise import tie_cross_attention
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from sam_engine.build_sam import Architecture
+from sam_engine.catalogue import Architecture
 
 SMALL = Architecture(
     image_size=256,

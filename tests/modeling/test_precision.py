@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sam_engine.build_sam import ARCHITECTURES, build_architecture, build_tiny
+from sam_engine.build_sam import build_architecture, build_tiny
+from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.modeling.fast.prepared_image import prepare_image
 from sam_engine.modeling.precision import image_dtype
 from sam_engine.modeling.sam import ImageEmbedding, Sam

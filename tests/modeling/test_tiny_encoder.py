@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sam_engine.build_sam import ARCHITECTURES, build_architecture
+from sam_engine.build_sam import build_architecture
+from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.modeling.sam import ImageEmbedding, Sam
 from sam_engine.modeling.tiny_encoder import ConvReLU6, TinyEncoder
 

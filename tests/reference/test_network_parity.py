@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sam_engine.build_sam import ARCHITECTURES, Architecture, build_architecture
+from sam_engine.build_sam import build_architecture
+from sam_engine.catalogue import ARCHITECTURES, Architecture
 from sam_engine.modeling.sam import ImageEmbedding, Sam
 from tests.helpers.reference_models import SMALL, randomise
 from tools.reference import build_reference

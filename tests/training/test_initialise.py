@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sam_engine.build_sam import ARCHITECTURES, build_architecture
+from sam_engine.build_sam import build_architecture
+from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.errors import CheckpointError
 from sam_engine.modeling.tiny_encoder import STAGES, InvertedResidual, TinyEncoder
 from sam_engine.training.config import TrainConfig

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sam_engine.build_sam import ARCHITECTURES, build_architecture
+from sam_engine.build_sam import build_architecture
+from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.training.config import TrainConfig
 from sam_engine.training.optimiser import (
     freeze,

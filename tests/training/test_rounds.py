@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sam_engine.build_sam import ARCHITECTURES, Architecture, build_architecture
+from sam_engine.build_sam import build_architecture
+from sam_engine.catalogue import ARCHITECTURES, Architecture
 from sam_engine.modeling.image_encoder import ImageEncoderViT
 from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.data.batches import Batch, sample_batch

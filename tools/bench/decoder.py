@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sam_engine.catalogue import DEFAULT_MODEL
 from sam_engine.config import MODEL_NAMES, ModelConfig
 from tools.command import run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sam_engine.build_sam import Architecture
+    from sam_engine.catalogue import Architecture
 
 SLOWER = ("reference", "slow twin")
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m tools.bench.decoder",
         description="Time the mask decoder, for each prompt, against slower ones.",
     )
-    parser.add_argument("--model", choices=MODEL_NAMES, default="tiny")
+    parser.add_argument("--model", choices=MODEL_NAMES, default=DEFAULT_MODEL)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or mps")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default 1)")
     parser.add_argument("--prompts", type=int, default=16, metavar="P", help="points at once (default 16)")
@@ -74,23 +75,22 @@ def measure(
     """Return the best times: once for an image, all others for each prompt."""
     import torch
 
-    from sam_engine.build_sam import ARCHITECTURES, build_architecture, choose_device
+    from sam_engine.build_sam import build_architecture, choose_device
+    from sam_engine.catalogue import ARCHITECTURES
     from sam_engine.modeling.sam import ImageEmbedding
 
     torch.set_num_threads(num_threads)
     torch.manual_seed(0)
     place = choose_device(ModelConfig(name=model, device=device))
     clock = time.thread_time if place.type == "cpu" and num_threads == 1 else time.perf_counter
-    architecture = ARCHITECTURES[model]
-    if architecture.encoder == "vit":  # all decoders of the releases are alike, and no encoder is needed
-        architecture = replace(architecture, embed_dim=32, depth=1, num_heads=1)
+    architecture = replace(ARCHITECTURES[model], embed_dim=32, depth=1, num_heads=1)  # no encoder is needed
     sam = build_architecture(architecture).to(place)
     size, channels = architecture.image_size, architecture.prompt_embed_dim
 
     def noise(num_channels: int, stride: int) -> torch.Tensor:
         return torch.randn(1, num_channels, size // stride, size // stride, device=place)
 
-    has_skips = architecture.encoder == "tiny"
+    has_skips = architecture.family.has_skip_features
     embedding = ImageEmbedding(
         features=noise(channels, 16),
         skip_features=(noise(channels // 8, 4), noise(channels // 4, 8)) if has_skips else None,

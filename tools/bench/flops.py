@@ -6,7 +6,7 @@ small beside them. In GFLOP. N image tokens, C channels, d channels of attention
 
 from dataclasses import dataclass
 
-from sam_engine.build_sam import Architecture
+from sam_engine.catalogue import TINY, VIT, Architecture
 from sam_engine.modeling.prompt_maps import NUM_MAPS
 from sam_engine.modeling.tiny_encoder import STAGES, TAPS
 
@@ -33,7 +33,7 @@ class DecoderGflops:
 
 def encoder_gflops(architecture: Architecture) -> float:
     """Return the work of the image encoder for one image."""
-    return _tiny_encoder(architecture) if architecture.encoder == "tiny" else _vit_encoder(architecture)
+    return {VIT: _vit_encoder, TINY: _tiny_encoder}[architecture.encoder](architecture)
 
 
 def _vit_encoder(architecture: Architecture) -> float:
@@ -89,7 +89,7 @@ def decoder_gflops(architecture: Architecture) -> DecoderGflops:
     convolutions = 2 * n * 4 * c * (c // 4) + 2 * 4 * n * 4 * (c // 4) * (c // 8)
     iou_hidden = architecture.iou_head_hidden_dim
     iou = 2 * iou_hidden * (c + iou_hidden + MASK_TOKENS)
-    maps = NUM_MAPS if architecture.encoder == "tiny" else 0
+    maps = NUM_MAPS if architecture.family.has_prompt_maps else 0
     image_prior = 2 * n * maps * c
     each_mask = 2 * c * (2 * c + c // 8 + maps) + 2 * 16 * n * (c // 8 + maps)
     absorbed = 2 * heads * n * c  # one product of a token's heads with the image

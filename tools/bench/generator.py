@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sam_engine.catalogue import DEFAULT_MODEL, MODELS
 from sam_engine.config import MODEL_NAMES, PRECISIONS, ModelConfig
 from sam_engine.errors import ConfigError, InputError
 from sam_engine.inputs.folder import IMAGE_EXTENSIONS, sample_photos
@@ -136,7 +137,7 @@ def _job(case: Case, options: argparse.Namespace, paths: Sequence[Path], folder:
         repeats=options.repeats,
         reference=options.reference,
     )
-    if options.checkpoint is not None or case.model == "tiny":
+    if options.checkpoint is not None or MODELS[case.model].bundled is not None:
         return job
     weights = folder / f"{case.model}-{case.long_side}px.pth"
     if not weights.exists():
@@ -150,7 +151,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m tools.bench",
         description="Time the mask generator, from files and in memory: models x image sizes x precisions.",
     )
-    parser.add_argument("--model", nargs="+", choices=MODEL_NAMES, default=["tiny"])
+    parser.add_argument("--model", nargs="+", choices=MODEL_NAMES, default=[DEFAULT_MODEL])
     parser.add_argument(
         "--checkpoint",
         help="weights, as model.checkpoint takes them; default: bundled for tiny, random for vit_*",

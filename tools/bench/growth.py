@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from sam_engine.catalogue import DEFAULT_MODEL
 from sam_engine.config import MODEL_NAMES, AmgConfig, ModelConfig
 from tools.bench.generator import find_images
 from tools.command import run
@@ -59,7 +60,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tools.bench.growth", description="Time the mask generator against points and pixels."
     )
-    parser.add_argument("--model", choices=MODEL_NAMES, default="tiny")
+    parser.add_argument("--model", choices=MODEL_NAMES, default=DEFAULT_MODEL)
     parser.add_argument("--checkpoint", help="weights; default: bundled for tiny, the release for vit_*")
     parser.add_argument("--image", help="file (default: a photo of scikit-image)")
     parser.add_argument(

@@ -80,7 +80,7 @@ def calibrate_weights(job: Job) -> dict[str, Any]:
 
 def first_pass(job: Job) -> dict[str, Any]:
     """Find the masks of the first image and see how much memory that took."""
-    from sam_engine.build_sam import ARCHITECTURES
+    from sam_engine.catalogue import ARCHITECTURES
     from tools.bench.meters import peak_memory
     from tools.bench.run import load_images, our_lap, reference_lap
     from tools.reference import import_segment_anything
@@ -99,7 +99,7 @@ def time_in_memory(job: Job) -> dict[str, Any]:
     """Time the images in memory, with the reference in turn if asked for."""
     import torch
 
-    from sam_engine.build_sam import ARCHITECTURES
+    from sam_engine.catalogue import ARCHITECTURES
     from sam_engine.modeling.precision import HALF_DTYPES, cuda_tf32, image_dtype
     from tools.bench.meters import measure_matmul_rate
     from tools.bench.run import load_images, measure

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
-from sam_engine.build_sam import Architecture
+from sam_engine.catalogue import Architecture
 from sam_engine.config import AmgConfig
 from sam_engine.modeling.precision import cuda_tf32
 from sam_engine.modeling.sam import Sam

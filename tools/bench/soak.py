@@ -153,7 +153,8 @@ def _make_small() -> "Sam":
     """Return a network of a hundred thousand random weights, the same ones every time."""
     import torch
 
-    from sam_engine.build_sam import ARCHITECTURES, build_architecture
+    from sam_engine.build_sam import build_architecture
+    from sam_engine.catalogue import ARCHITECTURES
 
     torch.manual_seed(0)
     small = replace(

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sam_engine.build_sam import ARCHITECTURES, Architecture, build_architecture
+from sam_engine.build_sam import build_architecture
+from sam_engine.catalogue import ARCHITECTURES, Architecture
 from sam_engine.modeling.fast import decoder, prepared_image
 from sam_engine.modeling.fast.decoder import decode_prompts
 from sam_engine.modeling.fast.prepared_image import prepare_image

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sam_engine.build_sam import ARCHITECTURES, build_architecture
+from sam_engine.build_sam import build_architecture
+from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.modeling.fast.trainable import decode_batch
 from tests.helpers.reference_models import SMALL, randomise
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
-from sam_engine.build_sam import ARCHITECTURES, build_architecture
+from sam_engine.build_sam import build_architecture
+from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError, InputError
 from sam_engine.modeling.sam import ImageEmbedding

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sam_engine.build_sam import ARCHITECTURES, Architecture, build_architecture
+from sam_engine.build_sam import build_architecture
+from sam_engine.catalogue import ARCHITECTURES, Architecture
 from sam_engine.modeling import mask_decoder
 from sam_engine.modeling.prompt_maps import NUM_MAPS, PromptPlaces
 from tests.helpers.reference_models import SMALL
