@@ -10,29 +10,21 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError
-from sam_engine.images.headers import (
-    ImageHeader,
-    check_bmp,
-    clean_png,
-    clean_tiff,
-    corrupt,
-    read_header,
-    truncated,
-    unsupported,
-    webp_orientation,
-)
+from sam_engine.images.bmp import check_bmp
+from sam_engine.images.headers import read_header
+from sam_engine.images.image_header import ImageHeader, corrupt, one_line
+from sam_engine.images.jpeg import decode_jpeg
+from sam_engine.images.pixels import to_rgb
+from sam_engine.images.png import clean_png
+from sam_engine.images.tiff import clean_tiff
+from sam_engine.images.webp import webp_orientation
 from sam_engine.structures import ImageStatus
 
-MAX_JPEG_SCANS = 500
-"""Progressive JPEGs with more are refused: each scan costs a pass over all pixels."""
-
-_UNSCALED = {"F": "floating point", "I": "signed or 32-bit integer", "LAB": "CIE Lab"}
 # catch_warnings changes the whole process; the lock keeps two threads from restoring each other's filters.
 _warnings_lock = threading.Lock()
 
@@ -104,12 +96,6 @@ def turn_upright(stored: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(stored)
 
 
-def one_line(text: str, *, max_chars: int = 200) -> str:
-    """Return text from a decoder on one line, control characters escaped, cut where it is too long."""
-    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text.strip())
-    return line if len(line) <= max_chars else f"{line[: max_chars - 3]}..."
-
-
 def _check_caps(header: ImageHeader, config: DecodeConfig) -> None:
     """Raise `ImageError` for sizes that are nothing or too much."""
     width, height = header.width, header.height
@@ -129,75 +115,24 @@ def _decode(
     """Return pixels as stored, (H, W, 3) uint8, the orientation, and a note on damage."""
     # The plugin classes are used directly: Image.open() would guess the format and warn about large images.
     if header.format == "JPEG":
-        pixels, note = _decode_jpeg(data, header, config, buffer)
+        pixels, note = decode_jpeg(data, header, config, buffer)
         return pixels, header.orientation, note
     if header.format == "PNG":
         clean, orientation = clean_png(data, header)
         with PngImagePlugin.PngImageFile(io.BytesIO(clean)) as image:
             if header.components == 3 and header.bits == 16:
                 image.info.pop("transparency", None)  # a 16-bit colour key cannot be told in the 8 bits read
-            return _to_rgb(image, config.background), orientation, None
+            return to_rgb(image, config.background), orientation, None
     if header.format == "WebP":
         orientation = webp_orientation(data)
         with WebPImagePlugin.WebPImageFile(io.BytesIO(data)) as image:
-            return _to_rgb(image, config.background), orientation, None
+            return to_rgb(image, config.background), orientation, None
     if header.format == "TIFF":
         clean = clean_tiff(data)
         with _warnings_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with TiffImagePlugin.TiffImageFile(io.BytesIO(clean)) as image:
-                return _to_rgb(image, config.background), header.orientation, None
+                return to_rgb(image, config.background), header.orientation, None
     check_bmp(data, header)
     with BmpImagePlugin.BmpImageFile(io.BytesIO(data)) as image:
-        return _to_rgb(image, config.background), 1, None
-
-
-def _decode_jpeg(
-    data: bytes, header: ImageHeader, config: DecodeConfig, buffer: NDArray[np.uint8] | None
-) -> tuple[np.ndarray, str | None]:
-    """Decode with libjpeg-turbo, its warnings taken as errors; a note instead, unless ``config.strict``."""
-    scans = data.count(b"\xff\xda")
-    if scans > MAX_JPEG_SCANS:
-        raise ImageError(ImageStatus.TOO_LARGE, f"JPEG with {scans} scans, at most {MAX_JPEG_SCANS} are read")
-    if 8 * len(data) < header.num_blocks:
-        size = f"{header.width} x {header.height} pixels"
-        raise truncated(f"the file ends after {len(data)} bytes, too few for a JPEG of {size}")
-    colours, place = ("CMYK", None) if header.components == 4 else ("RGB", buffer)
-    note = None
-    try:
-        pixels: np.ndarray = simplejpeg.decode_jpeg(data, colours, buffer=place)
-    except ValueError as error:
-        problem = str(error)
-        if "Premature end of JPEG file" in problem:
-            problem = f"the file ends after {len(data)} bytes, inside the JPEG's pixels"
-        if config.strict:
-            raise truncated(problem) if problem != str(error) else error from None
-        note = f"decoded leniently: {one_line(problem)}"
-        pixels = simplejpeg.decode_jpeg(data, colours, buffer=place, strict=False)
-    if header.components == 4:
-        ink = 255 - pixels  # Adobe's polarity, which everyone assumes
-        pixels = np.array(Image.fromarray(ink, "CMYK").convert("RGB"))
-    return pixels, note
-
-
-def _to_rgb(image: Image.Image, background: int) -> np.ndarray:
-    """Return the first frame of an open Pillow image as (H, W, 3) uint8, by the table in docs/images.md."""
-    image.load()
-    mode = image.mode
-    if mode.startswith("I;16"):
-        samples = np.asarray(image)
-        grey = (samples >> 8).astype(np.uint8)
-        key = image.info.get("transparency")
-        if key is not None:
-            grey[samples == key] = background
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if mode in _UNSCALED:
-        raise unsupported(f"{_UNSCALED[mode]} samples have no fixed range; save the image with 8 or 16 bits")
-    if mode == "La":
-        image = image.convert("LA")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        canvas = Image.new("RGB", image.size, (background,) * 3)
-        canvas.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))  # rounds (a * c + (255 - a) * b) / 255
-        return np.array(canvas)
-    return np.array(image if mode == "RGB" else image.convert("RGB"))
+        return to_rgb(image, config.background), 1, None

@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError, SamEngineError
-from sam_engine.images.decode import DecodedImage, decode_image, one_line
+from sam_engine.images.decode import DecodedImage, decode_image
 from sam_engine.images.headers import read_header
+from sam_engine.images.image_header import one_line
 from sam_engine.images.shared_block import SharedBlock
 from sam_engine.structures import ImageStatus
 

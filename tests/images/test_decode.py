@@ -11,7 +11,8 @@ from PIL import Image
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError
 from sam_engine.images import decode as decode_module
-from sam_engine.images.decode import decode_image, one_line, turn_upright
+from sam_engine.images.decode import decode_image, turn_upright
+from sam_engine.images.image_header import one_line
 from sam_engine.structures import ImageStatus
 from tests.corpus.image_corpus import SIZE, Case, cases, chunk, encode, patch_jpeg_size, photo, png
 
@@ -103,7 +104,7 @@ def test_bombs_are_refused_by_their_header(name, monkeypatch):
         raise AssertionError("a decoder was asked")
 
     monkeypatch.setattr(simplejpeg, "decode_jpeg", decoded)
-    monkeypatch.setattr(decode_module, "_to_rgb", decoded)
+    monkeypatch.setattr(decode_module, "to_rgb", decoded)
 
     assert failure(cases()[name].data).status is ImageStatus.TOO_LARGE
 

@@ -1,0 +1,31 @@
+"""Decoded samples to 8-bit RGB, by the table in docs/images.md."""
+
+import numpy as np
+from PIL import Image
+
+from sam_engine.images.image_header import unsupported
+
+_UNSCALED = {"F": "floating point", "I": "signed or 32-bit integer", "LAB": "CIE Lab"}
+
+
+def to_rgb(image: Image.Image, background: int) -> np.ndarray:
+    """Return the first frame of an open Pillow image as (H, W, 3) uint8, by the table in docs/images.md."""
+    image.load()
+    mode = image.mode
+    if mode.startswith("I;16"):
+        samples = np.asarray(image)
+        grey = (samples >> 8).astype(np.uint8)
+        key = image.info.get("transparency")
+        if key is not None:
+            grey[samples == key] = background
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if mode in _UNSCALED:
+        raise unsupported(f"{_UNSCALED[mode]} samples have no fixed range; save the image with 8 or 16 bits")
+    if mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        canvas = Image.new("RGB", image.size, (background,) * 3)
+        canvas.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))  # rounds (a * c + (255 - a) * b) / 255
+        return np.array(canvas)
+    return np.array(image if mode == "RGB" else image.convert("RGB"))
