@@ -21,7 +21,7 @@ from sam_engine.dataset.previews import PREVIEWS_PREFIX
 from sam_engine.structures import ShardReport
 
 if TYPE_CHECKING:
-    from sam_engine.modeling.sam import Segmenter
+    from sam_engine.modeling.segmenter import Segmenter
 
 log = logging.getLogger("pipelines.auto_annotate")  # not __name__, which is __main__ under python -m
 

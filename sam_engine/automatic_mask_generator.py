@@ -27,7 +27,7 @@ from sam_engine.amg.search import (
 from sam_engine.compute.device import is_queued
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError, ImageError
-from sam_engine.modeling.sam import ImageEmbedding, Segmenter
+from sam_engine.modeling.segmenter import ImageEmbedding, Segmenter
 from sam_engine.ops.boxes import generate_crop_boxes
 from sam_engine.ops.points import build_all_layer_point_grids
 from sam_engine.ops.rle import Runs, area_of, bbox_of, decode_runs, runs_to_counts

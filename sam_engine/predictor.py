@@ -6,7 +6,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from sam_engine.modeling.image_encoder import SkipFeatures
-from sam_engine.modeling.sam import ImageEmbedding, Sam, Segmenter
+from sam_engine.modeling.sam import Sam
+from sam_engine.modeling.segmenter import ImageEmbedding, Segmenter
 from sam_engine.ops.resize import ResizeLongestSide, upscale_logits
 
 IMAGE_FORMATS = ("RGB", "BGR")

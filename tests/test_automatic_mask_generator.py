@@ -21,7 +21,8 @@ from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError, ImageError
 from sam_engine.modeling.onnx import SamOnnxModel
-from sam_engine.modeling.sam import ImageEmbedding, Sam
+from sam_engine.modeling.sam import Sam
+from sam_engine.modeling.segmenter import ImageEmbedding
 from sam_engine.ops.rle import decode_counts, mask_to_runs
 from sam_engine.predictor import SamPredictor
 from sam_engine.structures import ImageStatus

@@ -25,7 +25,8 @@ from torch.nn import functional as F
 from sam_engine.catalogue import Architecture
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError
-from sam_engine.modeling.sam import ImageEmbedding, Sam, Segmenter
+from sam_engine.modeling.sam import Sam
+from sam_engine.modeling.segmenter import ImageEmbedding, Segmenter
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) RGB."""

@@ -34,7 +34,7 @@ from sam_engine.amg.search import (
 )
 from sam_engine.compute.device import Download, upload
 from sam_engine.config import AmgConfig
-from sam_engine.modeling.sam import Segmenter
+from sam_engine.modeling.segmenter import Segmenter
 from sam_engine.ops.boxes import box_nms, uncrop_boxes_xyxy
 from sam_engine.ops.rle import Runs
 

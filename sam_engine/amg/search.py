@@ -18,7 +18,7 @@ from sam_engine.amg.measure_cpu import keep_logits, masks_to_runs, measure_masks
 from sam_engine.amg.packed_logits import KeptLogits
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ImageError
-from sam_engine.modeling.sam import ImageEmbedding, Segmenter
+from sam_engine.modeling.segmenter import ImageEmbedding, Segmenter
 from sam_engine.ops.boxes import box_area, box_nms, is_box_near_crop_edge, uncrop_boxes_xyxy
 from sam_engine.ops.resize import ResizeLongestSide
 from sam_engine.ops.rle import Runs

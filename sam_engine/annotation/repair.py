@@ -19,7 +19,7 @@ from sam_engine.errors import ShardError
 from sam_engine.structures import ShardReport
 
 if TYPE_CHECKING:
-    from sam_engine.modeling.sam import Segmenter
+    from sam_engine.modeling.segmenter import Segmenter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ from sam_engine.structures import Shard, ShardReport
 
 if TYPE_CHECKING:
     from sam_engine.annotation.worker import ShardAnnotator
-    from sam_engine.modeling.sam import Segmenter
+    from sam_engine.modeling.segmenter import Segmenter
 
 TOO_MANY_FAILED = 3
 """Exit code."""

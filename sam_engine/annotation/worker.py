@@ -26,7 +26,7 @@ from sam_engine.errors import ImageError
 from sam_engine.images.decode import DecodedImage, decode_image
 from sam_engine.images.isolated import IsolatedDecoder
 from sam_engine.inputs.folder import InputSource
-from sam_engine.modeling.sam import Segmenter
+from sam_engine.modeling.segmenter import Segmenter
 from sam_engine.storage.local import Store
 from sam_engine.structures import (
     ImageRecord,

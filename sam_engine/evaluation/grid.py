@@ -19,7 +19,7 @@ from sam_engine.config import AmgConfig
 from sam_engine.evaluation.calibration import Calibration, calibrate
 from sam_engine.evaluation.recall import AREA_RANGES, MAX_MASKS, RecallCounter, mask_ious
 from sam_engine.evaluation.truth import TruthImage
-from sam_engine.modeling.sam import ImageEmbedding, Segmenter
+from sam_engine.modeling.segmenter import ImageEmbedding, Segmenter
 from sam_engine.ops.boxes import box_nms
 
 PROPOSAL_NMS_THRESH = 0.9

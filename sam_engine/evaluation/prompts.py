@@ -24,7 +24,7 @@ from sam_engine.evaluation.metrics import (
 )
 from sam_engine.evaluation.recall import AREA_RANGES, in_range
 from sam_engine.evaluation.truth import TruthImage
-from sam_engine.modeling.sam import ImageEmbedding, Segmenter
+from sam_engine.modeling.segmenter import ImageEmbedding, Segmenter
 from sam_engine.ops.masks import calculate_stability_score
 from sam_engine.ops.resize import ResizeLongestSide, upscale_logits
 

@@ -17,7 +17,7 @@ from sam_engine.evaluation.prompts import summarise as summarise_prompts
 from sam_engine.evaluation.report import TruthScores
 from sam_engine.evaluation.truth import Truth
 from sam_engine.files import new_file, writing_to
-from sam_engine.modeling.sam import Segmenter
+from sam_engine.modeling.segmenter import Segmenter
 
 SCORES, TABLES = "scores.json", "scores.md"
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sam_engine.build_sam import sam_model_registry
 from sam_engine.dataset.reader import open_dataset
-from sam_engine.modeling.sam import Segmenter
+from sam_engine.modeling.segmenter import Segmenter
 from tests.helpers.process_tree import descendants
 
 from .result import Order, Result

@@ -23,7 +23,8 @@ from sam_engine.config import (
     LogConfig,
     ModelConfig,
 )
-from sam_engine.modeling.sam import ImageEmbedding, Sam
+from sam_engine.modeling.sam import Sam
+from sam_engine.modeling.segmenter import ImageEmbedding
 from sam_engine.ops.resize import ResizeLongestSide
 
 

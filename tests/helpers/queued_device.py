@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_flatten, tree_map
 
 from sam_engine.compute import device as transfers
-from sam_engine.modeling.sam import ImageEmbedding, Segmenter
+from sam_engine.modeling.segmenter import ImageEmbedding, Segmenter
 
 DEVICE = torch.device("meta")
 

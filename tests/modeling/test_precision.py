@@ -10,7 +10,8 @@ from sam_engine.build_sam import build_architecture, build_tiny
 from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.modeling.fast.prepared_image import prepare_image
 from sam_engine.modeling.precision import image_dtype
-from sam_engine.modeling.sam import ImageEmbedding, Sam
+from sam_engine.modeling.sam import Sam
+from sam_engine.modeling.segmenter import ImageEmbedding
 from sam_engine.ops.points import build_point_grid
 from tests.helpers.reference_models import SMALL
 

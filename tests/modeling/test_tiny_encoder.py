@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from sam_engine.build_sam import build_architecture
 from sam_engine.catalogue import ARCHITECTURES
-from sam_engine.modeling.sam import ImageEmbedding, Sam
+from sam_engine.modeling.sam import Sam
+from sam_engine.modeling.segmenter import ImageEmbedding
 from sam_engine.modeling.tiny_encoder import ConvReLU6, TinyEncoder
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
 from sam_engine.build_sam import build_architecture
 from sam_engine.catalogue import ARCHITECTURES
-from sam_engine.modeling.sam import ImageEmbedding, Segmenter
+from sam_engine.modeling.segmenter import ImageEmbedding, Segmenter
 from sam_engine.ops.resize import ResizeLongestSide
 from tests.helpers.reference_models import SMALL, randomise
 from tools.reference import reference_generator

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from sam_engine.build_sam import build_architecture
 from sam_engine.catalogue import ARCHITECTURES, Architecture
-from sam_engine.modeling.sam import ImageEmbedding, Sam
+from sam_engine.modeling.sam import Sam
+from sam_engine.modeling.segmenter import ImageEmbedding
 from tests.helpers.reference_models import SMALL, randomise
 from tools.reference import build_reference
 

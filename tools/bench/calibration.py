@@ -27,7 +27,8 @@ from sam_engine.amg.measure import LogitFrame
 from sam_engine.amg.measure_cpu import measure_masks
 from sam_engine.build_sam import load_model
 from sam_engine.config import AmgConfig, ModelConfig
-from sam_engine.modeling.sam import ImageEmbedding, Sam
+from sam_engine.modeling.sam import Sam
+from sam_engine.modeling.segmenter import ImageEmbedding
 from sam_engine.ops.points import build_point_grid
 
 SHARE_IOU = 0.68

@@ -77,7 +77,7 @@ def measure(
 
     from sam_engine.build_sam import build_architecture, choose_device
     from sam_engine.catalogue import ARCHITECTURES
-    from sam_engine.modeling.sam import ImageEmbedding
+    from sam_engine.modeling.segmenter import ImageEmbedding
 
     torch.set_num_threads(num_threads)
     torch.manual_seed(0)

@@ -15,7 +15,8 @@ from sam_engine.modeling.fast.decoder import decode_prompts
 from sam_engine.modeling.fast.prepared_image import prepare_image
 from sam_engine.modeling.fast.upscaling import upscale_masks
 from sam_engine.modeling.mask_decoder import MaskDecoder
-from sam_engine.modeling.sam import ImageEmbedding, Sam
+from sam_engine.modeling.sam import Sam
+from sam_engine.modeling.segmenter import ImageEmbedding
 from sam_engine.modeling.transformer import TwoWayTransformer
 from tests.helpers.reference_models import SMALL, randomise
 

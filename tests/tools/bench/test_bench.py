@@ -21,7 +21,7 @@ from sam_engine.build_sam import build_architecture
 from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError, InputError
-from sam_engine.modeling.sam import ImageEmbedding
+from sam_engine.modeling.segmenter import ImageEmbedding
 from tests.helpers.fakes import DiscSegmenter
 from tests.helpers.reference_models import SMALL
 from tools.bench import generator
