@@ -1,11 +1,9 @@
 """Small layers that several networks share."""
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class LayerNorm2d(nn.Module):
@@ -29,32 +27,13 @@ class LayerNorm2d(nn.Module):
 class MLPBlock(nn.Module):
     """The two-layer perceptron of a transformer block."""
 
-    def __init__(
-        self, embedding_dim: int, mlp_dim: int, activation: Callable[[Tensor], Tensor] = F.gelu
-    ) -> None:
+    def __init__(self, embedding_dim: int, mlp_dim: int, act: Callable[[], nn.Module] = nn.GELU) -> None:
         super().__init__()
         self.lin1 = nn.Linear(embedding_dim, mlp_dim)
         self.lin2 = nn.Linear(mlp_dim, embedding_dim)
-        self.activation = activation
+        self.act = act()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., C)."""
-        y: Tensor = self.lin2(self.activation(self.lin1(x)))
-        return y
-
-
-class MLP(nn.Module):
-    """A perceptron with ReLU between its layers: the heads of the mask decoder."""
-
-    def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) -> None:
-        super().__init__()
-        dims = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., input_dim) to (..., output_dim)."""
-        *hidden, last = self.layers
-        for layer in hidden:
-            x = F.relu(layer(x))
-        y: Tensor = last(x)
+        y: Tensor = self.lin2(self.act(self.lin1(x)))
         return y

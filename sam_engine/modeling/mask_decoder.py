@@ -1,9 +1,13 @@
 """From an image embedding and prompt tokens to masks and their predicted IoU."""
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from sam_engine.modeling.common import MLP, LayerNorm2d
+from sam_engine.modeling.common import LayerNorm2d
 from sam_engine.modeling.image_encoder import SkipFeatures
 from sam_engine.modeling.prompt_maps import NUM_MAPS, PromptPlaces, pixel_centres, prompt_maps
 from sam_engine.modeling.transformer import TwoWayTransformer
@@ -18,6 +22,7 @@ class MaskDecoder(nn.Module):
         transformer_dim: int,
         transformer: TwoWayTransformer,
         num_multimask_outputs: int = 3,
+        activation: Callable[[], nn.Module] = nn.GELU,
         iou_head_depth: int = 3,
         iou_head_hidden_dim: int = 256,
         has_prompt_maps: bool = False,
@@ -33,9 +38,9 @@ class MaskDecoder(nn.Module):
         self.output_upscaling = nn.Sequential(
             nn.ConvTranspose2d(transformer_dim, transformer_dim // 4, 2, stride=2),
             LayerNorm2d(transformer_dim // 4),
-            nn.GELU(),
+            activation(),
             nn.ConvTranspose2d(transformer_dim // 4, transformer_dim // 8, 2, stride=2),
-            nn.GELU(),
+            activation(),
         )
         self.output_hypernetworks_mlps = nn.ModuleList(
             MLP(transformer_dim, transformer_dim, transformer_dim // 8, 3)
@@ -168,3 +173,29 @@ class MaskDecoder(nn.Module):
         halfway = activation_1(norm(first(image) + stride_8))
         upscaled: Tensor = activation_2(second(halfway) + stride_4)
         return upscaled
+
+
+class MLP(nn.Module):
+    """A perceptron with ReLU between its layers: the heads of the mask decoder."""
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        output_dim: int,
+        num_layers: int,
+        sigmoid_output: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_layers = num_layers
+        dims = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
+        self.sigmoid_output = sigmoid_output
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., input_dim) to (..., output_dim)."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = F.relu(layer(x))
+        y: Tensor = last(x)
+        return y.sigmoid() if self.sigmoid_output else y

@@ -1,6 +1,7 @@
 """The two-way transformer: tokens attend to the image and the image to the tokens."""
 
-import torch
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,12 +17,17 @@ class TwoWayTransformer(nn.Module):
         embedding_dim: int,
         num_heads: int,
         mlp_dim: int,
+        activation: Callable[[], nn.Module] = nn.ReLU,
         attention_downsample_rate: int = 2,
     ) -> None:
         super().__init__()
+        self.depth = depth
+        self.embedding_dim = embedding_dim
+        self.num_heads = num_heads
+        self.mlp_dim = mlp_dim
         self.layers = nn.ModuleList(
             TwoWayAttentionBlock(
-                embedding_dim, num_heads, mlp_dim, attention_downsample_rate, is_first=i == 0
+                embedding_dim, num_heads, mlp_dim, activation, attention_downsample_rate, i == 0
             )
             for i in range(depth)
         )
@@ -65,21 +71,22 @@ class TwoWayAttentionBlock(nn.Module):
         self,
         embedding_dim: int,
         num_heads: int,
-        mlp_dim: int,
-        attention_downsample_rate: int,
-        *,
-        is_first: bool,
+        mlp_dim: int = 2048,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        attention_downsample_rate: int = 2,
+        skip_first_layer_pe: bool = False,
     ) -> None:
+        """Make one; ``skip_first_layer_pe`` in the first of a stack: tokens are their own positions there."""
         super().__init__()
         self.self_attn = Attention(embedding_dim, num_heads)
         self.norm1 = nn.LayerNorm(embedding_dim)
         self.cross_attn_token_to_image = Attention(embedding_dim, num_heads, attention_downsample_rate)
         self.norm2 = nn.LayerNorm(embedding_dim)
-        self.mlp = MLPBlock(embedding_dim, mlp_dim, F.relu)
+        self.mlp = MLPBlock(embedding_dim, mlp_dim, activation)
         self.norm3 = nn.LayerNorm(embedding_dim)
         self.norm4 = nn.LayerNorm(embedding_dim)
         self.cross_attn_image_to_token = Attention(embedding_dim, num_heads, attention_downsample_rate)
-        self.is_first = is_first
+        self.skip_first_layer_pe = skip_first_layer_pe
 
     def forward(
         self,
@@ -93,7 +100,7 @@ class TwoWayAttentionBlock(nn.Module):
 
         ``key_prior`` is added to the image.
         """
-        if self.is_first:  # no positions and no residual: the tokens are still their own positions here
+        if self.skip_first_layer_pe:  # no positions and no residual
             queries = self.self_attn(q=queries, k=queries, v=queries)
         else:
             q = queries + query_pe
@@ -114,8 +121,11 @@ class Attention(nn.Module):
 
     def __init__(self, embedding_dim: int, num_heads: int, downsample_rate: int = 1) -> None:
         super().__init__()
-        internal_dim = embedding_dim // downsample_rate
+        self.embedding_dim = embedding_dim
+        self.internal_dim = internal_dim = embedding_dim // downsample_rate
         self.num_heads = num_heads
+        if internal_dim % num_heads:
+            raise ValueError(f"num_heads is {num_heads}; wanted is a divisor of {internal_dim} channels")
         self.q_proj = nn.Linear(embedding_dim, internal_dim)
         self.k_proj = nn.Linear(embedding_dim, internal_dim)
         self.v_proj = nn.Linear(embedding_dim, internal_dim)
@@ -127,6 +137,6 @@ class Attention(nn.Module):
             projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         ]
-        y: Tensor = torch.nn.functional.scaled_dot_product_attention(*heads)
+        y: Tensor = F.scaled_dot_product_attention(*heads)
         z: Tensor = self.out_proj(y.transpose(1, 2).flatten(2))
         return z

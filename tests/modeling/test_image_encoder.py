@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sam_engine.modeling.image_encoder import Attention, attend, merge_windows, partition_windows
+from sam_engine.modeling.image_encoder import Attention, attend, window_partition, window_unpartition
 
 ROWS, COLUMNS = 5, 3
 BYTES_PER_ROW = COLUMNS * ROWS * COLUMNS * 8
@@ -34,9 +34,9 @@ def make_inputs() -> list[Tensor]:
     return [x.requires_grad_() for x in made]
 
 
-def make_attention(*, grid: int, window_size: int) -> Attention:
+def make_attention(size: int) -> Attention:
     """Return attention of two heads of 4 channels, with every parameter random, in float64."""
-    attention = Attention(8, 2, grid, window_size).double()
+    attention = Attention(8, 2, use_rel_pos=True, input_size=(size, size)).double()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in attention.parameters():
@@ -95,28 +95,29 @@ def test_attention_in_blocks_holds_no_bias_larger_than_a_block() -> None:
 @pytest.mark.parametrize("size", [(7, 7), (8, 5), (4, 4), (3, 4)])
 def test_windowed_attention_pads_before_projecting(size: tuple[int, int]) -> None:
     """Projecting real tokens alone is the same as windows of zero-padded tokens that are all projected."""
-    windowed = make_attention(grid=8, window_size=4)
-    each_window = make_attention(grid=4, window_size=0)
+    attention = make_attention(4)
     x = torch.randn(2, *size, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    expected = merge_windows(each_window(partition_windows(x, 4)), 4, size)
+    windows, padded_size = window_partition(x, 4)
+    expected = window_unpartition(attention(windows), 4, padded_size, size)
 
-    torch.testing.assert_close(windowed(x), expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(attention(x, 4), expected, rtol=0, atol=1e-11)
 
 
 @torch.no_grad()
 def test_each_image_of_a_batch_is_encoded_as_if_alone() -> None:
     """Windows and heads of several images do not mix."""
-    for attention in (make_attention(grid=6, window_size=4), make_attention(grid=6, window_size=0)):
+    for window_size in (4, 0):
+        attention = make_attention(window_size or 6)
         x = torch.randn(3, 6, 6, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-        alone = torch.cat([attention(image[None]) for image in x])
+        alone = torch.cat([attention(image[None], window_size) for image in x])
 
-        torch.testing.assert_close(attention(x), alone, rtol=0, atol=1e-11)
+        torch.testing.assert_close(attention(x, window_size), alone, rtol=0, atol=1e-11)
 
 
 def test_padding_of_windows_has_the_given_values() -> None:
     """Below, to the right and in the corner, padded tokens are ``fill``; gradients reach it."""
     fill = torch.tensor([2.0, 3.0], requires_grad=True)
-    windows = partition_windows(torch.ones(1, 3, 3, 2), 2, fill)
+    windows, _ = window_partition(torch.ones(1, 3, 3, 2), 2, fill)
     windows.sum().backward()
 
     assert windows[:, :, :, 0].tolist() == [
@@ -133,15 +134,15 @@ def test_padding_of_windows_has_the_given_values() -> None:
 def test_merging_undoes_partitioning(height: int, width: int, size: int) -> None:
     """Every token comes back to its place, for sizes that need padding and for those that need none."""
     tokens = torch.arange(2 * height * width * 3).reshape(2, height, width, 3)
-    windows = partition_windows(tokens, size)
+    windows, padded_size = window_partition(tokens, size)
 
     assert windows.shape == (2 * -(-height // size) * -(-width // size), size, size, 3)
-    assert torch.equal(merge_windows(windows, size, (height, width)), tokens)
+    assert torch.equal(window_unpartition(windows, size, padded_size, (height, width)), tokens)
 
 
 def test_padding_is_zeros_at_the_bottom_and_right() -> None:
     """The last window of a 3 x 3 map cut into 2 x 2 holds one token."""
-    windows = partition_windows(torch.ones(1, 3, 3, 1), 2)
+    windows, _ = window_partition(torch.ones(1, 3, 3, 1), 2)
 
     assert windows[-1, :, :, 0].tolist() == [[1, 0], [0, 0]]
     assert windows.sum() == 9
