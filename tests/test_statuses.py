@@ -8,7 +8,7 @@ import pytest
 import sam_engine.images.isolated as isolation
 from pipelines.auto_annotate import run
 from sam_engine.dataset.reader import open_dataset
-from sam_engine.inputs.folder import FileInput
+from sam_engine.inputs.source import FileInput
 from sam_engine.structures import ImageStatus
 from tests.corpus.image_corpus import cases
 from tests.helpers import fakes

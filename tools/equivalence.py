@@ -41,7 +41,7 @@ from sam_engine.dataset.shards import publish_shard
 from sam_engine.errors import ConfigError
 from sam_engine.files import new_path
 from sam_engine.images.decode import decode_image
-from sam_engine.inputs.folder import open_input
+from sam_engine.inputs.open import open_input
 from sam_engine.structures import ImageRecord, ImageStatus, ShardReport
 from tools.command import add_amg_flags, run
 from tools.compare_runs import amg_settings, describe

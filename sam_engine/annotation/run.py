@@ -38,8 +38,10 @@ from sam_engine.dataset.run_info import (
 from sam_engine.dataset.schema import MANIFEST, RUN_INFO, SUCCESS
 from sam_engine.dataset.shards import ShardSummary, committed_shards, shard_sha256, success_json
 from sam_engine.errors import ConfigError
-from sam_engine.inputs.folder import InputSource, open_input, short_name
-from sam_engine.storage.local import Store, open_store
+from sam_engine.inputs.open import open_input
+from sam_engine.inputs.source import InputSource, short_name
+from sam_engine.storage.local import open_store
+from sam_engine.storage.store import Store
 from sam_engine.structures import Shard, ShardReport
 
 if TYPE_CHECKING:

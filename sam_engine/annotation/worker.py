@@ -25,9 +25,9 @@ from sam_engine.dataset.shards import publish_shard
 from sam_engine.errors import ImageError
 from sam_engine.images.decode import DecodedImage, decode_image
 from sam_engine.images.isolated import IsolatedDecoder
-from sam_engine.inputs.folder import InputSource
+from sam_engine.inputs.source import InputSource
 from sam_engine.modeling.segmenter import Segmenter
-from sam_engine.storage.local import Store
+from sam_engine.storage.store import Store
 from sam_engine.structures import (
     ImageRecord,
     ImageStatus,

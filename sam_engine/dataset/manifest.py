@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sam_engine.errors import InputError, ShardError
-from sam_engine.inputs.folder import InputFile
+from sam_engine.inputs.source import InputFile
 from sam_engine.structures import ManifestEntry, Shard
 
 SCHEMA = pa.schema(

@@ -16,9 +16,9 @@ from sam_engine.dataset.schema import table_to_records
 from sam_engine.dataset.shards import ShardSummary, shard_name
 from sam_engine.errors import ImageError
 from sam_engine.images.isolated import open_decoder
-from sam_engine.inputs.folder import InputSource
+from sam_engine.inputs.source import InputSource
 from sam_engine.ops.rle import decode_counts
-from sam_engine.storage.local import Store
+from sam_engine.storage.store import Store
 from sam_engine.structures import ImageRecord, ImageStatus
 
 PREVIEWS_PREFIX = "previews/"

@@ -26,7 +26,8 @@ from sam_engine.dataset.schema import (
 from sam_engine.dataset.seal import check_footer
 from sam_engine.dataset.shards import ShardSummary, committed_shards, record_problems, shard_name
 from sam_engine.errors import ConfigError, ShardError, StorageError
-from sam_engine.storage.local import Store, open_store
+from sam_engine.storage.local import open_store
+from sam_engine.storage.store import Store
 from sam_engine.structures import ImageRecord
 
 MAX_GROUP_ROWS = 10_000

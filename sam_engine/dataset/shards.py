@@ -27,7 +27,7 @@ from sam_engine.dataset.schema import (
 from sam_engine.dataset.seal import BLANK, FILE_KEY, FOOTER_KEY, Digest, check_footer, read_digest, seal
 from sam_engine.errors import RleError, ShardError, StorageError
 from sam_engine.ops.rle import area_of, bbox_of, counts_to_runs
-from sam_engine.storage.local import Store
+from sam_engine.storage.store import Store
 from sam_engine.structures import Annotation, ImageRecord, ImageStatus, Shard
 
 ROW_GROUP_IMAGES = 100

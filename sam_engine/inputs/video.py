@@ -15,8 +15,7 @@ import cv2
 
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError, InputError
-from sam_engine.inputs.containers import container_mtime_ns
-from sam_engine.inputs.folder import InputFile, refuse_empty, short_name
+from sam_engine.inputs.source import InputFile, container_mtime_ns, refuse_empty, short_name
 from sam_engine.structures import ImageStatus, ManifestEntry
 
 _KEPT_FRAMES = 16

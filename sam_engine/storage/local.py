@@ -1,9 +1,4 @@
-"""Where a dataset lives: named objects that appear whole or not at all.
-
-Names are POSIX paths relative to the store (``annotations/shard-000000.parquet``). The one promise that the
-rest of the engine builds on is `Store.put_exclusive`: of any number of writers of a name exactly one wins,
-and what it wrote is durable and complete before anybody can see it.
-"""
+"""A store in a directory: temporaries that are synced, then linked under their names."""
 
 import contextlib
 import errno
@@ -19,7 +14,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from sam_engine.errors import ConfigError, LockedError, StorageError
 
@@ -31,76 +26,6 @@ SET_ASIDE = "_meta/damaged"
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
-
-
-class Store(Protocol):
-    """Named objects. All methods but `lock` are safe to call from any number of processes."""
-
-    def list(self, prefix: str) -> list[str]:
-        """Return the sorted names that start with ``prefix``."""
-        ...
-
-    def read(self, name: str) -> bytes:
-        """Return a whole object.
-
-        Raises:
-            FileNotFoundError: There is none of that name.
-            StorageError: It cannot be read.
-        """
-        ...
-
-    def open(self, name: str) -> BinaryIO:
-        """Return a seekable binary file, for reading parts of an object. Raises as `read` does."""
-        ...
-
-    def put_exclusive(self, name: str, data: bytes) -> bool:
-        """Create an object unless one of that name exists; return whether this call created it.
-
-        After either answer an object of that name is complete and durable.
-
-        Raises:
-            StorageError: Nothing could be written, or it is not certain that it lasts. Calling again is safe.
-        """
-        ...
-
-    def replace(self, name: str, data: bytes) -> None:
-        """Create or overwrite an object in one step. For reports, never for commits."""
-        ...
-
-    def set_aside(self, name: str) -> str:
-        """Move an object out of the way, never over another; return its new name. For what is damaged.
-
-        Raises:
-            StorageError: It is still where it was, or in both places.
-        """
-        ...
-
-    def delete_own_temporaries(self) -> None:
-        """Delete what dead writers left behind. Writers that are alive are not disturbed."""
-        ...
-
-    def settle(self) -> None:
-        """Make durable what is visible.
-
-        A writer may have been killed between making an object visible and making that last: nobody was told
-        that it lasts, but who finds it would take it for lasting.
-
-        Raises:
-            StorageError: It is not certain that it lasts.
-        """
-        ...
-
-    def lock(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the store against other runs. It saves work; safety comes from `put_exclusive`.
-
-        Raises:
-            LockedError: Another process holds it.
-        """
-        ...
-
-    def describe(self) -> str:
-        """Return where the store is, for messages."""
-        ...
 
 
 def open_store(output: str) -> "LocalStore":

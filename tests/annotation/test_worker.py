@@ -17,7 +17,7 @@ from sam_engine.dataset.shards import shard_name
 from sam_engine.errors import ImageError
 from sam_engine.images.decode import decode_image
 from sam_engine.images.isolated import IsolatedDecoder
-from sam_engine.inputs.folder import open_input
+from sam_engine.inputs.open import open_input
 from sam_engine.storage.local import LocalStore
 from sam_engine.structures import ImageStatus, Shard, ShardProgress, ShardReport
 from tests.corpus.image_corpus import cases

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from pipelines.auto_annotate import COMMAND
 from pipelines.config import main
-from sam_engine.checkpoints.resolve import file_sha256, load_state_dict, resolve_checkpoint
+from sam_engine.checkpoints.download import file_sha256
+from sam_engine.checkpoints.resolve import load_state_dict, resolve_checkpoint
 from sam_engine.config import ModelConfig
 from sam_engine.errors import CheckpointError
 from tests.helpers.fakes import make_reduced_tiny

@@ -14,7 +14,7 @@ from sam_engine.dataset.verify import verify_dataset
 from sam_engine.errors import InputError
 from sam_engine.formats.coco import export_coco
 from sam_engine.formats.sa1b import export_sa1b
-from sam_engine.inputs.folder import open_input
+from sam_engine.inputs.open import open_input
 from tests.corpus.image_corpus import cases, encode, photo
 from tests.helpers import fakes
 from tests.helpers.dataset_builder import image, rectangle_mask, write_dataset

@@ -26,11 +26,11 @@ from tests.helpers.dataset_builder import annotation, image, rectangle_mask, wri
 
 BYTES = 2**30
 NAIVE = "import sys, pyarrow.parquet as pq; pq.read_table(sys.argv[1])"
-LIST = "import sys; from sam_engine.inputs.folder import open_input; open_input(sys.argv[1]).list_files()"
+LIST = "import sys; from sam_engine.inputs.open import open_input; open_input(sys.argv[1]).list_files()"
 READ = """
 import sys
 from sam_engine.config import DecodeConfig
-from sam_engine.inputs.folder import open_input
+from sam_engine.inputs.open import open_input
 from sam_engine.dataset.manifest import build_manifest
 source = open_input(sys.argv[1])
 for entry in build_manifest(source.iter_files()).entries(0, 2):

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sam_engine.build_sam import build_architecture
 from sam_engine.catalogue import ARCHITECTURES, MODELS, Release
-from sam_engine.checkpoints import resolve
-from sam_engine.checkpoints.resolve import Checkpoint, download, load_state_dict, resolve_checkpoint
+from sam_engine.checkpoints import download, resolve
+from sam_engine.checkpoints.resolve import Checkpoint, load_state_dict, resolve_checkpoint
 from sam_engine.config import ModelConfig
 from sam_engine.errors import CheckpointError, ConfigError
 
@@ -35,7 +35,7 @@ def tiny_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder of torch.hub, and no waiting between tries."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
-    monkeypatch.setattr(resolve, "RETRY_DELAYS_S", (0.0, 0.0))
+    monkeypatch.setattr(download, "RETRY_DELAYS_S", (0.0, 0.0))
     return tmp_path / "torch_home" / "hub" / "checkpoints"
 
 
@@ -255,7 +255,7 @@ def test_damaged_release_in_the_cache_is_refused(release: Release, server: Serve
 def test_broken_download_is_resumed(server: Server, tmp_path: Path) -> None:
     """A connection that breaks twice costs two requests for the rest, and nothing twice."""
     server.drop_after = [1000, 500]
-    download(f"{server.url}/a.pth", tmp_path / "a.pth", sha256=digest_of(server.content))
+    download.download(f"{server.url}/a.pth", tmp_path / "a.pth", sha256=digest_of(server.content))
 
     assert (tmp_path / "a.pth").read_bytes() == server.content
     assert server.ranges == [None, "bytes=1000-", "bytes=1500-"]
@@ -265,9 +265,9 @@ def test_next_run_resumes(server: Server, tmp_path: Path) -> None:
     """After three broken connections the part file stays, and the next run continues it."""
     server.drop_after = [100, 100, 100]
     with pytest.raises(CheckpointError, match=r"connection ended after 300 of \d+ bytes.*put the file at"):
-        download(f"{server.url}/a.pth", tmp_path / "a.pth", sha256=digest_of(server.content))
+        download.download(f"{server.url}/a.pth", tmp_path / "a.pth", sha256=digest_of(server.content))
     assert not (tmp_path / "a.pth").exists()
-    download(f"{server.url}/a.pth", tmp_path / "a.pth", sha256=digest_of(server.content))
+    download.download(f"{server.url}/a.pth", tmp_path / "a.pth", sha256=digest_of(server.content))
 
     assert (tmp_path / "a.pth").read_bytes() == server.content
     assert server.ranges[-1] == "bytes=300-"
@@ -277,7 +277,7 @@ def test_server_without_ranges_starts_over(server: Server, tmp_path: Path) -> No
     """A server that sends the whole file again does not make a file of both."""
     server.honours_ranges = False
     server.drop_after = [1000]
-    download(f"{server.url}/a.pth", tmp_path / "a.pth", sha256=digest_of(server.content))
+    download.download(f"{server.url}/a.pth", tmp_path / "a.pth", sha256=digest_of(server.content))
 
     assert (tmp_path / "a.pth").read_bytes() == server.content
 
@@ -285,7 +285,7 @@ def test_server_without_ranges_starts_over(server: Server, tmp_path: Path) -> No
 def test_part_longer_than_the_file_is_dropped(server: Server, tmp_path: Path) -> None:
     """When the server has nothing left to send, the part belonged to something else."""
     (tmp_path / "a.pth.part").write_bytes(bytes(len(server.content)))
-    download(f"{server.url}/a.pth", tmp_path / "a.pth", sha256=digest_of(server.content))
+    download.download(f"{server.url}/a.pth", tmp_path / "a.pth", sha256=digest_of(server.content))
 
     assert (tmp_path / "a.pth").read_bytes() == server.content
 
@@ -294,9 +294,9 @@ def test_download_without_digest_never_resumes(server: Server, tmp_path: Path) -
     """Nothing would tell whether the old bytes belong to the file that the URL names today."""
     server.drop_after = [1000, 1000, 1000]
     with pytest.raises(CheckpointError, match="connection ended"):
-        download(f"{server.url}/a.pth", tmp_path / "a.pth")
+        download.download(f"{server.url}/a.pth", tmp_path / "a.pth")
     server.ranges.clear()
-    download(f"{server.url}/a.pth", tmp_path / "a.pth")
+    download.download(f"{server.url}/a.pth", tmp_path / "a.pth")
 
     assert server.ranges == [None]
     assert (tmp_path / "a.pth").read_bytes() == server.content
@@ -305,7 +305,7 @@ def test_download_without_digest_never_resumes(server: Server, tmp_path: Path) -
 def test_server_error_is_tried_again(server: Server, tmp_path: Path) -> None:
     """Errors of the server's side may pass."""
     server.errors = [503, 500]
-    download(f"{server.url}/a.pth", tmp_path / "a.pth")
+    download.download(f"{server.url}/a.pth", tmp_path / "a.pth")
 
     assert (tmp_path / "a.pth").read_bytes() == server.content
 
@@ -314,7 +314,7 @@ def test_not_found_is_final(server: Server, tmp_path: Path) -> None:
     """404 is reported with the URL after one request."""
     server.errors = [404, 404, 404]
     with pytest.raises(CheckpointError, match=r"cannot download http://127.*a.pth: HTTP 404 Not Found"):
-        download(f"{server.url}/a.pth", tmp_path / "a.pth")
+        download.download(f"{server.url}/a.pth", tmp_path / "a.pth")
 
     assert len(server.ranges) == 1
 
@@ -331,7 +331,7 @@ def test_wrong_download_is_deleted(server: Server, tmp_path: Path, content: byte
     """What arrives is checked before it gets its name; nothing of it stays."""
     server.content = content
     with pytest.raises(CheckpointError, match=message):
-        download(f"{server.url}/a.pth", tmp_path / "cache" / "a.pth", sha256="0" * 64)
+        download.download(f"{server.url}/a.pth", tmp_path / "cache" / "a.pth", sha256="0" * 64)
 
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -339,7 +339,7 @@ def test_wrong_download_is_deleted(server: Server, tmp_path: Path, content: byte
 def test_wrong_size_is_refused(server: Server, tmp_path: Path) -> None:
     """A file of another size than the release's is refused."""
     with pytest.raises(CheckpointError, match=f"{len(server.content)} bytes arrived instead of 7"):
-        download(f"{server.url}/a.pth", tmp_path / "a.pth", num_bytes=7)
+        download.download(f"{server.url}/a.pth", tmp_path / "a.pth", num_bytes=7)
 
 
 def test_urls_with_the_same_file_name_do_not_meet_in_the_cache(server: Server, tiny_bytes: bytes) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sam_engine.dataset.manifest import SCHEMA, Manifest, build_manifest, cut_shards, default_shard_size
 from sam_engine.errors import InputError, ShardError
-from sam_engine.inputs.folder import InputFile
+from sam_engine.inputs.source import InputFile
 
 paths = st.sets(st.binary(min_size=1, max_size=12), min_size=1, max_size=40)
 

@@ -12,7 +12,8 @@ from sam_engine.dataset.manifest import build_manifest
 from sam_engine.errors import ImageError, InputError
 from sam_engine.images.decode import decode_image
 from sam_engine.inputs import folder as inputs
-from sam_engine.inputs.folder import InputSource, open_input
+from sam_engine.inputs.open import open_input
+from sam_engine.inputs.source import InputSource
 from sam_engine.structures import ImageStatus, ManifestEntry
 
 DEFAULT = DecodeConfig()

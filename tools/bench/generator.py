@@ -28,7 +28,8 @@ from typing import Any
 from sam_engine.catalogue import DEFAULT_MODEL, MODELS
 from sam_engine.config import MODEL_NAMES, PRECISIONS, ModelConfig
 from sam_engine.errors import ConfigError, InputError
-from sam_engine.inputs.folder import IMAGE_EXTENSIONS, sample_photos
+from sam_engine.inputs.folder import sample_photos
+from sam_engine.inputs.source import IMAGE_EXTENSIONS
 from tools.bench.job import Job, comparison_from
 from tools.bench.table import OURS, REFERENCE, Case, FilesPass, FirstPass, Result, describe
 from tools.command import add_amg_flags

@@ -1,0 +1,196 @@
+"""What every input is: a listing of images and a way to read one, and what the kinds of input share.
+
+Paths are bytes everywhere, because that is what a file system has. The rules are in docs/images.md.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from sam_engine.config import DecodeConfig
+from sam_engine.errors import ImageError, InputError
+from sam_engine.structures import ImageStatus, ManifestEntry
+
+IMAGE_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFile:
+    """One listed image. Size and time are 0 where they cannot be known before reading."""
+
+    path: bytes
+    """POSIX path relative to the input's root."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+
+
+class InputSource(Protocol):
+    """A listing and a way to read it. Picklable, so that workers can have it; cheap until it is used."""
+
+    @property
+    def name(self) -> str:
+        """Short and printable, for naming outputs."""
+        ...
+
+    @property
+    def root(self) -> str:
+        """Absolute path that image paths are relative to."""
+        ...
+
+    def iter_files(self) -> Iterator[InputFile]:
+        """Yield every image once, in no particular order, holding none of them.
+
+        Raises:
+            InputError: The input cannot be listed, or holds no images.
+        """
+        ...
+
+    def list_files(self) -> list[InputFile]:
+        """Return every image, sorted bytewise by path. Raises as `iter_files` does."""
+        ...
+
+    def read(self, entry: ManifestEntry, config: DecodeConfig) -> bytes:
+        """Return the bytes of one image, read once.
+
+        Raises:
+            ImageError: VANISHED, CHANGED, UNREADABLE or TOO_LARGE.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileInput:
+    """Images that are files below one root."""
+
+    name: str
+    root: str
+    walk: Callable[[], Iterable[InputFile]]
+    """Lists the files; a function of this module with its arguments bound, so that it pickles."""
+    if_empty: str
+    """What to say when there is none."""
+
+    def iter_files(self) -> Iterator[InputFile]:
+        """Yield every image once, in no particular order."""
+        return refuse_empty(self.walk(), self.if_empty)
+
+    def list_files(self) -> list[InputFile]:
+        """Return every image, sorted bytewise by path."""
+        return sorted(self.iter_files(), key=lambda file: file.path)
+
+    def read(self, entry: ManifestEntry, config: DecodeConfig) -> bytes:
+        """Return the file's bytes."""
+        return read_file(os.path.join(os.fsencode(self.root), entry.path), entry, config)
+
+
+def read_file(path: bytes, entry: ManifestEntry, config: DecodeConfig) -> bytes:
+    """Return a regular file's bytes if it is still the one in the manifest, in one pass and without blocking.
+
+    Raises:
+        ImageError: VANISHED, CHANGED, UNREADABLE or TOO_LARGE.
+    """
+    try:
+        # O_NONBLOCK: opening a named pipe would otherwise wait for a writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError(ImageStatus.VANISHED, "the file no longer exists") from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(error) from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(ImageStatus.UNREADABLE, "not a regular file")
+        refuse_large(status.st_size, config)
+        if (status.st_size, status.st_mtime_ns) != (entry.size, entry.mtime_ns):
+            raise ImageError(ImageStatus.CHANGED, _describe_change(status, entry))
+        with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
+            data = _read_up_to(file.read, status.st_size + 1)
+        if len(data) != status.st_size:
+            message = f"{len(data)} bytes or more were read of a file of {status.st_size}"
+            raise ImageError(ImageStatus.CHANGED, message)
+    except OSError as error:
+        raise _unreadable(error) from None
+    finally:
+        os.close(descriptor)
+    return data
+
+
+def refuse_large(size: int, config: DecodeConfig) -> None:
+    """Raise `ImageError` TOO_LARGE for more bytes than the cap."""
+    if size > config.max_file_bytes:
+        message = f"{size} bytes are more than decode.max_file_bytes={config.max_file_bytes}"
+        raise ImageError(ImageStatus.TOO_LARGE, message)
+
+
+def refuse_empty(files: Iterable[InputFile], message: str) -> Iterator[InputFile]:
+    """Yield the files; raise `InputError` if there was none."""
+    is_empty = True
+    for file in files:
+        is_empty = False
+        yield file
+    if is_empty:
+        raise InputError(message)
+
+
+def is_image_name(name: bytes) -> bool:
+    """Return whether a file name is visible and has an image extension, in any case."""
+    return not name.startswith(b".") and os.fsdecode(os.path.splitext(name)[1]).lower() in IMAGE_EXTENSIONS
+
+
+def short_name(path: str, *, keep_extension: bool = False) -> str:
+    """Return the last component of a path, made printable and never empty."""
+    base = os.path.basename(path)
+    base = base if keep_extension else os.path.splitext(base)[0]
+    return "".join(char if char.isprintable() else "_" for char in base) or "images"
+
+
+def stat_file(absolute: bytes, path: bytes) -> InputFile:
+    """Return the listing of one path; zeros where there is nothing any more."""
+    for look in (os.stat, os.lstat):
+        try:
+            status = look(absolute)
+        except OSError:
+            continue
+        return InputFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns)
+    return InputFile(path=path, size=0, mtime_ns=0)
+
+
+def container_mtime_ns(path: str) -> int:
+    """Return the modification time of the file that the images lie in.
+
+    Raises:
+        ImageError: VANISHED if it is gone.
+    """
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError as error:
+        raise ImageError(
+            ImageStatus.VANISHED, f"the file with the images is gone: {error.strerror}"
+        ) from None
+
+
+def _read_up_to(read: Callable[[int], bytes | None], num_bytes: int) -> bytes:
+    """Return what repeated reads give until the end or ``num_bytes``."""
+    data = read(num_bytes) or b""
+    if len(data) >= num_bytes - 1:
+        return data  # the usual case: the whole file at once, no copy
+    chunks = [data]
+    while data and sum(map(len, chunks)) < num_bytes:
+        data = read(num_bytes - sum(map(len, chunks))) or b""
+        chunks.append(data)
+    return b"".join(chunks)
+
+
+def _unreadable(error: Exception) -> ImageError:
+    """Return the error for bytes that cannot be had."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return ImageError(ImageStatus.UNREADABLE, f"cannot be read: {reason}")
+
+
+def _describe_change(status: os.stat_result, entry: ManifestEntry) -> str:
+    """Return what differs from the manifest."""
+    if status.st_size != entry.size:
+        return f"{status.st_size} bytes now, {entry.size} when it was listed"
+    return "modified since it was listed"
