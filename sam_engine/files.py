@@ -1,26 +1,11 @@
 """Files that appear whole or not at all, and errors that name the place. The one home of ``.part``."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from sam_engine.errors import ConfigError, StorageError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportSummary:
-    """What went into an export."""
-
-    num_images: int
-    num_masks: int
-    num_failed: int
-    """Images that were not annotated, because they failed; they are left out."""
-    num_copies: int = 0
-    """Images written beside their annotations."""
-    missing: Mapping[str, int] = field(default_factory=dict)
-    """Number of images that could not be copied, by status; their annotations are written all the same."""
 
 
 @contextlib.contextmanager

@@ -10,9 +10,10 @@ from pathlib import Path
 from sam_engine.dataset.originals import Originals, open_originals
 from sam_engine.dataset.reader import Dataset, open_dataset
 from sam_engine.errors import InputError
-from sam_engine.files import ExportSummary, refuse_used
+from sam_engine.files import refuse_used
 from sam_engine.formats.coco import export_coco
 from sam_engine.formats.sa1b import export_sa1b
+from sam_engine.formats.source import ExportSummary
 from tools.command import run
 
 DESCRIPTION = """Write a dataset in a form that other tools read.

@@ -4,7 +4,7 @@ N masks of an image, M answers to a prompt, (H, W) pixels of the image.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -105,10 +105,6 @@ class PromptScores:
     """Of predicted IoU: answers to boxes."""
     stability: Calibration
     """Stability beside actual IoU: ranked answers to centre clicks. It makes no claim, but should order."""
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the scores by name; nested ones are dictionaries."""
-        return asdict(self)
 
 
 @torch.no_grad()

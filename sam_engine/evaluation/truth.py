@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sam_engine.errors import ConfigError, ImageError, InputError
-from sam_engine.formats.source import AnnotatedImage, Source, open_source
+from sam_engine.errors import ImageError, InputError
+from sam_engine.formats.open import open_source
+from sam_engine.formats.source import AnnotatedImage, Source
 from sam_engine.ops.rle import Runs, area_of, decode_runs, runs_to_counts
 
 
@@ -94,8 +95,6 @@ def open_truth(path: str | Path, images: str | None = None) -> Truth:
     Raises:
         ConfigError: There is no such thing, or it is of a kind that is not read.
     """
-    if Path(path).suffix == ".json" and images is None:
-        raise ConfigError(f"{path} holds annotations alone; images=[FOLDER] says where its images are")
     return Truth(source=open_source(path, images))
 
 

@@ -1,23 +1,117 @@
-"""Datasets as COCO instances: one JSON file that pycocotools, FiftyOne, detectron2 and supervision open.
+"""COCO instances, read and written: one JSON file that pycocotools, FiftyOne and detectron2 open.
 
-Masks stay run-length encoded: polygons would lose their holes. There is one category, because Segment
-Anything finds things without naming them.
+Read are polygons and run lengths, no crowds. Written masks stay run-length encoded: polygons would lose their
+holes. There is one category, because Segment Anything finds things without naming them.
 """
 
 import json
-from collections import Counter
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sam_engine.dataset.reader import Dataset
 from sam_engine.dataset.schema import annotation_id
-from sam_engine.files import ExportSummary, new_file, refuse_used, writing_to
+from sam_engine.errors import ImageError, InputError
+from sam_engine.files import new_file, refuse_used, writing_to
+from sam_engine.formats.source import (
+    AS_STORED,
+    KINDS,
+    AnnotatedImage,
+    ExportSummary,
+    bad_annotations,
+    checked_runs,
+)
+from sam_engine.images.decode import decode_image
+from sam_engine.ops.rle import Runs, decode_runs, mask_to_runs
 from sam_engine.structures import Annotation, ImageRecord, ImageStatus
 
 CATEGORY_ID = 1
 CATEGORY = {"id": CATEGORY_ID, "name": "object", "supercategory": "object"}
-
 _ANNOTATED = (ImageStatus.OK, ImageStatus.OK_EMPTY)
+
+
+_CC_URL = re.compile(r"creativecommons\.org/licenses/([a-z-]+)/([\d.]+)")
+_MAX_OVERHANG = 100.0
+"""Pixels by which a polygon may leave its image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoSource:
+    """The images of a COCO instances file that have an annotation which is not a crowd."""
+
+    path: Path
+    folder: Path
+    """Of the images."""
+    images: Sequence[Mapping[str, Any]]
+    """As in the file: id, file_name, license."""
+    segmentations: Mapping[int, Sequence[Any]]
+    """By image id."""
+    licences: Mapping[Any, str]
+    """By the file's own numbers."""
+
+    @property
+    def name(self) -> str:
+        """Of the file."""
+        return self.path.stem
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image_id(self, index: int) -> int:
+        """Return COCO's id."""
+        return int(self.images[index]["id"])
+
+    def licence(self, index: int) -> str | None:
+        """Return the licence of the image, Creative Commons by their usual short names."""
+        return self.licences.get(self.images[index].get("license"))
+
+    def read(self, index: int) -> AnnotatedImage:
+        """Return an image with its masks; raises as `Source.read`."""
+        image = self.images[index]
+        path = self.folder / image["file_name"]
+        try:
+            pixels = decode_image(path.read_bytes(), AS_STORED).pixels
+        except OSError as error:
+            raise ImageError(ImageStatus.UNREADABLE, f"{path}: {error.strerror}") from error
+        runs = [_runs(segmentation, pixels) for segmentation in self.segmentations[image["id"]]]
+        return AnnotatedImage(image_id=self.image_id(index), pixels=pixels, runs=runs)
+
+
+def open_coco_source(path: Path, images: str | None) -> CocoSource:
+    """Return the source of a COCO instances file and the folder of its images.
+
+    Raises:
+        InputError: The file is no such thing, or the folder is not given or not there.
+    """
+    if images is None:
+        raise InputError(
+            f"{path} holds annotations alone, and data.images names no folder for it; give that of its "
+            "images (an evaluation takes images=[FOLDER])"
+        )
+    if not Path(images).is_dir():
+        raise InputError(f"{path} holds annotations alone, and there is no folder {images} with its images")
+    try:
+        document = json.loads(path.read_bytes())
+        segmentations: dict[int, list[Any]] = defaultdict(list)
+        for annotation in document["annotations"]:
+            if not annotation.get("iscrowd"):
+                segmentations[annotation["image_id"]].append(annotation["segmentation"])
+        listed = sorted(document["images"], key=lambda image: image["id"])
+        listed = [image for image in listed if segmentations.get(image["id"]) and image["file_name"]]
+        licences = {entry["id"]: _licence(entry) for entry in document.get("licenses", [])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: no COCO instances file ({error!r}); give {KINDS}") from error
+    if not listed:
+        raise InputError(f"{path}: no image has an annotation that is not a crowd")
+    return CocoSource(
+        path=path, folder=Path(images), images=listed, segmentations=dict(segmentations), licences=licences
+    )
 
 
 def export_coco(dataset: Dataset, output: Path) -> ExportSummary:
@@ -101,3 +195,46 @@ def _write_annotations(dataset: Dataset, file: BinaryIO, totals: Counter[str]) -
             separator = b",\n"
             totals["masks"] += 1
     file.write(b"]}\n")
+
+
+def _licence(entry: Mapping[str, Any]) -> str:
+    """Return a licence of COCO's list: ``CC BY-NC 2.0`` for the address of one, else its name."""
+    match = _CC_URL.search(str(entry.get("url", "")))
+    return f"CC {match[1].upper()} {match[2]}" if match else str(entry.get("name", ""))
+
+
+def _runs(segmentation: Any, pixels: NDArray[np.uint8]) -> Runs:
+    """Return the run lengths of one annotation, known to fit its image."""
+    height, width = pixels.shape[:2]
+    if isinstance(segmentation, list):
+        return _polygon_runs(segmentation, height, width)
+    if not isinstance(segmentation, dict) or isinstance(segmentation.get("counts"), str):
+        [runs] = checked_runs([segmentation], pixels)
+        return runs
+    try:
+        plain = np.asarray(segmentation.get("counts"), dtype=np.int64)
+        decode_runs(plain, (height, width))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise bad_annotations(f"run lengths do not fit an image of {height} x {width} ({error})") from error
+    return plain
+
+
+def _polygon_runs(polygons: list[Any], height: int, width: int) -> Runs:
+    """Return the run lengths of polygons, rasterised as pycocotools does, which is what COCO is scored by."""
+    from pycocotools import mask as mask_utils
+
+    parts = []
+    for polygon in polygons:
+        try:
+            corners = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+        except (ValueError, TypeError) as error:
+            raise bad_annotations(f"a polygon is no list of x, y, x, y, ... ({error})") from error
+        reach = np.array([width, height]) + _MAX_OVERHANG
+        if not (corners >= -_MAX_OVERHANG).all() or not (corners <= reach).all():
+            raise bad_annotations(f"a polygon lies outside of its image of {width} x {height} pixels")
+        if len(corners) >= 3:  # pycocotools takes two corners for a box
+            parts.append(corners.ravel().tolist())
+    if not parts:
+        return np.array([height * width], dtype=np.int64)
+    merged = mask_utils.merge(mask_utils.frPyObjects(parts, height, width))
+    return mask_to_runs(mask_utils.decode(merged).astype(bool))

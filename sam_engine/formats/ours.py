@@ -10,7 +10,7 @@ import pyarrow as pa
 from sam_engine.dataset.corrections import Correction, apply_corrections, read_corrections
 from sam_engine.dataset.originals import Originals, open_originals
 from sam_engine.dataset.reader import open_dataset, read_tables
-from sam_engine.dataset.schema import table_to_records
+from sam_engine.dataset.schema import RUN_INFO, table_to_records
 from sam_engine.dataset.shards import record_problems, shard_name
 from sam_engine.errors import InputError
 from sam_engine.formats.source import AnnotatedImage, bad_annotations, checked_runs
@@ -74,6 +74,11 @@ class DatasetSource:
         table = _row_group(str(self.path), row.shard, row.group)
         [record] = table_to_records(table.slice(row.place, 1))
         return record
+
+
+def is_dataset(path: Path) -> bool:
+    """Return whether a path is a dataset directory of ours."""
+    return (path / RUN_INFO).is_file()
 
 
 def open_dataset_source(path: Path, images: str | None) -> DatasetSource:

@@ -1,12 +1,15 @@
-"""Datasets in SA-1B's own form: ``sa_<id>.json`` beside ``sa_<id>.jpg``, flat, in a folder or in tars."""
+"""SA-1B's own form, read and written: ``sa_<id>.json`` beside ``sa_<id>.jpg``, in a folder or in tars."""
 
 import contextlib
 import io
 import json
 import logging
+import os
+import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +18,108 @@ import simplejpeg
 from sam_engine.dataset.originals import Originals
 from sam_engine.dataset.reader import Dataset
 from sam_engine.dataset.schema import annotation_id
-from sam_engine.errors import ImageError
-from sam_engine.files import ExportSummary, new_file, refuse_used, writing_to
-from sam_engine.structures import Annotation, ImageRecord
+from sam_engine.errors import ImageError, InputError
+from sam_engine.files import new_file, refuse_used, writing_to
+from sam_engine.formats.source import (
+    AS_STORED,
+    KINDS,
+    AnnotatedImage,
+    ExportSummary,
+    bad_annotations,
+    checked_runs,
+)
+from sam_engine.images.decode import decode_image
+from sam_engine.structures import Annotation, ImageRecord, ImageStatus
 
 log = logging.getLogger(__name__)
+
+_ID_IN_NAME = re.compile(r"sa_(\d+)")
 
 JPEG_QUALITY = 95
 """Of the upright copies. Chroma is not subsampled, so that edges stay where the masks have them."""
 
 AddFile = Callable[[str, bytes], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A file in an uncompressed tar."""
+
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sa1bSource:
+    """Pairs of ``<stem>.jpg`` and ``<stem>.json``, in a folder or in an uncompressed tar."""
+
+    root: Path
+    stems: Sequence[str]
+    slices: Sequence[tuple[Slice, Slice]] | None
+    """Of image and annotations in the tar; None for a folder."""
+
+    @property
+    def name(self) -> str:
+        """Of the tar or the folder."""
+        return self.root.stem if self.slices is not None else self.root.name
+
+    def __len__(self) -> int:
+        return len(self.stems)
+
+    def image_id(self, index: int) -> int:
+        """Return the number in the name, as SA-1B has it, or else what the annotations say."""
+        match = _ID_IN_NAME.fullmatch(os.path.basename(self.stems[index]))
+        return int(match[1]) if match else self._annotations(index)[0]
+
+    def licence(self, index: int) -> str | None:
+        """Return nothing: the format has no place for it."""
+        return None
+
+    def read(self, index: int) -> AnnotatedImage:
+        """Return an image with its masks; raises as `Source.read`."""
+        image_id, texts = self._annotations(index)
+        if image_id != self.image_id(index):
+            raise bad_annotations(f"{self._place(index)}.json names image {image_id}")
+        pixels = decode_image(self._bytes(index, 0), AS_STORED).pixels
+        return AnnotatedImage(image_id=image_id, pixels=pixels, runs=checked_runs(texts, pixels))
+
+    def _annotations(self, index: int) -> tuple[int, list[Any]]:
+        """Return the image's id and the segmentation of each of its masks."""
+        data = self._bytes(index, 1)
+        try:
+            record = json.loads(data)
+            return int(record["image"]["image_id"]), [a["segmentation"] for a in record["annotations"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise bad_annotations(f"{self._place(index)}.json is not SA-1B's ({error!r})") from error
+
+    def _bytes(self, index: int, part: int) -> bytes:
+        """Return the bytes of an image (part 0) or of its annotations (part 1)."""
+        try:
+            if self.slices is None:
+                return (self.root / f"{self.stems[index]}.{'json' if part else 'jpg'}").read_bytes()
+            piece = self.slices[index][part]
+            with self.root.open("rb") as file:
+                file.seek(piece.start)
+                return file.read(piece.size)
+        except OSError as error:
+            raise ImageError(ImageStatus.UNREADABLE, f"{self._place(index)}: {error.strerror}") from error
+
+    def _place(self, index: int) -> str:
+        """Return what to call an image in a message."""
+        return f"{self.root}/{self.stems[index]}"
+
+
+def open_sa1b_source(path: Path, images: str | None = None) -> Sa1bSource:
+    """Return the source of a folder or a tar of pairs.
+
+    Raises:
+        InputError: It holds no pairs or is no tar; or ``images`` are given, which it holds itself.
+    """
+    if images is not None:
+        raise InputError(f"{path} holds its images itself; data.images must be null for it, got {images!r}")
+    if path.is_dir():
+        return _open_pairs(path, {file.name: None for file in sorted(path.iterdir())})
+    return _open_pairs(path, _tar_members(path))
 
 
 def image_json(record: ImageRecord) -> bytes:
@@ -138,3 +233,29 @@ def _open_tar(path: Path) -> Iterator[AddFile]:
             tar.addfile(member, io.BytesIO(data))
 
         yield add
+
+
+def _open_pairs(root: Path, files: dict[str, Slice | None]) -> Sa1bSource:
+    """Return the source of those files that are pairs, in the order given."""
+    stems = [name[:-4] for name in files if name.endswith(".jpg") and f"{name[:-4]}.json" in files]
+    if not stems:
+        raise InputError(f"{root}: holds no sa_<id>.jpg with sa_<id>.json beside it; give {KINDS}")
+    pairs = [(files[f"{stem}.jpg"], files[f"{stem}.json"]) for stem in stems]
+    slices = [(image, annotations) for image, annotations in pairs if image and annotations]
+    return Sa1bSource(root=root, stems=stems, slices=slices or None)
+
+
+def _tar_members(path: Path) -> dict[str, Slice | None]:
+    """Return where the regular files of an uncompressed tar lie."""
+    members: dict[str, Slice | None] = {}
+    try:
+        with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
+            for member in archive:
+                archive.members.clear()  # type: ignore[attr-defined]  # or it keeps an object for every member
+                if member.isreg() and not member.issparse():
+                    members[member.name.removeprefix("./")] = Slice(member.offset_data, member.size)
+    except (OSError, tarfile.TarError) as error:
+        raise InputError(
+            f"{path}: cannot be read as an uncompressed tar archive ({error}); give {KINDS}"
+        ) from error
+    return members

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_utils
 
+from sam_engine.formats.source import AnnotatedImage, Source
 from tests.helpers.dataset_builder import image, write_dataset
 
 NUM_IMAGES = 8
@@ -46,6 +47,18 @@ def sa1b_files(number: int) -> dict[str, bytes]:
     record = {"image": {"image_id": 100 + number}, "annotations": annotations}
     name = f"sa_{100 + number}"
     return {f"{name}.jpg": buffer.getvalue(), f"{name}.json": json.dumps(record).encode()}
+
+
+def assert_masks(found, masks) -> None:
+    """Assert that an image has just these masks."""
+    assert len(found.runs) == len(masks)
+    for number, mask in enumerate(masks):
+        np.testing.assert_array_equal(found.mask(number), mask)
+
+
+def read_all(source: Source) -> list[AnnotatedImage]:
+    """Return every image of a source in order."""
+    return [source.read(index) for index in range(len(source))]
 
 
 def write_tar(path: Path) -> Path:

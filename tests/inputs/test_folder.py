@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from sam_engine.config import DecodeConfig
-from sam_engine.dataset.manifest import build_manifest
 from sam_engine.errors import ImageError, InputError
 from sam_engine.images.decode import decode_image
 from sam_engine.inputs import folder as inputs
 from sam_engine.inputs.open import open_input
 from sam_engine.inputs.source import InputSource
 from sam_engine.structures import ImageStatus, ManifestEntry
+from tests.helpers.inputs import entries, refusal
 
 DEFAULT = DecodeConfig()
 ODD_NAMES = (
@@ -44,21 +44,10 @@ def listed(spec: Path | str) -> list[bytes]:
     return [file.path for file in open_input(str(spec)).list_files()]
 
 
-def entries(source: InputSource) -> list[ManifestEntry]:
-    manifest = build_manifest(source.iter_files())
-    return manifest.entries(0, len(manifest))
-
-
 def read_failure(source: InputSource, entry: ManifestEntry, **settings: object) -> ImageError:
     with pytest.raises(ImageError) as caught:
         source.read(entry, DecodeConfig(**settings))
     return caught.value
-
-
-def refusal(spec: Path | str) -> str:
-    with pytest.raises(InputError) as caught:
-        open_input(str(spec)).list_files()
-    return str(caught.value)
 
 
 def test_folder_is_listed_recursively_and_sorted(tmp_path):

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sam_engine.errors import ConfigError, InputError
-from sam_engine.formats.source import AnnotatedImage, Source, open_source
+from sam_engine.formats.open import open_source
+from sam_engine.formats.source import AnnotatedImage, Source
 from sam_engine.ops.rle import area_of
 from sam_engine.training.config import DataConfig
 from sam_engine.training.data.regions import colour_regions

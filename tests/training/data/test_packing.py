@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from sam_engine.errors import InputError
-from sam_engine.formats.source import open_source, read_images
+from sam_engine.formats.open import open_source
 from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.data.packed import PackedDataset
 from sam_engine.training.data.packing import pack
 from sam_engine.training.data.selection import matches_licence
 from sam_engine.training.run import open_images
-from tests.helpers.drawn_data import write_folder
+from tests.helpers.drawn_data import read_all, write_folder
 
 
 def test_pack_keeps_images_and_masks(drawn_tar: Path, tmp_path: Path):
@@ -21,7 +21,7 @@ def test_pack_keeps_images_and_masks(drawn_tar: Path, tmp_path: Path):
 
     dataset = PackedDataset(tmp_path / "packed.npz")
 
-    samples = list(read_images(open_source(drawn_tar)))
+    samples = read_all(open_source(drawn_tar))
     assert dataset.image_ids.tolist() == [sample.image_id for sample in samples]
     for index, sample in enumerate(samples):
         assert dataset.num_masks(index) == len(sample.masks)
@@ -37,7 +37,7 @@ def test_pack_reduces_to_the_short_side(drawn_tar: Path, tmp_path: Path):
 
     dataset = PackedDataset(tmp_path / "packed.npz")
 
-    [first, *_] = read_images(open_source(drawn_tar))
+    [first, *_] = read_all(open_source(drawn_tar))
     assert dataset.image(0).size == (48, 48)
     assert dataset.mask(0, 0).shape == (48, 48)
     assert dataset.mask(0, 0).mean() == pytest.approx(first.masks[0].mean(), abs=0.01)
@@ -70,7 +70,7 @@ def test_licences_hold_for_images_without_their_annotations(drawn_tar: Path, tmp
 
 def test_small_masks_are_left_out(drawn_tar: Path, tmp_path: Path):
     """Of pixels at the size of training; an image without others goes with them."""
-    masks = [[m.sum() for m in sample.masks] for sample in read_images(open_source(drawn_tar))]
+    masks = [[m.sum() for m in sample.masks] for sample in read_all(open_source(drawn_tar))]
     limit = int(np.median(masks))
     pack(DataConfig(sources=[str(drawn_tar)], min_mask_pixels=limit), tmp_path / "packed.npz")
     dataset = PackedDataset(tmp_path / "packed.npz")

@@ -1,0 +1,48 @@
+"""Which format a path is in: one table, asked from the top."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sam_engine.errors import InputError
+from sam_engine.formats.coco import open_coco_source
+from sam_engine.formats.ours import is_dataset, open_dataset_source
+from sam_engine.formats.sa1b import open_sa1b_source
+from sam_engine.formats.source import KINDS, Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One row of the table."""
+
+    name: str
+    fits: Callable[[Path], bool]
+    """Whether a path that exists is in this format, or nothing else would read it."""
+    read: Callable[[Path, str | None], Source]
+    """Opens a path; the second argument says where the images are, if the user did."""
+
+
+FORMATS = (
+    Format(name="dataset", fits=is_dataset, read=open_dataset_source),
+    Format(name="coco", fits=lambda path: path.is_file() and path.suffix == ".json", read=open_coco_source),
+    Format(name="sa1b", fits=lambda path: path.is_dir() or path.is_file(), read=open_sa1b_source),
+)
+"""The first that fits is taken."""
+
+
+def open_source(path: str | Path, images: str | None = None) -> Source:
+    """Return the source that a path names.
+
+    Args:
+        path: A tar or a folder of ``<name>.jpg`` with ``<name>.json`` beside it as in SA-1B, a dataset
+            directory, or a COCO instances file.
+        images: Where the images are. A COCO file needs their folder; a dataset knows where they were.
+
+    Raises:
+        InputError: There is no such thing, it is of a kind that is not read, or it holds no images.
+    """
+    place = Path(path)
+    for each in FORMATS:
+        if each.fits(place):
+            return each.read(place, images)
+    raise InputError(f"{path}: there is no such file or folder; give {KINDS}")
