@@ -3,14 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from sam_engine.config import AmgConfig
 from sam_engine.dataset.borderline import BORDERLINE, Match, explain_differences
 from sam_engine.errors import ShardError
-from sam_engine.ops.rle import counts_to_runs
+from sam_engine.ops.rle import mask_ious
 from sam_engine.structures import Annotation, ImageRecord
 
 MIN_IOU = 0.5
@@ -183,7 +181,7 @@ def match_masks(first: Sequence[Annotation], second: Sequence[Annotation]) -> li
             matches.append(Match(first=i, second=j, iou=1.0, is_identical=True))
     left = sorted(set(range(len(first))) - {match.first for match in matches})
     right = sorted(set(range(len(second))) - {match.second for match in matches})
-    ious = mask_ious([first[i] for i in left], [second[j] for j in right])
+    ious = mask_ious([_rle(first[i]) for i in left], [_rle(second[j]) for j in right])
     while ious.size and ious.max() >= MIN_IOU:
         row, column = divmod(int(ious.argmax()), ious.shape[1])
         best = float(ious[row, column])
@@ -192,21 +190,6 @@ def match_masks(first: Sequence[Annotation], second: Sequence[Annotation]) -> li
     return matches
 
 
-def mask_ious(first: Sequence[Annotation], second: Sequence[Annotation]) -> NDArray[np.float64]:
-    """Return the (first, second) IoU of masks.
-
-    Raises:
-        RleError: A mask's run lengths are malformed; pycocotools must never see those.
-    """
-    # Here, so that tools start where it is missing.
-    from pycocotools import mask as coco_mask
-
-    if not first or not second:
-        return np.zeros((len(first), len(second)))
-    for annotation in (*first, *second):
-        counts_to_runs(annotation.counts, annotation.size)
-    encoded = [
-        [{"size": list(a.size), "counts": a.counts.encode("ascii")} for a in side] for side in (first, second)
-    ]
-    ious: NDArray[np.float64] = coco_mask.iou(*encoded, [False] * len(second))
-    return ious
+def _rle(annotation: Annotation) -> dict[str, Any]:
+    """Return a mask as COCO has it."""
+    return {"size": annotation.size, "counts": annotation.counts}

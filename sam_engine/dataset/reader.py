@@ -19,13 +19,18 @@ from sam_engine.dataset.schema import (
     RUN_INFO,
     SCALAR_COLUMNS,
     SCHEMA,
-    SCHEMA_VERSION,
     display_path,
     table_to_records,
 )
-from sam_engine.dataset.seal import check_footer
-from sam_engine.dataset.shards import ShardSummary, committed_shards, record_problems, shard_name
-from sam_engine.errors import ConfigError, ShardError, StorageError
+from sam_engine.dataset.shards import (
+    ShardSummary,
+    committed_shards,
+    open_shard,
+    record_problems,
+    shard_errors,
+    shard_name,
+)
+from sam_engine.errors import ConfigError, ShardError
 from sam_engine.storage.local import open_store
 from sam_engine.storage.store import Store
 from sam_engine.structures import ImageRecord
@@ -36,11 +41,6 @@ MAX_GROUP_VALUES = 2**26
 """Numbers in one column of one row group."""
 MAX_GROUP_BYTES = 2**30
 """Bytes of one row group in memory; we write some tens of MB."""
-
-# A file of 300 bytes can hold one long text and a billion references to it. Read as a dictionary it stays
-# small until its size in full is known.
-_COUNTS = "annotations.list.element.segmentation.counts"
-_TEXT_COLUMNS = ["file_name", "path_bytes", "sha256", "error", _COUNTS]
 
 
 @dataclass(frozen=True)
@@ -165,29 +165,21 @@ def read_tables(
         ShardError: It is unreadable, fails a checksum, or is larger than any that we would write.
     """
     with store.open(name) as source:
-        try:
-            check_footer(source)
-            metadata = pq.read_metadata(source)
-            _check_columns(metadata)
-            file = pq.ParquetFile(
-                source, metadata=metadata, read_dictionary=_TEXT_COLUMNS, page_checksum_verification=True
-            )
-            for group in range(file.num_row_groups) if groups is None else groups:
-                _check_group_size(file.metadata.row_group(group))
-                table = file.read_row_group(group, columns=list(columns), use_threads=False)
-                table.validate(full=True)
-                _check_text_size(table)
-                yield table
-        except (pa.ArrowException, OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # Arrow's own complaints have no errno
-                raise StorageError(f"{store.describe()}/{name}: {error}") from error
-            raise ShardError(f"{store.describe()}/{name}: {' '.join(str(error).split())}") from error
+        with shard_errors(store, name):
+            file, _, _ = open_shard(source)
+        for group in range(file.num_row_groups) if groups is None else groups:
+            with shard_errors(store, name):
+                table = _read_group(file, group, columns)
+            yield table
 
 
-def _check_columns(metadata: Any) -> None:
-    """Raise `ValueError` unless a file has exactly our columns."""
-    if not metadata.schema.to_arrow_schema().equals(SCHEMA):
-        raise ValueError(f"does not have the columns of schema version {SCHEMA_VERSION}")
+def _read_group(file: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:
+    """Return a row group that is not larger than any that we would write; raises as `open_shard`."""
+    _check_group_size(file.metadata.row_group(group))
+    table = file.read_row_group(group, columns=list(columns), use_threads=False)
+    table.validate(full=True)
+    _check_text_size(table)
+    return table
 
 
 def _check_group_size(group: Any) -> None:

@@ -4,6 +4,7 @@ The file is the commit. Its footer names the run (fingerprint), the shard and it
 has to be kept in step with it. The bytes hold no time, host or path: same rows, same bytes.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -32,6 +33,14 @@ from sam_engine.structures import Annotation, ImageRecord, ImageStatus, Shard
 
 ROW_GROUP_IMAGES = 100
 """Images per row group: what a reader has to decompress to show one of them."""
+
+TEXT_COLUMNS = (
+    "file_name",
+    "path_bytes",
+    "sha256",
+    "error",
+    "annotations.list.element.segmentation.counts",
+)
 
 NOT_INTACT = "is not as it was written: its bytes do not give the sha256 in its footer"
 
@@ -259,6 +268,37 @@ def read_footer(metadata: Mapping[bytes, bytes], num_rows: int, num_bytes: int) 
     return get("fingerprint"), summary
 
 
+def open_shard(file: BinaryIO) -> tuple[pq.ParquetFile, str, ShardSummary]:
+    """Return an open shard, its fingerprint, and what else its footer says. Page checksums are on.
+
+    Long texts are read as dictionaries: 300 bytes can hold one and a billion references to it.
+
+    Raises:
+        ValueError: The footer is not as it was written, or is not one of a shard with our columns.
+        ArrowException, OSError: It cannot be read.
+    """
+    check_footer(file)
+    metadata = pq.read_metadata(file)
+    fingerprint, summary = read_footer(metadata.metadata or {}, metadata.num_rows, file.seek(0, 2))
+    if not metadata.schema.to_arrow_schema().equals(SCHEMA):
+        raise ValueError(f"does not have the columns of schema version {SCHEMA_VERSION}")
+    parquet = pq.ParquetFile(
+        file, metadata=metadata, read_dictionary=TEXT_COLUMNS, page_checksum_verification=True
+    )
+    return parquet, fingerprint, summary
+
+
+@contextlib.contextmanager
+def shard_errors(store: Store, name: str) -> Iterator[None]:
+    """Turn what reading a shard raises into `ShardError`, or `StorageError` where the disk is at fault."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # Arrow's own complaints have no errno
+            raise StorageError(f"{store.describe()}/{name}: {error}") from error
+        raise _shard_error(store, name, str(error)) from error
+
+
 def record_problems(record: ImageRecord) -> Iterator[str]:
     """Yield what is wrong with a record, one line each; nothing if it is sound.
 
@@ -343,19 +383,8 @@ def _summary(source: BinaryIO, store: Store, name: str, fingerprint: str) -> Sha
     Raises:
         ShardError: It is unreadable or foreign.
     """
-    try:
-        check_footer(source)
-        parquet = pq.ParquetFile(source)
-        source.seek(0, 2)
-        found, summary = read_footer(
-            parquet.metadata.metadata or {}, parquet.metadata.num_rows, source.tell()
-        )
-    except (pa.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # Arrow's own complaints have no errno
-            raise StorageError(f"{store.describe()}/{name}: {error}") from error
-        raise _shard_error(store, name, str(error)) from error
-    if not parquet.schema_arrow.equals(SCHEMA):
-        raise _shard_error(store, name, f"does not have the columns of schema version {SCHEMA_VERSION}")
+    with shard_errors(store, name):
+        _, found, summary = open_shard(source)
     if found != fingerprint:
         raise _shard_error(store, name, f"has fingerprint {found}; this run has {fingerprint}")
     return summary

@@ -12,7 +12,6 @@ from itertools import islice
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.reader import Dataset, read_tables
@@ -21,18 +20,16 @@ from sam_engine.dataset.schema import (
     ANNOTATIONS_PREFIX,
     MANIFEST,
     RUN_INFO,
-    SCHEMA,
     SCHEMA_VERSION,
     SUCCESS,
     display_path,
     row_path,
     table_to_records,
 )
-from sam_engine.dataset.seal import check_footer
 from sam_engine.dataset.shards import (
     NOT_INTACT,
     ShardSummary,
-    read_footer,
+    open_shard,
     record_problems,
     shard_digest,
     shard_index,
@@ -170,13 +167,7 @@ def _read_summary(dataset: Dataset, name: str, index: int) -> ShardSummary:
         ArrowException, OSError: It is not Parquet.
     """
     with dataset.store.open(name) as source:
-        check_footer(source)
-        file = pq.ParquetFile(source)
-        num_bytes = source.seek(0, 2)
-        fingerprint, summary = read_footer(file.metadata.metadata or {}, file.metadata.num_rows, num_bytes)
-        schema = file.schema_arrow
-    if not schema.equals(SCHEMA):
-        raise ValueError(f"does not have the columns of schema version {SCHEMA_VERSION}")
+        _, fingerprint, summary = open_shard(source)
     if fingerprint != dataset.fingerprint:
         raise ValueError(f"has fingerprint {fingerprint}; {RUN_INFO} has {dataset.fingerprint}")
     if summary.shard.index != index:

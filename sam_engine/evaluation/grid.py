@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
 from sam_engine.config import AmgConfig
 from sam_engine.evaluation.calibration import Calibration, calibrate
-from sam_engine.evaluation.recall import AREA_RANGES, MAX_MASKS, RecallCounter, mask_ious
+from sam_engine.evaluation.recall import AREA_RANGES, MAX_MASKS, RecallCounter
 from sam_engine.evaluation.truth import TruthImage
 from sam_engine.modeling.segmenter import ImageEmbedding, Segmenter
 from sam_engine.ops.boxes import box_nms
+from sam_engine.ops.rle import mask_ious
 
 PROPOSAL_NMS_THRESH = 0.9
 """Box IoU of duplicates among unfiltered proposals. Source: Kirillov et al. 2023, appendix D.3."""

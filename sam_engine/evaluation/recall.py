@@ -4,7 +4,6 @@ D masks found in an image, by descending score; G masks of the truth; T threshol
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +24,6 @@ def in_range(areas: NDArray[np.float64], name: str) -> NDArray[np.bool_]:
     """Say of each area (N,) whether it lies in a range of COCO's."""
     low, high = AREA_RANGES[name]
     return np.asarray((np.asarray(areas) >= low) & (np.asarray(areas) <= high))
-
-
-def mask_ious(found: list[dict[str, Any]], truth: list[dict[str, Any]]) -> NDArray[np.float64]:
-    """Return the IoU (D, G) of run-length encodings that are known to be sound."""
-    from pycocotools import mask as mask_utils
-
-    if not found or not truth:
-        return np.zeros((len(found), len(truth)))
-    return np.asarray(mask_utils.iou(found, truth, [0] * len(truth)), dtype=np.float64)
 
 
 def match_ranks(ious: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -8,6 +8,9 @@ pycocotools trusts its input and reads past its buffers where the runs do not fi
 is checked before anything is allocated.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -195,6 +198,25 @@ def bbox_of(runs: Runs, size: tuple[int, int]) -> tuple[int, int, int, int]:
     else:
         top, bottom = int((first % height).min()), int((last % height).max())
     return left, top, right - left, bottom - top
+
+
+def mask_ious(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """Return the (first, second) IoU of masks, each ``size`` and ``counts`` as COCO has them.
+
+    Raises:
+        RleError: A mask's run lengths are malformed; pycocotools must never see those.
+    """
+    # Here, so that tools start where it is missing.
+    from pycocotools import mask as coco_mask
+
+    if not first or not second:
+        return np.zeros((len(first), len(second)))
+    encoded = []
+    for side in (first, second):
+        for mask in side:
+            counts_to_runs(mask["counts"], tuple(mask["size"]))
+        encoded.append([{"size": list(mask["size"]), "counts": mask["counts"]} for mask in side])
+    return np.asarray(coco_mask.iou(*encoded, [0] * len(second)), dtype=np.float64)
 
 
 def _check_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from pycocotools import mask as coco
 
-from sam_engine.dataset.compare import mask_ious
+from sam_engine.dataset.compare import match_masks
 from sam_engine.dataset.previews import draw_masks
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.schema import SCHEMA, records_to_table
@@ -149,7 +149,7 @@ def test_hostile_run_lengths_reach_nobody(tmp_path, counts):
         lambda: list(dataset.checked_records()),
         lambda: export_coco(dataset, tmp_path / "coco.json"),
         lambda: export_sa1b(dataset, tmp_path / "sa1b"),
-        lambda: mask_ious(record.annotations, [annotation(rectangle_mask(24, 32, 0, 0, 5, 5))]),
+        lambda: match_masks(record.annotations, [annotation(rectangle_mask(24, 32, 0, 0, 5, 5))]),
         lambda: draw_masks(np.zeros((24, 32, 3), np.uint8), record),
     )
     for ask in asked:

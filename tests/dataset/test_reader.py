@@ -1,5 +1,6 @@
 """Reading: everything that was written, in order, and nothing that a hostile file would cost us."""
 
+import json
 import resource
 import subprocess
 import sys
@@ -124,7 +125,11 @@ def replace_rows(store, rows):
 def bomb(rows, text):
     """Return a small file with our columns in which every row has the same ``text`` as its name."""
     honest = encode_shard([image(0, b"a")], shard=Shard(index=0, start=0, stop=1), fingerprint="f")
-    schema = pq.read_metadata(pa.BufferReader(honest)).metadata[b"ARROW:schema"]
+    footer = dict(pq.read_metadata(pa.BufferReader(honest)).metadata)
+    footer |= {
+        b"sam_engine.last_image_id": str(rows - 1),
+        b"sam_engine.statuses": json.dumps({"ok_empty": rows}),
+    }
     table = records_to_table([image(0, b"a")]).take([0] * rows)
     names = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([text]))
     field = pa.field("file_name", names.type, nullable=False)
@@ -132,7 +137,7 @@ def bomb(rows, text):
     sink = pa.BufferOutputStream()
     writer = pq.ParquetWriter(sink, table.schema, compression="zstd", store_schema=False)
     writer.write_table(table, row_group_size=rows)
-    writer.add_key_value_metadata({"ARROW:schema": schema, FILE_KEY: BLANK, FOOTER_KEY: BLANK})
+    writer.add_key_value_metadata(footer | {FILE_KEY: BLANK, FOOTER_KEY: BLANK})
     writer.close()
     return seal(sink.getvalue().to_pybytes())
 

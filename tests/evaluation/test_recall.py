@@ -15,9 +15,9 @@ from sam_engine.evaluation.recall import (
     NEVER,
     RecallCounter,
     in_range,
-    mask_ious,
     match_ranks,
 )
+from sam_engine.ops.rle import mask_ious
 
 SIZE = (160, 200)
 
