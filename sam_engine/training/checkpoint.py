@@ -37,7 +37,7 @@ class TrainingState:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file that is there completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+    whole = {name: _on_host(tensor) for name, tensor in tensors.items()}
     with new_path(path) as partial:
         save_file(whole, partial, metadata)
         partial.chmod(0o644)  # safetensors leaves it unreadable to others
@@ -124,13 +124,18 @@ def export_weights(source: Path, target: Path, notes: Mapping[str, str]) -> None
     save_tensors(target, tensors, metadata)
 
 
+def _on_host(tensor: Tensor) -> Tensor:
+    """Return a contiguous copy of its own in the host's memory; on its device there is none."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
 def _cut(tensors: Mapping[str, Tensor], limit: int) -> Iterator[dict[str, Tensor]]:
     """Yield flat pieces ``name@number`` of all tensors in order, as many together as make ``limit`` bytes."""
     limit = max(limit - limit // 20, 1)  # the rest is for names and offsets
     piece: dict[str, Tensor] = {}
     room = limit
     for name, tensor in tensors.items():
-        flat = tensor.detach().flatten()
+        flat = _on_host(tensor).flatten()
         length = max(1, limit // flat.element_size())
         for number, part in enumerate(flat.split(length) if len(flat) else [flat]):
             size = part.numel() * part.element_size() + len(name) + 100

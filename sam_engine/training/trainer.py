@@ -177,7 +177,7 @@ class Trainer:
         """
         path = output / LAST
         state = load_state(path)
-        tensors = {name: tensor.to(self.device) for name, tensor in state.tensors.items()}
+        tensors = state.tensors  # on the host, from where each is copied to its own
         try:
             self.sam.load_state_dict(_with_prefix(tensors, "model."))
         except RuntimeError as error:
@@ -187,7 +187,7 @@ class Trainer:
         for name, parameter in self.parameters.items():
             if f"step.{name}" in tensors:  # what has had no gradient yet has no moments
                 self.optimizer.state[parameter] = {
-                    "step": tensors[f"step.{name}"].cpu(),
+                    "step": tensors[f"step.{name}"],
                     "exp_avg": torch.empty_like(parameter).copy_(tensors[f"exp_avg.{name}"]).detach(),
                     "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq.{name}"]).detach(),
                 }

@@ -2,9 +2,11 @@
 
 Tensors on it say that their device is ``meta``, so that code takes the way of an accelerator. Within `watch`,
 operations on them are carried out; what needs their values on the host is counted as a wait, and what mixes
-them with tensors of the CPU is refused, as CUDA would.
+them with tensors of the CPU is refused, as CUDA would. The bytes of all tensors on it are counted, with the
+copies that CUDA's sums make of their argument.
 """
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +26,39 @@ DEVICE = torch.device("meta")
 _WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "_unique2", "unique_dim")
 
 
+class _Memory:
+    """The bytes of the device's tensors, each storage once."""
+
+    def __init__(self) -> None:
+        self.live = 0
+        self.peak = 0
+        self._users: dict[int, int] = {}
+
+    def hold(self, tensor: "QueuedTensor") -> None:
+        """Count a tensor's storage for as long as the tensor lives."""
+        storage = tensor.inner.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._users:
+            self._users[key] = 0
+            self.live += size
+            self.peak = max(self.peak, self.live)
+        self._users[key] += 1
+        weakref.finalize(tensor, self._let_go, key, size)
+
+    def pass_through(self, size: int) -> None:
+        """Count memory that an operation needs and gives back."""
+        self.peak = max(self.peak, self.live + size)
+
+    def _let_go(self, key: int, size: int) -> None:
+        self._users[key] -= 1
+        if self._users[key] == 0:
+            del self._users[key]
+            self.live -= size
+
+
+_memory = _Memory()
+
+
 class QueuedTensor(Tensor):
     """A tensor of the device."""
 
@@ -40,6 +75,7 @@ class QueuedTensor(Tensor):
             device=DEVICE,
         )
         tensor.inner = inner
+        _memory.hold(tensor)
         return tensor
 
     @classmethod
@@ -56,6 +92,15 @@ class _Watch(TorchDispatchMode):
         """Shapes that were copied to the host."""
         self.waits: list[str] = []
         """Everything else for which the host would wait."""
+        self.scans: list[tuple[int, ...]] = []
+        """Shapes of running sums. One block of CUDA's works on each row; only of one row, all do."""
+        self._bytes_before = _memory.live
+        _memory.peak = _memory.live
+
+    @property
+    def peak_bytes(self) -> int:
+        """Return the most memory that the device needed at once, besides what was there before."""
+        return _memory.peak - self._bytes_before
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -76,6 +121,10 @@ class _Watch(TorchDispatchMode):
             )
             if name in _WAITS or by_flags:
                 self.waits.append(name)
+            if name == "cumsum":
+                self.scans.append(tuple(args[0].shape))
+            if name == "sum":
+                _memory.pass_through(_converted_bytes(args[0].inner, kwargs.get("dtype")))
         if target is not None:
             kwargs = {**kwargs, "device": torch.device("cpu")}
         inner_args, inner_kwargs = tree_map(_unwrapped, (args, kwargs))
@@ -97,6 +146,13 @@ class _Watch(TorchDispatchMode):
             self.reads.append(tuple(ours[0].shape))
         elif name != "lift_fresh" and not isinstance(args[-1 if name == "copy_" else 0], QueuedTensor):
             self.waits += [] if _is_within(transfers.upload) else [f"{name} from the host"]
+
+
+def _converted_bytes(tensor: Tensor, dtype: torch.dtype | None) -> int:
+    """Return the size of the copy that CUDA makes of what it adds up, if its sum is of another type."""
+    if dtype is None:
+        dtype = tensor.dtype if tensor.is_floating_point() else torch.int64
+    return 0 if dtype == tensor.dtype else tensor.numel() * dtype.itemsize
 
 
 def _is_within(function: Any) -> bool:

@@ -8,6 +8,7 @@ import torch
 
 from sam_engine.errors import CheckpointError
 from sam_engine.training.checkpoint import export_weights, has_state, load_state, save_state
+from tests.helpers import queued_device
 
 TENSORS = {
     "model.a": torch.arange(60000, dtype=torch.float32).reshape(3, 100, 200),
@@ -40,6 +41,23 @@ def test_a_state_comes_back(tmp_path: Path, file_mb: float | None):
         sizes = [piece.stat().st_size for piece in tmp_path.glob("*.safetensors")]
         assert max(sizes) <= file_mb * 10**6
         assert sum(sizes) > 480_000
+
+
+@pytest.mark.parametrize("file_mb", [None, 0.1])
+def test_a_state_is_copied_to_the_host_alone(tmp_path: Path, file_mb: float | None):
+    """Saving what is on a device takes no memory there, also of kernels that lie channels last."""
+    kernel = torch.arange(90000.0).reshape(100, 9, 10, 10)
+    kernel = kernel.contiguous(memory_format=torch.channels_last)
+    with queued_device.watch() as events:
+        tensors = {
+            name: queued_device.QueuedTensor(tensor)
+            for name, tensor in (TENSORS | {"kernel": kernel}).items()
+        }
+        before = events.peak_bytes
+        save_state(tmp_path / "last.safetensors", tensors, METADATA, file_mb)
+
+    assert events.peak_bytes == before
+    assert torch.equal(load_state(tmp_path / "last.safetensors").tensors["kernel"], kernel)
 
 
 def test_only_the_last_state_is_kept(tmp_path: Path):
