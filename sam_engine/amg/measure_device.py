@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from sam_engine.amg.bilinear import SUPPORT, Axis, axes_of
 from sam_engine.amg.measure import LogitFrame, MaskMeasures
 from sam_engine.compute.device import upload
-from sam_engine.ops.masks import first_and_last, stability_of_counts
+from sam_engine.ops.masks import count_true, first_and_last, stability_of_counts
 
 OPEN_SHARE = 1 / 16
 """Blocks that may be open, of those of all masks that are measured together."""
@@ -132,14 +132,14 @@ def _measure(
     is_filled = place[:, 0] >= 0
     mask, by, bx = place.clamp(min=0).unbind(dim=1)
     values = _evaluate(logits, y, x, mask, by, bx, is_filled)  # (LY, LX, K)
-    last = is_open.sum(dim=(1, 2)).cumsum(dim=0)  # of each mask, in the list
+    last = count_true(is_open.flatten(1)).cumsum(dim=0)  # of each mask, in the list
     bounds = F.pad(last, (1, 0)).clamp(max=capacity)
     above = [values > cut for cut in cuts]
     # Sums over a mask's part of the list, as differences of running sums: additions at a mask's one address
     # would queue up behind each other.
-    running = torch.stack([flags.sum(dim=(0, 1), dtype=torch.int32) for flags in above])
-    running = F.pad(running.cumsum(dim=1, dtype=torch.int32), (1, 0))[:, bounds]  # (3, N + 1)
-    counts += running.diff(dim=1).T
+    # Each of the three alone: CUDA gives each row of a running sum to one block.
+    running = [count_true(flags.flatten(0, 1), dim=0).cumsum(dim=0, dtype=torch.int32) for flags in above]
+    counts += torch.stack([F.pad(sums, (1, 0))[bounds].diff() for sums in running], dim=1)  # (N, 3)
     top, bottom = _extent(inside.any(dim=2), y, mask, by, above[1].any(dim=1), num_masks, height)
     left, right = _extent(inside.any(dim=1), x, mask, bx, above[1].any(dim=0), num_masks, width)
     boxes = torch.stack([left, top, right, bottom], dim=1).int()

@@ -16,9 +16,9 @@ def is_queued(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def upload(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """Return an array, which stays as it is, as a tensor on a device; on a CPU they share their memory."""
-    tensor = torch.from_numpy(array)
+def upload(array: NDArray[np.generic] | Tensor, device: torch.device) -> Tensor:
+    """Return what is on the host, and stays as it is, on a device; on a CPU they share their memory."""
+    tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
     if _is_cuda(device):
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

@@ -40,6 +40,16 @@ def count_pixels(masks: Tensor) -> Tensor:
     return masks.sum(-1, dtype=torch.int32).sum(-1, dtype=torch.int32)
 
 
+def count_true(flags: Tensor, dim: int = -1) -> Tensor:
+    """Return how many of some bool flags are set along an axis, int32.
+
+    CUDA first copies flags to the type of their sum, eight times their memory for torch's default. Here bytes
+    are added to bytes, as many at a time as cannot overflow.
+    """
+    parts = [part.sum(dim, dtype=torch.uint8) for part in flags.view(torch.uint8).split(255, dim)]
+    return torch.stack(parts).sum(dim=0, dtype=torch.int32) if len(parts) > 1 else parts[0].int()
+
+
 def batched_mask_to_box(masks: Tensor) -> Tensor:
     """Return the XYXY box of each mask, of inclusive pixel indices; all 0 for an empty mask.
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from sam_engine.compute.device import upload
+
 
 @contextmanager
 def drop_path(encoder: nn.Module, rate: float, generators: Sequence[torch.Generator]) -> Iterator[None]:
@@ -26,10 +28,11 @@ def drop_path(encoder: nn.Module, rate: float, generators: Sequence[torch.Genera
         return
     draws = torch.stack([torch.rand(len(blocks), 2, generator=generator) for generator in generators])
     try:
-        for i, block in enumerate(blocks):
-            chance = rate * i / max(1, len(blocks) - 1)
-            kept = (draws[:, i] >= chance).T / (1 - chance)  # (2, B)
-            block.branch_scale = kept[..., None, None, None].to(next(block.parameters()).device)
+        chances = [rate * i / max(1, len(blocks) - 1) for i in range(len(blocks))]
+        kept = [(draws[:, i] >= chance).T / (1 - chance) for i, chance in enumerate(chances)]  # each (2, B)
+        scales = upload(torch.stack(kept)[..., None, None, None], next(encoder.parameters()).device)
+        for block, scale in zip(blocks, scales, strict=True):
+            block.branch_scale = scale
         yield
     finally:
         for block in blocks:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sam_engine.compute.device import upload
 from sam_engine.modeling.fast.trainable import decode_batch
 from sam_engine.modeling.image_encoder import SkipFeatures
 from sam_engine.modeling.prompt_maps import PromptPlaces
@@ -44,7 +45,7 @@ class PromptRounds(nn.Module):
         generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds.tolist()]
         with drop_path(self.sam.image_encoder, self.config.drop_path, generators):
             features, skips = self._encode(batch)
-        pause = self._draw_pauses(generators, num_rounds).to(batch.points.device)
+        pause = upload(self._draw_pauses(generators, num_rounds), batch.points.device)
         points = batch.points[:, None]  # (P, N, 2), grows by one each round
         labels = torch.ones(points.shape[:2], device=points.device)
         mask_input: Tensor | None = None

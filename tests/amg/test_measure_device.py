@@ -92,7 +92,7 @@ def test_no_masks_on_a_device() -> None:
 
 
 def test_measuring_waits_for_nothing() -> None:
-    """Not one value is read while masks are measured, and nothing is sent in a way that waits."""
+    """No value is read meanwhile, nothing is sent in a way that waits, no sum is left to one block."""
     logits, frame = drawings(32, seed=3), frame_of((150, 201), 128)
     with queued_device.watch() as events:
         ours = queued_device.QueuedTensor(logits)
@@ -100,4 +100,5 @@ def test_measuring_waits_for_nothing() -> None:
         table = measure_masks(ours, frame, NO_TIE, 1.0, wanted=wanted)
 
     assert (events.reads, events.waits) == ([], [])
+    assert all(len(shape) == 1 for shape in events.scans)  # on all of a GPU, not on a block for each row
     assert isinstance(table, queued_device.QueuedTensor)

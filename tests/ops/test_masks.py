@@ -9,10 +9,12 @@ from hypothesis.extra import numpy as hnp
 from sam_engine.ops.masks import (
     batched_mask_to_box,
     calculate_stability_score,
+    count_true,
     largest_region_area,
     remove_small_regions,
     uncrop_masks,
 )
+from tests.helpers import queued_device
 
 
 def test_stability_is_the_ratio_of_two_cuts():
@@ -120,3 +122,22 @@ def test_largest_region_counts_connected_pixels():
     """Corners connect; an empty mask has none."""
     assert largest_region_area(ascii_mask("#..", ".#.", "..#", "#..")) == 3
     assert largest_region_area(ascii_mask("...")) == 0
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_flags_are_counted_beyond_what_a_byte_holds(dim):
+    """Along either axis, all set, none set and some."""
+    flags = torch.rand(700, 600, generator=torch.Generator().manual_seed(0)) > 0.4
+    flags[:, 0], flags[0], flags[-1] = True, True, False
+
+    assert torch.equal(count_true(flags, dim), flags.sum(dim, dtype=torch.int32))
+
+
+def test_counting_flags_copies_none_of_them():
+    """On a device it takes a byte for every 255 flags of an axis, beside the sums."""
+    with queued_device.watch() as events:
+        flags = queued_device.QueuedTensor(torch.ones(1000, 510, dtype=torch.bool))
+        before = events.peak_bytes
+        count_true(flags)
+
+    assert events.peak_bytes - before <= 2 * (2 * 1000) + 2 * 4 * 2 * 1000

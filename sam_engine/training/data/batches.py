@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from sam_engine.compute.device import upload
 from sam_engine.errors import InputError
 from sam_engine.training.config import TrainConfig
 from sam_engine.training.data.copy_paste import paste
@@ -73,11 +74,12 @@ class Batch:
     is_box: Tensor
     """(P,) bool: start from the box instead of the point."""
     seeds: Tensor
-    """(B,) int64: of what is drawn for each image later."""
+    """(B,) int64, on the CPU: of what is drawn for each image later."""
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on ``device``."""
-        return Batch(**{name: value.to(device) for name, value in vars(self).items()})
+        """Return the batch on ``device``, without waiting for it; the seeds, which the host reads, stay."""
+        on_device = {name: upload(value, device) for name, value in vars(self).items() if name != "seeds"}
+        return Batch(**on_device, seeds=self.seeds)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sam_engine.compute.device import upload
+
 BOX_NOISE = 0.1
 """Of a box side; Kirillov et al. 2023, appendix A."""
 MAX_BOX_NOISE = 20.0
@@ -57,7 +59,7 @@ def error_clicks(
         logits: (P, h, w), cut at 0.
         targets: (P, h, w) in [0, 1], cut at 0.5.
         stride: Pixels of the input per pixel of the logits.
-        generator: Source of the draw, on the CPU.
+        generator: Source of the draw, on the CPU: three numbers for each prompt.
 
     Returns:
         Points (P, 2) as (x, y) in pixels of the input, and labels (P,): 1 where the mask was missed, 0 where
@@ -69,9 +71,25 @@ def error_clicks(
     wrong = torch.where(nothing_wrong[:, None, None], truth, wrong)
     empty = ~wrong.flatten(1).any(dim=1)
     wrong = wrong | empty[:, None, None]
-    noise = torch.rand(wrong.shape, generator=generator).to(wrong.device)
-    picks = torch.where(wrong, noise, -1.0).flatten(1).argmax(dim=1)  # (P,)
-    labels = truth.flatten(1).gather(1, picks[:, None])[:, 0]
-    cells = torch.stack([picks % logits.shape[2], picks // logits.shape[2]], dim=1)
-    jitter = torch.rand(cells.shape, generator=generator).to(wrong.device)
-    return (cells + jitter) * stride - 0.5, labels.to(torch.float32)
+    draws = upload(torch.rand(len(wrong), 3, generator=generator), wrong.device)
+    row, column = _pick(wrong, draws[:, 0])
+    labels = truth[torch.arange(len(truth), device=truth.device), row, column]
+    cells = torch.stack([column, row], dim=1)
+    points = (cells + draws[:, 1:]) * stride - 0.5
+    return points, labels.to(torch.float32)
+
+
+def _pick(flags: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the row and column (P,) of one of the set flags (P, h, w) each, by draws (P,) in [0, 1).
+
+    Rows first, so that the running sums are short: a device makes each in one piece.
+    """
+    index = torch.arange(len(flags), device=flags.device)
+    in_row = flags.sum(dim=2)  # (P, h)
+    up_to = in_row.cumsum(dim=1)
+    total = up_to[:, -1]
+    wanted = (draws * total).long().minimum(total - 1)  # how many set flags come before
+    row = (up_to <= wanted[:, None]).sum(dim=1)
+    wanted = wanted - (up_to[index, row] - in_row[index, row])
+    column = (flags[index, row].cumsum(dim=1) <= wanted[:, None]).sum(dim=1)
+    return row, column

@@ -15,6 +15,7 @@ from sam_engine.training.data.batches import Batch, sample_batch
 from sam_engine.training.data.mixture import Mixture
 from sam_engine.training.data.packed import PackedDataset
 from sam_engine.training.data.packing import pack
+from tests.helpers import queued_device
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,18 @@ def test_a_step_has_one_batch(dataset: PackedDataset):
     for name, tensor in vars(first).items():
         assert torch.equal(tensor, getattr(again, name))
     assert not torch.equal(first.images, other.images)
+
+
+def test_a_batch_goes_to_a_device_without_waiting(dataset: PackedDataset):
+    """From pinned memory; the seeds stay where they are read, and a CPU copies nothing."""
+    batch = draw(dataset, 3)
+    with queued_device.watch() as events:
+        there = batch.to(queued_device.DEVICE)
+
+    assert (events.reads, events.waits) == ([], [])
+    assert there.images.device == queued_device.DEVICE
+    assert there.seeds is batch.seeds
+    assert batch.to(torch.device("cpu")).images.data_ptr() == batch.images.data_ptr()
 
 
 def test_another_seed_gives_other_batches(dataset: PackedDataset):

@@ -77,3 +77,27 @@ def test_error_click_on_a_perfect_mask_is_inside_it():
 
     assert labels.tolist() == [1.0]
     assert ((points + 0.5) / 4).floor().tolist() == [[4, 3]]
+
+
+def test_error_clicks_draw_three_numbers_for_each_prompt():
+    """However many pixels there are: they are drawn on the CPU and sent to the device."""
+    mine, other = (torch.Generator().manual_seed(0) for _ in range(2))
+    error_clicks(torch.full((5, 8, 8), -1.0), torch.ones(5, 8, 8), 4, mine)
+    torch.rand(5, 3, generator=other)
+
+    assert torch.equal(mine.get_state(), other.get_state())
+
+
+def test_error_clicks_are_uniform_over_what_is_wrong():
+    """Each of seven wrong cells, in rows of one, two and four, is clicked about as often as any other."""
+    targets = torch.zeros(1, 8, 8)
+    targets[0, 0, 7] = targets[0, 3, 0] = targets[0, 3, 5] = 1
+    targets[0, 7, 2:6] = 1
+    targets = targets.expand(7000, 8, 8)
+
+    points, _ = error_clicks(targets - 1, targets, 4, torch.Generator().manual_seed(0))
+
+    x, y = ((points + 0.5) / 4).long().unbind(dim=1)
+    places, counts = torch.unique(y * 8 + x, return_counts=True)
+    assert places.tolist() == [7, 24, 29, 58, 59, 60, 61]
+    assert (counts - 1000).abs().max() < 150  # five deviations
