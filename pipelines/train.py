@@ -49,7 +49,8 @@ log = logging.getLogger(__name__)
 def run(config: TrainConfig) -> int:
     """Pack what is not packed, then train to the end of the schedule; return the exit code."""
     from sam_engine.training.data.packing import pack
-    from sam_engine.training.run import held_out_path, packed_path, run_training, write_config
+    from sam_engine.training.process import held_out_path, packed_path
+    from sam_engine.training.run import run_training, write_config
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     packed, data = packed_path(config), config.data

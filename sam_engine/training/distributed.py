@@ -1,7 +1,7 @@
 """Training in several processes, on Ray Train. The only module of training that knows Ray.
 
 Ray Train starts the processes, connects them by torch's process group, and starts all of them again if one
-dies. What they do is `run.train_in_process`; they resume from the run's own checkpoints.
+dies. What they do is `process.train_in_process`; they resume from the run's own checkpoints.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from sam_engine.cluster.ray_session import ray_session
 from sam_engine.config import ExecutorConfig
 from sam_engine.errors import ConfigError, SamEngineError
 from sam_engine.training.config import DataConfig, TrainConfig
+from sam_engine.training.process import train_in_process
 from sam_engine.training.ranks import Ranks
 from sam_engine.training.signals import stop_requests
 
@@ -104,8 +105,6 @@ def _train_worker(settings: dict[str, Any]) -> None:
     """Train as one of the processes."""
     import ray.train
     import ray.train.torch
-
-    from sam_engine.training.run import train_in_process
 
     config = TrainConfig(**settings | {"data": DataConfig(**settings["data"])})
     context = ray.train.get_context()

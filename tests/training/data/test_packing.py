@@ -11,7 +11,7 @@ from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.data.packed import PackedDataset
 from sam_engine.training.data.packing import pack
 from sam_engine.training.data.selection import matches_licence
-from sam_engine.training.run import open_images
+from sam_engine.training.process import open_images
 from tests.helpers.drawn_data import read_all, write_folder
 
 

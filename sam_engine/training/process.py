@@ -1,0 +1,87 @@
+"""What one process of a training run does: open its images, start or resume, step by step to the end.
+
+`run` calls it for a run of one process, `distributed` in each of several.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from sam_engine.errors import ConfigError
+from sam_engine.training.checkpoint import has_state
+from sam_engine.training.config import TrainConfig
+from sam_engine.training.data.batches import StepBatches, TrainingImages
+from sam_engine.training.data.packed import PackedDataset
+from sam_engine.training.initialise import build_initial
+from sam_engine.training.ranks import Ranks
+from sam_engine.training.steps import train
+from sam_engine.training.trainer import LAST, Trainer
+
+log = logging.getLogger(__name__)
+
+
+def packed_path(config: TrainConfig) -> Path:
+    """Return where the packed dataset of a run lies."""
+    return Path(config.data.packed or Path(config.output) / "packed.npz")
+
+
+def held_out_path(config: TrainConfig) -> Path:
+    """Return where the packed held-out images of a run lie."""
+    return Path(config.held_out_packed or Path(config.output) / "held-out.npz")
+
+
+def open_images(config: TrainConfig) -> TrainingImages:
+    """Return what a run draws its images from.
+
+    Raises:
+        ConfigError: There is no packed dataset, or settings do not fit it; or as `StreamedDataset`.
+    """
+    if config.data.stream:
+        from sam_engine.training.data.streaming import StreamedDataset  # needs more than a bare machine has
+
+        return StreamedDataset(config.data)
+    packed = packed_path(config)
+    if not packed.exists():
+        raise ConfigError(
+            f"{packed} does not exist; make it with python -m pipelines.train data.pack_only=true"
+        )
+    return PackedDataset(packed, config.data.weights)
+
+
+def train_in_process(
+    config: TrainConfig,
+    ranks: Ranks | None = None,
+    device: torch.device | None = None,
+    must_stop: Callable[[], bool] = lambda: False,
+) -> int | None:
+    """Train in this process, alone or as one of several; return the signal that stopped it, if one did.
+
+    Args:
+        config: Of the run.
+        ranks: Which process this is; None if it is the only one.
+        device: This process's; None for ``config.device``.
+        must_stop: Asked after each step.
+    """
+    torch.set_num_threads(config.threads)
+    dataset = open_images(config)
+    ranks = ranks or Ranks()
+    trainer = Trainer(build_initial(config), config, ranks, device)
+    output = Path(config.output)
+    if has_state(output / LAST):
+        trainer.resume(output)
+    if ranks.is_first:
+        log.info("%d images, step %d of %d, in %s", len(dataset), trainer.step, config.total_steps, output)
+    score = _open_score(config) if ranks.is_first else None
+    return train(trainer, StepBatches(dataset, config, ranks.rank), score=score, must_stop=must_stop)
+
+
+def _open_score(config: TrainConfig) -> Callable[[Trainer], dict[str, float]] | None:
+    """Return what scores the averaged weights on the held-out images; None if there are none."""
+    path = held_out_path(config)
+    if not path.exists():
+        return None
+    from sam_engine.training.held_out import HeldOut  # needs more than a bare machine has
+
+    return HeldOut(PackedDataset(path), config.evaluate_images).score
