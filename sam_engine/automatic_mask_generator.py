@@ -1,43 +1,25 @@
-"""Every mask of an image: prompt it with a grid of points, keep the good masks, drop the duplicates.
+"""Every mask of an image, in the form of ``segment_anything``: a facade over `amg.mask_finder`."""
 
-Legend: P prompts, M masks for each prompt, N masks, (H, W) pixels of an image or crop, (4h, 4w) the
-low-resolution logits.
-"""
-
-import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from sam_engine.amg.mask_batch import Crop, FoundMask, Image, MaskBatch, clean_up_masks, size_of
-from sam_engine.amg.queued_image import StartedImage, queue_beside
-from sam_engine.amg.search import (
-    EncodedCrop,
-    draw_masks,
-    is_out_of_memory,
-    nms_between_crops,
-    search_crop,
-)
-from sam_engine.compute.device import is_queued
+from sam_engine.amg.found_mask import FoundMask
+from sam_engine.amg.in_turn import find_in_turn
+from sam_engine.amg.mask_batch import Image
+from sam_engine.amg.mask_finder import MaskFinder, PointGrids, point_grids_of
 from sam_engine.config import AmgConfig
-from sam_engine.errors import ConfigError, ImageError
-from sam_engine.modeling.segmenter import ImageEmbedding, Segmenter
-from sam_engine.ops.boxes import generate_crop_boxes
-from sam_engine.ops.points import build_all_layer_point_grids
-from sam_engine.ops.rle import Runs, area_of, bbox_of, decode_runs, runs_to_counts
-from sam_engine.predictor import SamPredictor, check_image
-from sam_engine.structures import ImageStatus
+from sam_engine.errors import ConfigError
+from sam_engine.modeling.segmenter import Segmenter
+from sam_engine.ops.rle import decode_runs, runs_to_counts
+from sam_engine.predictor import SamPredictor
 
 log = logging.getLogger(__name__)
-
-ENCODED_AT_ONCE = {"cuda": 8, "mps": 4}
-"""Images or crops, by type of device. Elsewhere one: on a CPU each of four takes longer (1.2 times, tiny)."""
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 
@@ -120,11 +102,7 @@ class SamAutomaticMaskGenerator:
         if (points_per_side is None) == (point_grids is None):
             given = "neither" if point_grids is None else "both"
             raise ConfigError(f"give either points_per_side or point_grids; {given} was given")
-        if output_mode not in OUTPUT_MODES:
-            raise ConfigError(f"output_mode is {output_mode!r}; choose from {', '.join(OUTPUT_MODES)}")
-        self.model = model
-        self.output_mode = output_mode
-        self.config = AmgConfig(
+        config = AmgConfig(
             points_per_side=points_per_side,
             points_per_batch=points_per_batch,
             pred_iou_thresh=pred_iou_thresh,
@@ -139,29 +117,31 @@ class SamAutomaticMaskGenerator:
             max_mask_area_fraction=max_mask_area_fraction,
             drop_small_masks=drop_small_masks,
         )
-        self.point_grids: Sequence[NDArray[np.floating]]
-        if points_per_side is not None:
-            self.point_grids = build_all_layer_point_grids(
-                points_per_side, crop_n_layers, crop_n_points_downscale_factor
-            )
-        elif point_grids is not None:
-            self.point_grids = point_grids
-            for layer, grid in enumerate(point_grids):
-                if grid.ndim != 2 or grid.shape[1] != 2 or len(grid) == 0:
-                    raise ConfigError(
-                        f"point_grids[{layer}] has shape {grid.shape}; wanted is (P, 2) with a point or more"
-                    )
-            if len(point_grids) <= crop_n_layers:
-                raise ConfigError(
-                    f"crop_n_layers={crop_n_layers} needs {crop_n_layers + 1} point_grids: one for the whole "
-                    f"image and one for each layer; {len(point_grids)} were given"
-                )
+        self._set_up(model, config, point_grids, output_mode)
 
     @classmethod
     def from_config(cls, model: Segmenter, config: AmgConfig, output_mode: str = "coco_rle") -> Self:
-        """Return a generator with the settings of ``config``."""
-        settings = {field.name: getattr(config, field.name) for field in fields(config)}
-        return cls(model, **settings, output_mode=output_mode)
+        """Return a generator that keeps ``config`` as it is; a subclass's ``__init__`` is not called.
+
+        Raises:
+            ConfigError: A layer of crops is left without points, or the mode is unknown.
+        """
+        generator = cls.__new__(cls)
+        generator._set_up(model, config, None, output_mode)
+        return generator
+
+    def _set_up(
+        self, model: Segmenter, config: AmgConfig, point_grids: PointGrids | None, output_mode: str
+    ) -> None:
+        """Take all that a generator is made of."""
+        if output_mode not in OUTPUT_MODES:
+            raise ConfigError(f"output_mode is {output_mode!r}; choose from {', '.join(OUTPUT_MODES)}")
+        if point_grids is not None:
+            _check_grids(point_grids, config.crop_n_layers)
+        self.model = model
+        self.config = config
+        self.output_mode = output_mode
+        self.point_grids: PointGrids = point_grids_of(config) if point_grids is None else point_grids
 
     @cached_property
     def predictor(self) -> SamPredictor:
@@ -189,178 +169,27 @@ class SamAutomaticMaskGenerator:
         """
         return self.generate_batch([image])[0]
 
-    @torch.no_grad()
     def generate_batch(self, images: Sequence[Image]) -> list[list[Record]]:
         """Find the masks of several images of any sizes, encoding images and crops together.
 
         The records are those that `generate` finds: on a CPU to the last bit, elsewhere up to the rounding of
-        an encoder that is given several images (`ENCODED_AT_ONCE`).
+        an encoder that is given several images (`amg.mask_finder.ENCODED_AT_ONCE`).
 
         Raises:
             ValueError: As `generate`.
             ImageError: As `generate`, for the first image that it befalls.
         """
-        for image in images:
-            check_image(image)
-        if is_queued(self.model.device):
-            return self._generate_queued(images)
-        crops = [self._crops_of(image) for image in images]
-        found: list[list[MaskBatch]] = [[] for _ in images]
-        for number, encoded in self._encode(images, crops):
-            found[number].append(self._search(encoded))
-        records = []
-        for image, image_crops, batches in zip(images, crops, found, strict=True):
-            batch = nms_between_crops(MaskBatch.cat(batches), image_crops, self.config.crop_nms_thresh)
-            runs = draw_masks(self.model, batch, image_crops, size_of(image))
-            boxes = batch.boxes_xyxy.tolist()
-            records.append(self._records(batch, boxes, runs, image_crops, size_of(image)))
-        return records
-
-    def begin(self, image: Image) -> StartedImage:
-        """Queue an image's encoding, on a device that `is_queued`; `queue_beside` and `finish` come next.
-
-        Raises:
-            ValueError: As `generate`.
-            ImageError: There is no memory to encode it.
-        """
-        check_image(image)
-        encoded = self._encode([image], [self._crops_of(image)])
-        return self._started(image, itertools.chain([next(encoded)], encoded))
-
-    @torch.no_grad()
-    def finish(self, started: StartedImage) -> list[Record]:
-        """Return the records of an image whose masks are drawn, as `generate` does."""
-        batch, runs = started.found()
-        self._remember(started.points_per_batch)
-        # The boxes are those of the masks as drawn: what was measured is the same only up to rounding.
-        boxes = [_xyxy(bbox_of(runs[row], started.size)) for row in range(len(batch))]
-        return self._records(batch, boxes, runs, started.crops, started.size)
-
-    def _generate_queued(self, images: Sequence[Image]) -> list[list[Record]]:
-        """Find the masks of images on a device, each begun before the one before it is finished."""
-        records: list[list[Record]] = []
-        older: StartedImage | None = None
-        encoded = self._encode(images, [self._crops_of(image) for image in images])
-        for number, crops in itertools.groupby(encoded, key=lambda crop: crop[0]):
-            newer = self._started(images[number], crops)
-            queue_beside(older, newer)
-            if older is not None:
-                records.append(self.finish(older))
-            older = newer
-        if older is not None:
-            older.draw()
-            records.append(self.finish(older))
-        return records
-
-    def _started(self, image: Image, encoded: Iterable[tuple[int, EncodedCrop]]) -> StartedImage:
-        """Return an image whose crops are, or are going to be, encoded."""
-        crops = (crop for _, crop in encoded)
-        return StartedImage(self.model, self.config, crops, self._crops_of(image), size_of(image))
-
-    def _crops_of(self, image: Image) -> list[Crop]:
-        """Return the whole image and its crops."""
-        boxes, layers = generate_crop_boxes(
-            image.shape[:2], self.config.crop_n_layers, self.config.crop_overlap_ratio
-        )
-        return [Crop(box=box, layer=layer) for box, layer in zip(boxes, layers, strict=True)]
-
-    def _encode(
-        self, images: Sequence[Image], crops: Sequence[Sequence[Crop]]
-    ) -> Iterator[tuple[int, EncodedCrop]]:
-        """Yield image number and embedding of every crop, image by image."""
-        jobs = [(number, index) for number in range(len(images)) for index in range(len(crops[number]))]
-        at_once = ENCODED_AT_ONCE.get(self.model.device.type, 1)
-        for start in range(0, len(jobs), at_once):
-            group = jobs[start : start + at_once]
-            embeddings = self._encode_pixels([crops[i][index].of(images[i]) for i, index in group])
-            for (number, index), embedding in zip(group, embeddings, strict=True):
-                crop, image = crops[number][index], images[number]
-                yield (
-                    number,
-                    EncodedCrop(
-                        crop=crop,
-                        index=index,
-                        image_size=size_of(image),
-                        embedding=embedding,
-                        points=self._points_of(crop),
-                    ),
-                )
-
-    def _encode_pixels(self, pixels: Sequence[Image]) -> list[ImageEmbedding]:
-        """Encode crops together; where there is no memory for that, in halves.
-
-        Raises:
-            ImageError: There is none for a single one.
-        """
+        finder = MaskFinder(self.model, self.config, self.point_grids)
         try:
-            return self.model.encode(pixels)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        height, width = pixels[0].shape[:2]
-        if len(pixels) == 1:
-            raise ImageError(ImageStatus.OOM, f"no memory to encode it at {width} x {height} pixels")
-        half = len(pixels) // 2
-        return self._encode_pixels(pixels[:half]) + self._encode_pixels(pixels[half:])
-
-    def _search(self, encoded: EncodedCrop) -> MaskBatch:
-        """Return the masks of a crop."""
-        batch, num_at_once = search_crop(self.model, encoded, self.config)
-        self._remember(num_at_once)
-        return batch
-
-    def _remember(self, num_at_once: int) -> None:
-        """Say so, and remember it, if fewer prompts fitted than wanted."""
-        if num_at_once < self.config.points_per_batch:
-            self.config = replace(self.config, points_per_batch=num_at_once)
-            log.warning("memory ran out: points_per_batch is %d from now on", num_at_once)
-
-    def _points_of(self, crop: Crop) -> NDArray[np.float64]:
-        """Return the (P, 2) prompts of a crop, in its pixels."""
-        height, width = crop.size
-        return np.asarray(self.point_grids[crop.layer], dtype=np.float64) * (width, height)
-
-    def _records(
-        self,
-        batch: MaskBatch,
-        boxes_xyxy: Sequence[Sequence[int]],
-        runs: Mapping[int, Runs],
-        crops: Sequence[Crop],
-        size: tuple[int, int],
-    ) -> list[Record]:
-        """Return the records of one image's masks, after the clean-up."""
-        columns = zip(
-            boxes_xyxy,
-            batch.predicted_iou.tolist(),
-            batch.stability_score.tolist(),
-            batch.prompt_index.tolist(),
-            batch.crop_index.tolist(),
-            strict=True,
-        )
-        masks = []
-        for row, (box, predicted_iou, stability_score, prompt_index, crop_index) in enumerate(columns):
-            crop = crops[crop_index]
-            point = self._points_of(crop)[prompt_index] + crop.box[:2]
-            left, top, right, bottom = box
-            masks.append(
-                FoundMask(
-                    runs=runs[row],
-                    box_xyxy=(left, top, right, bottom),
-                    predicted_iou=predicted_iou,
-                    stability_score=stability_score,
-                    point=(float(point[0]), float(point[1])),
-                    crop_box=crop.box,
-                )
-            )
-        if self.config.min_mask_region_area > 0:
-            masks = clean_up_masks(
-                masks,
-                size,
-                min_area=self.config.min_mask_region_area,
-                drop_small=self.config.drop_small_masks,
-                nms_thresh=max(self.config.box_nms_thresh, self.config.crop_nms_thresh),
-            )
-        return [self._record(mask, size) for mask in masks]
+            found = list(find_in_turn(finder, images))
+        finally:
+            if finder.points_per_batch < self.config.points_per_batch:
+                self.points_per_batch = finder.points_per_batch
+                log.warning("memory ran out: points_per_batch is %d from now on", self.points_per_batch)
+        return [
+            [self._record(mask, (image.shape[0], image.shape[1])) for mask in masks]
+            for image, masks in zip(images, found, strict=True)
+        ]
 
     def _record(self, mask: FoundMask, size: tuple[int, int]) -> Record:
         """Return the mask in segment_anything's form."""
@@ -373,22 +202,24 @@ class SamAutomaticMaskGenerator:
             segmentation = {"size": list(size), "counts": mask.runs.tolist()}
         return {
             "segmentation": segmentation,
-            "area": area_of(mask.runs),
-            "bbox": _xywh(mask.box_xyxy),
+            "area": mask.area,
+            "bbox": list(mask.bbox_xywh),
             "predicted_iou": mask.predicted_iou,
             "point_coords": [list(mask.point)],
             "stability_score": mask.stability_score,
-            "crop_box": _xywh(mask.crop_box),
+            "crop_box": list(mask.crop_box_xywh),
         }
 
 
-def _xyxy(box_xywh: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    """Return [x0, y0, x0 + w, y0 + h]."""
-    left, top, width, height = box_xywh
-    return left, top, left + width, top + height
-
-
-def _xywh(box_xyxy: tuple[int, int, int, int]) -> list[int]:
-    """Return [x, y, x1 - x0, y1 - y0]."""
-    left, top, right, bottom = box_xyxy
-    return [left, top, right - left, bottom - top]
+def _check_grids(point_grids: PointGrids, crop_n_layers: int) -> None:
+    """Raise `ConfigError` unless there is a grid with points for the image and each layer of crops."""
+    for layer, grid in enumerate(point_grids):
+        if grid.ndim != 2 or grid.shape[1] != 2 or len(grid) == 0:
+            raise ConfigError(
+                f"point_grids[{layer}] has shape {grid.shape}; wanted is (P, 2) with a point or more"
+            )
+    if len(point_grids) <= crop_n_layers:
+        raise ConfigError(
+            f"crop_n_layers={crop_n_layers} needs {crop_n_layers + 1} point_grids: one for the whole "
+            f"image and one for each layer; {len(point_grids)} were given"
+        )

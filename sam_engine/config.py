@@ -21,6 +21,11 @@ def check_setting(key: str, value: object, ok: bool, expected: str) -> None:
         raise ConfigError(f"{key} must be {expected}, got {value!r}")
 
 
+def is_on(threshold: float) -> bool:
+    """Return whether a filter by score filters anything: a threshold of 0 or less keeps all."""
+    return threshold > 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Which network, with which weights, where and how it runs."""

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sam_engine import automatic_mask_generator as generator_module
+from sam_engine.amg import mask_finder as finder_module
 from sam_engine.amg import measure as logits_module
-from sam_engine.amg.mask_batch import FoundMask, clean_up_masks
+from sam_engine.amg.found_mask import FoundMask
+from sam_engine.amg.mask_batch import clean_up_masks
 from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
 from sam_engine.build_sam import build_architecture
 from sam_engine.catalogue import ARCHITECTURES
@@ -139,7 +140,7 @@ def test_images_and_crops_are_encoded_together(
     generator = SamAutomaticMaskGenerator(model, crop_n_layers=1, **SETTINGS)
     expected = [generator.generate(image) for image in images]
     model.batches.clear()
-    monkeypatch.setitem(generator_module.ENCODED_AT_ONCE, "cpu", at_once)
+    monkeypatch.setitem(finder_module.ENCODED_AT_ONCE, "cpu", at_once)
 
     assert generator.generate_batch(images) == expected
     assert model.batches == batches
@@ -185,7 +186,7 @@ def test_fewer_prompts_are_decoded_where_memory_runs_out(
 
 def test_fewer_images_are_encoded_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """In halves until they fit; the masks are the same."""
-    monkeypatch.setitem(generator_module.ENCODED_AT_ONCE, "cpu", 8)
+    monkeypatch.setitem(finder_module.ENCODED_AT_ONCE, "cpu", 8)
     images = [blank(180, 250), blank(90, 90), blank(300, 200)]
     expected = SamAutomaticMaskGenerator(DiscSegmenter(), **SETTINGS).generate_batch(images)
 

@@ -16,7 +16,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -42,7 +42,7 @@ from sam_engine.errors import ConfigError
 from sam_engine.files import new_path
 from sam_engine.images.decode import decode_image
 from sam_engine.inputs.open import open_input
-from sam_engine.structures import ImageRecord, ImageStatus, ShardReport
+from sam_engine.structures import Annotation, ImageRecord, ImageStatus, ShardReport, Xywh
 from tools.command import add_amg_flags, run
 from tools.compare_runs import amg_settings, describe
 
@@ -154,7 +154,6 @@ def _annotate_with_reference(plan: Plan) -> Iterator[ShardReport]:
     """Annotate what is open with the mask generator of segment_anything."""
     import torch
 
-    from sam_engine.annotation.rows import annotation_of
     from sam_engine.build_sam import load_model
     from sam_engine.catalogue import ARCHITECTURES
     from sam_engine.modeling.precision import cuda_tf32
@@ -172,7 +171,7 @@ def _annotate_with_reference(plan: Plan) -> Iterator[ShardReport]:
             data = preparation.source.read(entry, config.decode)
             pixels = decode_image(data, config.decode).pixels
             with cuda_tf32(sam.device, False):
-                annotations = tuple(annotation_of(record) for record in generator.generate(pixels))
+                annotations = tuple(_annotation_of(record) for record in generator.generate(pixels))
             records.append(
                 ImageRecord(
                     image_id=entry.image_id,
@@ -194,6 +193,26 @@ def _annotate_with_reference(plan: Plan) -> Iterator[ShardReport]:
             seconds=time.monotonic() - started,
             device=sam.device.type,
         )
+
+
+def _annotation_of(record: Mapping[str, Any]) -> Annotation:
+    """Return a mask of the reference, in the mode coco_rle, as a row's annotation."""
+    height, width = record["segmentation"]["size"]
+    return Annotation(
+        size=(height, width),
+        counts=record["segmentation"]["counts"],
+        bbox=_four(record["bbox"]),
+        area=int(record["area"]),
+        predicted_iou=float(record["predicted_iou"]),
+        stability_score=float(record["stability_score"]),
+        crop_box=_four(record["crop_box"]),
+        point_coords=tuple((float(x), float(y)) for x, y in record["point_coords"]),
+    )
+
+
+def _four(box: Sequence[float]) -> Xywh:
+    x, y, width, height = box
+    return float(x), float(y), float(width), float(height)
 
 
 def _write_images(folder: Path, inputs: Sequence[str], limit: int, long_side: int) -> list[Path]:

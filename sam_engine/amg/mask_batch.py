@@ -1,4 +1,4 @@
-"""The nouns of the mask generator: crops, candidate masks in columns, finished masks, and their clean-up."""
+"""The nouns of the mask generator: crops, candidate masks in columns; and the clean-up of finished masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -8,39 +8,52 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sam_engine.amg.found_mask import FoundMask
+from sam_engine.amg.measure import LogitFrame
 from sam_engine.amg.packed_logits import KeptLogits
+from sam_engine.modeling.segmenter import ImageEmbedding
 from sam_engine.ops.boxes import CropBox, box_nms
 from sam_engine.ops.masks import largest_region_area, remove_small_regions
-from sam_engine.ops.rle import Runs, bbox_of, decode_runs, mask_to_runs
+from sam_engine.ops.resize import ResizeLongestSide
+from sam_engine.ops.rle import Runs, box_of, decode_runs, mask_to_runs
 
 Image = NDArray[np.uint8]
 """(H, W, 3) RGB."""
 
 
-def size_of(image: Image) -> tuple[int, int]:
-    """Return (H, W)."""
-    return image.shape[0], image.shape[1]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Crop:
     """A part of one image that is encoded and prompted by itself."""
 
+    index: int
+    """Which crop of its image; 0 is the whole image."""
     box: CropBox
     """XYXY in the image, right and bottom exclusive."""
-    layer: int
-    """0 is the whole image."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W)."""
-        left, top, right, bottom = self.box
-        return bottom - top, right - left
+    image_size: tuple[int, int]
+    """(H, W) of the image."""
+    frame: LogitFrame
+    """Where logits lie over the crop."""
+    points: NDArray[np.float64]
+    """(P, 2) prompts as (x, y) in pixels of the crop."""
 
     def of(self, image: Image) -> Image:
         """Cut the crop out of its (H, W, 3) image."""
         left, top, right, bottom = self.box
         return np.ascontiguousarray(image[top:bottom, left:right])
+
+    def prompts(self) -> NDArray[np.float32]:
+        """Return the points in pixels of the model's input, (P, 2)."""
+        # Scaled in float64, as the original does; only the result is rounded.
+        transform = ResizeLongestSide(self.frame.image_size)
+        return transform.apply_coords(self.points, self.frame.original_size).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EncodedCrop:
+    """A crop, ready to be prompted."""
+
+    crop: Crop
+    embedding: ImageEmbedding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,20 +89,6 @@ class MaskBatch:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FoundMask:
-    """One mask of an image, in full; frame: pixels of the image."""
-
-    runs: Runs
-    box_xyxy: tuple[int, int, int, int]
-    """Inclusive pixel indices."""
-    predicted_iou: float
-    stability_score: float
-    point: tuple[float, float]
-    """(x, y) of the prompt."""
-    crop_box: CropBox
-
-
 def clean_up_masks(
     masks: Sequence[FoundMask], size: tuple[int, int], *, min_area: int, drop_small: bool, nms_thresh: float
 ) -> list[FoundMask]:
@@ -115,8 +114,7 @@ def clean_up_masks(
         if runs is mask.runs:
             cleaned.append(mask)
         else:
-            left, top, width, height = bbox_of(runs, size)
-            cleaned.append(replace(mask, runs=runs, box_xyxy=(left, top, left + width, top + height)))
+            cleaned.append(replace(mask, runs=runs, box_xyxy=box_of(runs, size)))
     boxes = torch.tensor([mask.box_xyxy for mask in cleaned]).reshape(-1, 4)
     return [cleaned[i] for i in box_nms(boxes, torch.tensor(scores), nms_thresh).tolist()]
 
@@ -124,7 +122,7 @@ def clean_up_masks(
 def _without_small_regions(runs: Runs, size: tuple[int, int], min_area: int, drop_small: bool) -> Runs | None:
     """Return the cleaned runs, ``runs`` itself if nothing was small, or None if the mask is to go."""
     mask = decode_runs(runs, size, max_pixels=size[0] * size[1])
-    top, left, bottom, right = _window_of(bbox_of(runs, size), size, min_area)
+    top, left, bottom, right = _window_of(box_of(runs, size), size, min_area)
     window = mask[top:bottom, left:right]
     window, filled = remove_small_regions(window, min_area, "holes")
     if drop_small and largest_region_area(window) < min_area:
@@ -137,7 +135,7 @@ def _without_small_regions(runs: Runs, size: tuple[int, int], min_area: int, dro
 
 
 def _window_of(
-    bbox_xywh: tuple[int, int, int, int], size: tuple[int, int], min_area: int
+    box_xyxy: tuple[int, int, int, int], size: tuple[int, int], min_area: int
 ) -> tuple[int, int, int, int]:
     """Return (top, left, bottom, right), exclusive, of a part of the image that can be cleaned up by itself.
 
@@ -145,10 +143,10 @@ def _window_of(
     around the mask is as connected in there as in the image, and what of it is cut off was not small: the
     rest is not either. Its corner has even indices: OpenCV numbers regions by blocks of 2 x 2.
     """
-    left, top, width, height = bbox_xywh
+    left, top, right, bottom = box_xyxy
     return (
         max(0, top - min_area) & ~1,
         max(0, left - min_area) & ~1,
-        min(size[0], top + height + 1 + min_area),
-        min(size[1], left + width + 1 + min_area),
+        min(size[0], bottom + 1 + min_area),
+        min(size[1], right + 1 + min_area),
     )

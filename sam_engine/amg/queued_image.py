@@ -3,39 +3,36 @@
 An image takes three steps, each of which queues work and waits at most for what the one before had queued:
 ``search`` decodes and measures every mask, ``draw`` reads the measures, filters, and draws the winners,
 ``found`` reads their run lengths. So a crop of 1024 prompts costs one reading, and the image another. Between
-the steps of one image there is time for those of the next (`queue_beside`): the device then goes on with it
-while the host filters.
+the steps of one image there is time for those of the next (`in_turn`): the device then goes on with it while
+the host filters.
 
-Filters and NMS are those of `search`, on the host. Legend: P prompts, M masks for each prompt, N masks.
+Filters and NMS are those of a CPU, on the host. Legend: P prompts, M masks for each prompt, N masks.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from sam_engine.amg.draw_device import QueuedRuns
-from sam_engine.amg.mask_batch import Crop, MaskBatch
-from sam_engine.amg.measure_device import is_whole, measure_masks, measures_of_table
-from sam_engine.amg.packed_logits import KeptLogits
-from sam_engine.amg.search import (
-    EncodedCrop,
+from sam_engine.amg.filters import (
     Tally,
     filter_measured,
     find_good,
-    frame_of,
-    is_out_of_memory,
     nms_between_crops,
-    prompts_of,
+    nms_within_crop,
     report_non_finite,
-    too_little_memory,
 )
-from sam_engine.compute.device import Download, upload
-from sam_engine.config import AmgConfig
+from sam_engine.amg.mask_batch import Crop, EncodedCrop, MaskBatch
+from sam_engine.amg.measure_device import is_whole, measure_masks, measures_of_table
+from sam_engine.amg.packed_logits import KeptLogits
+from sam_engine.amg.prompting import decode_points, too_little_memory
+from sam_engine.compute.device import Download, is_out_of_memory, upload
+from sam_engine.config import AmgConfig, is_on
 from sam_engine.modeling.segmenter import Segmenter
-from sam_engine.ops.boxes import box_nms, uncrop_boxes_xyxy
+from sam_engine.ops.boxes import uncrop_boxes_xyxy
 from sam_engine.ops.rle import Runs
 
 log = logging.getLogger(__name__)
@@ -72,16 +69,11 @@ class _QueuedGroup:
     """(N, 2 + columns of `measure_masks`) int32: the bits of predicted IoU, whether logits are finite."""
 
 
-class StartedImage:
+class QueuedImage:
     """An image whose first crops are being encoded."""
 
     def __init__(
-        self,
-        model: Segmenter,
-        config: AmgConfig,
-        encoded: Iterable[EncodedCrop],
-        crops: Sequence[Crop],
-        size: tuple[int, int],
+        self, model: Segmenter, config: AmgConfig, encoded: Iterable[EncodedCrop], points_per_batch: int
     ) -> None:
         """Take the image.
 
@@ -89,16 +81,15 @@ class StartedImage:
             model: On its device.
             config: Settings of the generator.
             encoded: All crops of the image; they may be encoded one after another.
-            crops: The same.
-            size: (H, W) of the image.
+            points_per_batch: In place of the setting.
         """
-        self.crops = crops
-        self.size = size
-        self.points_per_batch = config.points_per_batch
+        self.crops: list[Crop] = []
+        """Those that were searched."""
+        self.points_per_batch = points_per_batch
         """Or less, if memory ran out."""
         self._model = model
         self._config = config
-        self._encoded = encoded
+        self._encoded = iter(encoded)
         self._waiting: _QueuedGroup | None = None
         self._batches: list[MaskBatch] = []
         self._drawings: list[tuple[Tensor, Crop, QueuedRuns]] = []
@@ -115,7 +106,8 @@ class StartedImage:
             ImageError: The model's outputs are not finite, or not even one prompt fits into memory.
         """
         for encoded in self._encoded:
-            crop = _CropSearch(encoded, upload(prompts_of(self._model, encoded), self._model.device))
+            self.crops.append(encoded.crop)
+            crop = _CropSearch(encoded, upload(encoded.crop.prompts(), self._model.device))
             start = 0
             while start < len(crop.prompts):
                 queued = self._unless_out_of_memory(crop, start)
@@ -127,7 +119,7 @@ class StartedImage:
                 elif self.points_per_batch > 1:
                     self.points_per_batch //= 2
                 else:
-                    raise too_little_memory(encoded)
+                    raise too_little_memory(encoded.crop)
 
     @torch.no_grad()
     def draw(self) -> None:
@@ -138,15 +130,15 @@ class StartedImage:
         """
         self.search()
         self._collect()
-        batch = nms_between_crops(MaskBatch.cat(self._batches), self.crops, self._config.crop_nms_thresh)
+        batch = nms_between_crops(self._batches, self.crops, self._config.crop_nms_thresh)
         self._batches = []
         drawings = []
         for index in batch.crop_index.unique().tolist():
             rows, crop = (batch.crop_index == index).nonzero()[:, 0], self.crops[index]
             left, top = crop.box[:2]
             boxes = uncrop_boxes_xyxy(batch.boxes_xyxy[rows], (-left, -top))
-            frame, threshold = frame_of(self._model, crop), self._model.mask_threshold
-            drawings.append((rows, crop, QueuedRuns(batch.logits[rows], frame, threshold, boxes)))
+            queued = QueuedRuns(batch.logits[rows], crop.frame, self._model.mask_threshold, boxes)
+            drawings.append((rows, crop, queued))
         self._batch, self._drawings = batch, drawings
         if drawings:
             self._changes = Download(torch.cat([runs.changes for _, _, runs in drawings]))
@@ -160,7 +152,7 @@ class StartedImage:
             changes = self._changes.wait()
             for rows, crop, queued in self._drawings:
                 own, changes = changes[: len(queued.changes)], changes[len(queued.changes) :]
-                drawn = queued.runs(own, (crop.box[1], crop.box[0]), self.size)
+                drawn = queued.runs(own, (crop.box[1], crop.box[0]), crop.image_size)
                 runs.update(zip(rows.tolist(), drawn, strict=True))
         return self._batch, runs
 
@@ -182,13 +174,8 @@ class StartedImage:
         stop = min(start + min(MAX_PROMPTS_AT_ONCE, BATCHES_AT_ONCE * step), len(crop.prompts))
         predicted_iou, logits, masks_per_prompt = [], torch.empty(0), 0
         for first in range(start, stop, step):
-            points = crop.prompts[first : min(first + step, stop), None]
-            maps, scores = model.decode(
-                crop.encoded.embedding,
-                point_coords=points,
-                point_labels=torch.ones(len(points), 1, dtype=torch.int, device=points.device),
-                iou_thresh=config.pred_iou_thresh if config.pred_iou_thresh > 0 else None,
-            )
+            points = crop.prompts[first : min(first + step, stop)]
+            maps, scores = decode_points(model, crop.encoded.embedding, points, config)
             predicted_iou.append(scores.flatten())
             if first == start:
                 masks_per_prompt = maps.shape[1]
@@ -197,7 +184,9 @@ class StartedImage:
             logits[place : place + len(points) * masks_per_prompt] = maps.flatten(0, 1)
         scores = torch.cat(predicted_iou)
         are_finite = logits.sum(dim=(-2, -1)).isfinite()
-        wanted = are_finite & (scores > config.pred_iou_thresh if config.pred_iou_thresh > 0 else True)
+        wanted = are_finite
+        if is_on(config.pred_iou_thresh):
+            wanted = wanted & (scores > config.pred_iou_thresh)
         table = self._measure(crop, logits, wanted)
         columns = [scores.float().view(torch.int32)[:, None], are_finite.int()[:, None], table]
         return _QueuedGroup(
@@ -213,7 +202,7 @@ class StartedImage:
         """Queue `measure_masks` of some masks of a crop."""
         return measure_masks(
             logits,
-            frame_of(self._model, crop.encoded.crop),
+            crop.encoded.crop.frame,
             self._model.mask_threshold,
             self._config.stability_score_offset,
             wanted=wanted,
@@ -234,11 +223,11 @@ class StartedImage:
         predicted_iou = table[:, 0].contiguous().view(torch.float32)
         good, tally = find_good(predicted_iou, table[:, 1] != 0, config)
         rows = good.nonzero()[:, 0]
-        table = self._made_whole(group, rows, table[rows, 2:])
+        table = self._remeasured(group, rows, table[rows, 2:])
         crop.tally += tally
         crop.candidates.append(
             filter_measured(
-                crop.encoded,
+                crop.encoded.crop,
                 config,
                 measures=measures_of_table(table),
                 predicted_iou=predicted_iou[rows],
@@ -249,13 +238,12 @@ class StartedImage:
         if group.stop < len(crop.prompts):
             return
         report_non_finite(crop.tally, crop.encoded.crop)
-        batch = MaskBatch.cat(crop.candidates)
-        batch = batch[box_nms(batch.boxes_xyxy, batch.predicted_iou, config.box_nms_thresh)]
+        batch = nms_within_crop(crop.candidates, config.box_nms_thresh)
         if len(batch):  # copied: the candidates that lost need not stay in memory with them
             batch = replace(batch, logits=KeptLogits(list(batch.logits.stack(0, len(batch)))))
         self._batches.append(batch)
 
-    def _made_whole(self, group: _QueuedGroup, rows: Tensor, table: Tensor) -> Tensor:
+    def _remeasured(self, group: _QueuedGroup, rows: Tensor, table: Tensor) -> Tensor:
         """Return the measures of chosen rows of a group, with those measured again that were cut off."""
         cut_off = (~is_whole(table)).nonzero()[:, 0]
         if len(cut_off) == 0:
@@ -269,16 +257,6 @@ class StartedImage:
         everything = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
         again = Download(self._measure(group.crop, logits, everything, open_share=1.0))
         return table.index_copy(0, cut_off, again.wait())
-
-
-def queue_beside(older: StartedImage | None, newer: StartedImage) -> None:
-    """Queue the search of one image so that the device does not wait for the host, nor an image for the next.
-
-    The older one's drawing goes before it: while the device searches, the host makes records of what it drew.
-    """
-    if older is not None:
-        older.draw()
-    newer.search()
 
 
 def _compact(logits: Tensor, rows: Tensor) -> KeptLogits:

@@ -1,16 +1,15 @@
 """From what became of an image to its row. No torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import TypedDict
 
+from sam_engine.amg.found_mask import Box, FoundMask
 from sam_engine.annotation.leases import Verdict
 from sam_engine.errors import ImageError
 from sam_engine.images.decode import DecodedImage
+from sam_engine.ops.rle import runs_to_counts
 from sam_engine.structures import Annotation, ImageRecord, ImageStatus, ManifestEntry, Xywh
-
-Record = Mapping[str, Any]
-"""One mask, as the generator returns it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,32 +34,31 @@ def _size(image: DecodedImage) -> _Size:
     return {"width": width, "height": height, "exif_orientation": image.exif_orientation}
 
 
-def annotation_of(record: Record) -> Annotation:
-    """Return one mask of the generator as a row's annotation."""
-    segmentation = record["segmentation"]
-    height, width = segmentation["size"]
+def annotation_of(mask: FoundMask, size: tuple[int, int]) -> Annotation:
+    """Return a mask of an image of (H, W) pixels as a row's annotation."""
     return Annotation(
-        size=(height, width),
-        counts=segmentation["counts"],
-        bbox=_xywh(record["bbox"]),
-        area=int(record["area"]),
-        predicted_iou=float(record["predicted_iou"]),
-        stability_score=float(record["stability_score"]),
-        crop_box=_xywh(record["crop_box"]),
-        point_coords=tuple((float(x), float(y)) for x, y in record["point_coords"]),
+        size=size,
+        counts=runs_to_counts(mask.runs),
+        bbox=_floats(mask.bbox_xywh),
+        area=mask.area,
+        predicted_iou=mask.predicted_iou,
+        stability_score=mask.stability_score,
+        crop_box=_floats(mask.crop_box_xywh),
+        point_coords=(mask.point,),
     )
 
 
-def _xywh(box: Sequence[float]) -> Xywh:
-    x, y, width, height = box
+def _floats(box_xywh: Box) -> Xywh:
+    x, y, width, height = box_xywh
     return float(x), float(y), float(width), float(height)
 
 
-def annotated(entry: ManifestEntry, loaded: LoadedImage, found: Sequence[Record]) -> ImageRecord:
+def annotated(entry: ManifestEntry, loaded: LoadedImage, found: Sequence[FoundMask]) -> ImageRecord:
     """Return the row of an image with its masks."""
     decoded = loaded.image
     assert isinstance(decoded, DecodedImage)
-    annotations = tuple(annotation_of(record) for record in found)
+    height, width = decoded.pixels.shape[:2]
+    annotations = tuple(annotation_of(mask, (height, width)) for mask in found)
     return ImageRecord(
         image_id=entry.image_id,
         path=entry.path,

@@ -13,12 +13,10 @@ from queue import SimpleQueue
 import numpy as np
 import torch
 
-from sam_engine.amg.queued_image import StartedImage
-from sam_engine.amg.search import is_out_of_memory
+from sam_engine.amg.in_turn import Found, InTurn
+from sam_engine.amg.mask_finder import MaskFinder
 from sam_engine.annotation.leases import Lease
 from sam_engine.annotation.rows import LoadedImage, annotated, given_up, unusable, without_masks
-from sam_engine.automatic_mask_generator import Record, SamAutomaticMaskGenerator
-from sam_engine.compute.device import is_queued
 from sam_engine.config import AmgConfig, DecodeConfig
 from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.shards import publish_shard
@@ -41,14 +39,12 @@ READ_AHEAD = 2
 """Decoded images waiting for the model, for each decoding thread."""
 
 
-@dataclass(slots=True)
-class _InHand:
+@dataclass(frozen=True, slots=True)
+class _Work:
     """An image that is being worked on."""
 
     entry: ManifestEntry
     loaded: LoadedImage
-    started: StartedImage | None = None
-    """Its work on the device; None if there is none, or none any more."""
 
 
 class ShardAnnotator:
@@ -90,7 +86,8 @@ class ShardAnnotator:
         self._threads = threads
         self._decode_threads = decode_threads
         self._notes: list[str] = []
-        self._generator = SamAutomaticMaskGenerator.from_config(model, amg)
+        self._finder = MaskFinder(model, amg)
+        self._points_per_batch = amg.points_per_batch
         self._isolated: SimpleQueue[IsolatedDecoder] = SimpleQueue()
         if decode.isolate:
             for _ in range(decode_threads):
@@ -128,7 +125,7 @@ class ShardAnnotator:
         config = replace(self._amg, points_per_side=1, crop_n_layers=0)
         grey = np.full((64, 64, 3), 127, np.uint8)
         with suppress(ImageError):  # numbers that are not finite are for the rows of images to report
-            SamAutomaticMaskGenerator.from_config(self._model, config).generate(grey)
+            MaskFinder(self._model, config).find(grey)
 
     def work(self, lease: Lease) -> Generator[ShardProgress | ShardReport, None, None]:
         """Yield progress before each image and before publishing and, when that is done, the report.
@@ -140,8 +137,8 @@ class ShardAnnotator:
         records: list[ImageRecord] = []
         num_masks = 0
         load = self._load_one_by_one if lease.careful else self._load_ahead
-        overlaps = is_queued(self._model.device) and not lease.careful
-        older: _InHand | None = None
+        in_turn = InTurn(self._finder, overlaps=not lease.careful)
+        older: _Work | None = None
 
         def progress(image_id: int | None) -> ShardProgress:
             return ShardProgress(
@@ -160,27 +157,30 @@ class ShardAnnotator:
                     records.append(given_up(entry, lease.verdicts[entry.image_id]))
                     continue
                 with clock.stage("wait_for_image"):
-                    newer = _InHand(entry, next(loaded))
+                    newer = _Work(entry, next(loaded))
+                image = newer.loaded.image
                 with clock.stage("generate"):
-                    if overlaps:
-                        self._begin(newer, alone=older is None)
+                    found = in_turn.add(image.pixels if isinstance(image, DecodedImage) else None)
                     if older is not None:
-                        records.append(self._finish(older, newer))
+                        assert found is not None
+                        records.append(self._row(older, found))
                         num_masks += len(records[-1].annotations)
-                if newer.started is not None:
+                if in_turn.is_busy:
                     older = newer
                     continue
                 if older is not None:
                     older = None
                     yield progress(entry.image_id)
                 with clock.stage("generate"):
-                    records.append(self._annotate_image(newer))
+                    records.append(
+                        self._row(newer, image if isinstance(image, ImageError) else in_turn.finish())
+                    )
                 num_masks += len(records[-1].annotations)
             if older is not None:
                 last, older = older, None
                 yield progress(last.entry.image_id)
                 with clock.stage("generate"):
-                    records.append(self._finish(last, None))
+                    records.append(self._row(last, in_turn.finish()))
                 num_masks += len(records[-1].annotations)
         yield progress(None)
         with clock.stage("publish"):
@@ -255,79 +255,18 @@ class ShardAnnotator:
         finally:
             self._isolated.put(decoder)
 
-    def _begin(self, image: _InHand, *, alone: bool) -> None:
-        """Begin an image, and search it if alone. What is wrong with it shows when it is done alone."""
-        if isinstance(image.loaded.image, DecodedImage):
-            with suppress(Exception):
-                started = self._generator.begin(image.loaded.image.pixels)
-                if alone:
-                    started.search()
-                image.started = started
-
-    def _finish(self, older: _InHand, newer: _InHand | None) -> ImageRecord:
-        """Return the row of an image that was begun, and queue the work of the one after it.
-
-        Whatever befalls one of them is not held against the other: the newer is done again, alone, later; and
-        where memory runs out for the older, that is done again here, alone.
-        """
-        assert older.started is not None
-        try:
-            older.started.draw()
-            if newer is not None and newer.started is not None:
-                begun, newer.started = newer.started, None
-                with suppress(Exception):
-                    begun.search()
-                    newer.started = begun
-            with self._noting_memory():
-                found = self._generator.finish(older.started)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        except ImageError as error:
-            return without_masks(older.entry, older.loaded, error)
-        else:
-            return annotated(older.entry, older.loaded, found)
-        older.started = None
-        if newer is not None:
-            newer.started = None
-        return self._annotate_image(older)
-
-    def _annotate_image(self, image: _InHand) -> ImageRecord:
-        """Return the row of one image."""
-        if isinstance(image.loaded.image, ImageError):
-            return unusable(image.entry, image.loaded.sha256, image.loaded.image)
-        try:
-            with self._noting_memory():
-                found = self._generate(image.loaded.image)
-        except ImageError as error:
-            return without_masks(image.entry, image.loaded, error)
-        return annotated(image.entry, image.loaded, found)
-
-    def _generate(self, image: DecodedImage) -> list[Record]:
-        """Return the masks of an image.
-
-        Raises:
-            ImageError: Its masks do not fit into memory, or the model's numbers are not finite.
-        """
-        try:
-            return self._generator.generate(image.pixels)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            height, width = image.pixels.shape[:2]
-            message = f"no memory to draw its masks at {width} x {height} pixels"
-            raise ImageError(ImageStatus.OOM, message) from error
-
-    @contextmanager
-    def _noting_memory(self) -> Iterator[None]:
-        """Note it if the generator had to take smaller batches of prompts."""
-        before = self._generator.config.points_per_batch
-        try:
-            yield
-        finally:
-            now = self._generator.config.points_per_batch
-            if now < before:
-                self._notes.append(f"memory ran out: amg.points_per_batch is {now} from now on")
+    def _row(self, work: _Work, found: Found) -> ImageRecord:
+        """Return the row of one image; note it if memory ran out and the finder takes smaller batches."""
+        if self._finder.points_per_batch < self._points_per_batch:
+            self._points_per_batch = self._finder.points_per_batch
+            self._notes.append(
+                f"memory ran out: amg.points_per_batch is {self._points_per_batch} from now on"
+            )
+        if isinstance(work.loaded.image, ImageError):
+            return unusable(work.entry, work.loaded.sha256, work.loaded.image)
+        if isinstance(found, ImageError):
+            return without_masks(work.entry, work.loaded, found)
+        return annotated(work.entry, work.loaded, found)
 
 
 class _Clock:

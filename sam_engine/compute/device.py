@@ -24,6 +24,15 @@ def upload(array: NDArray[np.generic] | Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Return whether an allocation failed, on the device or on the host."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # Where torch has no type for it: its CPU and MPS allocators, the CUDA driver, cuBLAS and cuDNN.
+    texts = ("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED")
+    return any(text in str(error) for text in texts)
+
+
 class Download:
     """A tensor on its way to the host."""
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sam_engine.config import AmgConfig
+from sam_engine.config import AmgConfig, is_on
 from sam_engine.structures import Annotation
 
 BORDERLINE = 1e-3
@@ -118,7 +118,7 @@ class _Image:
 
     def _is_at(self, score: float, threshold: float) -> bool:
         """Return whether a score is as good as at a threshold that is in use."""
-        return threshold > 0 and abs(score - threshold) <= self.tolerance
+        return is_on(threshold) and abs(score - threshold) <= self.tolerance
 
     def _differs_by_edge_pixels(self, match: Match) -> bool:
         """Return whether a match is one candidate, of which a few pixels fell on the other side."""

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
-from sam_engine.config import AmgConfig
+from sam_engine.amg.mask_finder import MaskFinder
+from sam_engine.config import AmgConfig, is_on
 from sam_engine.evaluation.calibration import Calibration, calibrate
 from sam_engine.evaluation.recall import AREA_RANGES, MAX_MASKS, RecallCounter
 from sam_engine.evaluation.truth import TruthImage
 from sam_engine.modeling.segmenter import ImageEmbedding, Segmenter
 from sam_engine.ops.boxes import box_nms
-from sam_engine.ops.rle import mask_ious
+from sam_engine.ops.rle import mask_ious, runs_to_counts
 
 PROPOSAL_NMS_THRESH = 0.9
 """Box IoU of duplicates among unfiltered proposals. Source: Kirillov et al. 2023, appendix D.3."""
@@ -155,15 +155,14 @@ def find_candidates(
         drop_small_masks=False,
     )
     encoder = CachedEncoder(model, image.pixels, embedding)
-    records = SamAutomaticMaskGenerator.from_config(encoder, everything).generate(image.pixels)
-    boxes = np.array([record["bbox"] for record in records], np.int64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
+    masks = MaskFinder(encoder, everything).find(image.pixels)
+    size = image.pixels.shape[:2]
     return Candidates(
-        predicted_iou=np.array([record["predicted_iou"] for record in records], np.float32),
-        stability_score=np.array([record["stability_score"] for record in records], np.float32),
-        boxes_xyxy=boxes,
-        crop_boxes_xywh=np.array([record["crop_box"] for record in records], np.int64).reshape(-1, 4),
-        ious=mask_ious([record["segmentation"] for record in records], image.rles),
+        predicted_iou=np.array([mask.predicted_iou for mask in masks], np.float32),
+        stability_score=np.array([mask.stability_score for mask in masks], np.float32),
+        boxes_xyxy=np.array([mask.box_xyxy for mask in masks], np.int64).reshape(-1, 4),
+        crop_boxes_xywh=np.array([mask.crop_box_xywh for mask in masks], np.int64).reshape(-1, 4),
+        ious=mask_ious([{"size": size, "counts": runs_to_counts(mask.runs)} for mask in masks], image.rles),
         truth_areas=image.areas,
     )
 
@@ -173,9 +172,9 @@ def passing(
 ) -> NDArray[np.bool_]:
     """Say of each candidate (N,) whether it passes both thresholds, as the generator compares."""
     keep = np.ones(len(candidates.predicted_iou), bool)
-    if pred_iou_thresh > 0:
+    if is_on(pred_iou_thresh):
         keep &= candidates.predicted_iou > np.float32(pred_iou_thresh)
-    if stability_score_thresh > 0:
+    if is_on(stability_score_thresh):
         keep &= candidates.stability_score >= np.float32(stability_score_thresh)
     return keep
 

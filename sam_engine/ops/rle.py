@@ -184,6 +184,12 @@ def area_of(runs: Runs) -> int:
 
 def bbox_of(runs: Runs, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Return XYWH in SA-1B's convention, ``x_max - x_min`` of inclusive indices; all 0 for an empty mask."""
+    left, top, right, bottom = box_of(runs, size)
+    return left, top, right - left, bottom - top
+
+
+def box_of(runs: Runs, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return XYXY of inclusive indices; all 0 for an empty mask."""
     height, _ = size
     stops = np.cumsum(runs)
     filled = runs[1::2] > 0
@@ -197,7 +203,7 @@ def bbox_of(runs: Runs, size: tuple[int, int]) -> tuple[int, int, int, int]:
         top, bottom = 0, height - 1
     else:
         top, bottom = int((first % height).min()), int((last % height).max())
-    return left, top, right - left, bottom - top
+    return left, top, right, bottom
 
 
 def mask_ious(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:

@@ -5,7 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from sam_engine.amg import mask_batch
-from sam_engine.amg.mask_batch import FoundMask, clean_up_masks
+from sam_engine.amg.found_mask import FoundMask
+from sam_engine.amg.mask_batch import clean_up_masks
 from sam_engine.ops.rle import bbox_of, decode_runs, mask_to_runs
 
 

@@ -1,9 +1,9 @@
-"""What the search for a crop's masks knows of memory; its masks are held in test_automatic_mask_generator."""
+"""What is known of a device: whether it ran out of memory, or is broken."""
 
 import pytest
 import torch
 
-from sam_engine.amg.search import is_out_of_memory
+from sam_engine.compute.device import is_out_of_memory
 
 
 @pytest.mark.parametrize(
