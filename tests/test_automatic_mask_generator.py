@@ -237,7 +237,7 @@ def test_from_config_takes_every_setting() -> None:
     )
     generator = SamAutomaticMaskGenerator.from_config(DiscSegmenter(), config)
 
-    assert generator.config == config
+    assert generator.config is config
     assert generator.output_mode == "coco_rle"
     assert [len(grid) for grid in generator.point_grids] == [16, 16]
 

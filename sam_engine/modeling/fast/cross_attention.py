@@ -22,8 +22,8 @@ from sam_engine.modeling.transformer import Attention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
-    """What is exchanged in one layer of the transformer."""
+class ImageAttention:
+    """The prompts' side of one layer: what their images attend to, and what attends to these."""
 
     key: Tensor
     """(P, H, T, D) of the prompts' tokens, from `key_and_absorbed_value`."""
@@ -39,7 +39,7 @@ class Exchange:
     """Maps (P, K, N) and their weights (K, C), whose product is added to what the image reads."""
 
 
-def exchange(prepared: PreparedImage, given: Exchange, images: Tensor) -> Tensor:
+def attend_image(prepared: PreparedImage, given: ImageAttention, images: Tensor) -> Tensor:
     """Make each prompt's new image, and read it.
 
     Args:
@@ -55,8 +55,8 @@ def exchange(prepared: PreparedImage, given: Exchange, images: Tensor) -> Tensor
     )
 
 
-def _by_operations(prepared: PreparedImage, given: Exchange, images: Tensor) -> Tensor:
-    """Compute `exchange` for all prompts together."""
+def _by_operations(prepared: PreparedImage, given: ImageAttention, images: Tensor) -> Tensor:
+    """Compute `attend_image` for all prompts together."""
     dtype, key = images.dtype, given.key
     if given.attention is None:
         before = prepared.image
@@ -77,8 +77,8 @@ def _by_operations(prepared: PreparedImage, given: Exchange, images: Tensor) -> 
     return (scores.softmax(dim=-1) @ images).to(given.query.dtype)
 
 
-def _by_loops(prepared: PreparedImage, given: Exchange, images: Tensor) -> Tensor:
-    """Compute `exchange` prompt by prompt and strip by strip, in threads."""
+def _by_loops(prepared: PreparedImage, given: ImageAttention, images: Tensor) -> Tensor:
+    """Compute `attend_image` prompt by prompt and strip by strip, in threads."""
     from sam_engine.modeling.fast import cpu_loops as loops  # half a second, which training is spared
 
     norm, attention = given.norm, given.attention
@@ -91,7 +91,7 @@ def _by_loops(prepared: PreparedImage, given: Exchange, images: Tensor) -> Tenso
     prior, eps = given.prior, np.float32(norm.eps)
     reads = torch.empty_like(given.query)
 
-    def exchange_some(prompts: range) -> None:
+    def attend_some(prompts: range) -> None:
         strips = _strips_of(prepared, given)
         for p in prompts:
             image, own_bias, value, query = images[p], bias[p].numpy(), given.value[p], given.query[p]
@@ -116,7 +116,7 @@ def _by_loops(prepared: PreparedImage, given: Exchange, images: Tensor) -> Tenso
                 read.addmm_(strip.scores, tokens)
             torch.div(read, total[:, None], out=reads[p])
 
-    map_in_threads(exchange_some, dealt(len(images)))
+    map_in_threads(attend_some, dealt(len(images)))
     return reads
 
 
@@ -149,7 +149,7 @@ class _Strip:
     scores_array: NDArray[np.float32]
 
 
-def _strips_of(prepared: PreparedImage, given: Exchange) -> list[_Strip]:
+def _strips_of(prepared: PreparedImage, given: ImageAttention) -> list[_Strip]:
     """Return strips of the whole image, all with the same memory."""
     _, num_heads, num_keys, _ = given.key.shape
     num_tokens, num_channels = prepared.image.shape

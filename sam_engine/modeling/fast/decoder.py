@@ -29,7 +29,7 @@ from sam_engine.modeling.fast.absorbed_projections import (
     split_heads,
     two_way_blocks,
 )
-from sam_engine.modeling.fast.cross_attention import Exchange, exchange
+from sam_engine.modeling.fast.cross_attention import ImageAttention, attend_image
 from sam_engine.modeling.fast.prepared_image import PreparedImage
 from sam_engine.modeling.mask_decoder import MaskDecoder
 from sam_engine.modeling.prompt_maps import PromptPlaces
@@ -101,7 +101,7 @@ def decode_prompts(
                 for x in (tokens, positions)
             )
             reader = transformer.final_attn_token_to_image
-        given = Exchange(
+        given = ImageAttention(
             key=key,
             value=value,
             query=absorbed_query(reader, tokens + positions),
@@ -109,7 +109,7 @@ def decode_prompts(
             attention=layer.cross_attn_image_to_token if i else None,
             prior=None if i else prior,
         )
-        attended = project_read(reader, exchange(prepared, given, images))
+        attended = project_read(reader, attend_image(prepared, given, images))
     tokens = transformer.norm_final_attn(tokens + attended)
     iou_predictions = decoder.iou_prediction_head(tokens[:, 0])
     return DecodedPrompts(
