@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,15 @@ def test_a_framework_is_imported_by_its_owner_alone(framework):
 
     assert users <= OWNERS[framework]
     assert users
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Every file can be understood after those that it imports, late and type-checking imports included."""
+    grimp = pytest.importorskip("grimp", reason="comes with import-linter")
+    graph = grimp.build_graph("sam_engine", "pipelines", "tools", cache_dir=None)
+    files = TopologicalSorter({file: graph.find_modules_directly_imported_by(file) for file in graph.modules})
+
+    files.prepare()  # a CycleError names the circle
 
 
 def may_import_torch(path):
