@@ -11,14 +11,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pipelines.config import CommandLine, main
-from pipelines.progress import Progress, set_up_logging
 from sam_engine.annotation.ray_pool import run_shards
 from sam_engine.annotation.report import ERRORS, add_up
 from sam_engine.annotation.run import Plan, Summary, finish, open_run, prepare, worker_factory
 from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.previews import PREVIEWS_PREFIX
 from sam_engine.structures import ShardReport
+
+from .config import CommandLine, main
+from .progress import Progress, set_up_logging
 
 if TYPE_CHECKING:
     from sam_engine.modeling.segmenter import Segmenter

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from sam_engine.__main__ import called
 from sam_engine.dataset.run_info import config_yaml
 from sam_engine.errors import ConfigError, SamEngineError
 
@@ -162,7 +163,9 @@ def load(command: CommandLine, overrides: Sequence[str], config_dir: str | None 
 
 def help_text(command: CommandLine) -> str:
     """Return the text of ``--help``: the program's own, its groups, then every setting with its default."""
-    lines = [command.help.strip(), "", "Choices, each a file in configs/:"]
+    module = f"pipelines.{command.name}"
+    text = command.help.strip().replace(f"python -m {module}", called(module))
+    lines = [text, "", "Choices, each a file in configs/:"]
     for group, choices in _groups([CONFIGS], command.config_class).items():
         lines.append(f"  {group}={' | '.join(choices)}")
     lines += ["", "Settings and their defaults:"]
@@ -210,12 +213,12 @@ class _Parser(argparse.ArgumentParser):
     """Raises instead of printing usage and exiting."""
 
     def error(self, message: str) -> Never:
-        raise ConfigError(f"{message}; see python -m {self.prog} --help")
+        raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 def _flags(command: CommandLine, argv: Sequence[str]) -> argparse.Namespace:
     """Split a command line into flags and overrides."""
-    parser = _Parser(prog=f"pipelines.{command.name}", add_help=False, allow_abbrev=False)
+    parser = _Parser(prog=called(f"pipelines.{command.name}"), add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("-c", "--cfg", choices=["job"])
     parser.add_argument("-cd", "--config-dir")

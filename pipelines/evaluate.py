@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.config import CommandLine, main
 from sam_engine.errors import ConfigError
 from sam_engine.evaluation.config import EvaluateConfig
+
+from .config import CommandLine, main
 
 if TYPE_CHECKING:
     from sam_engine.evaluation.run import Evaluation
@@ -96,5 +97,10 @@ def _evaluate(truths: "Sequence[Truth]", config: EvaluateConfig) -> "Evaluation"
         return evaluate_truths(model, truths, config, report)
 
 
+def command_line(argv: Sequence[str] | None = None) -> int:
+    """Run from a command line; return the exit code."""
+    return main(COMMAND, run, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(main(COMMAND, run))
+    sys.exit(command_line())

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import auto_annotate, evaluate, train
-from pipelines.config import CommandLine, main
+from sam_engine.__main__ import called
 from sam_engine.checkpoints.resolve import resolve_checkpoint
 from sam_engine.config import AutoAnnotateConfig, ModelConfig
 from sam_engine.data_engine import (
@@ -22,6 +21,9 @@ from sam_engine.data_engine import (
 )
 from sam_engine.errors import ConfigError
 from sam_engine.evaluation.config import EvaluateConfig
+
+from . import auto_annotate, evaluate, train
+from .config import CommandLine, main
 
 COMMAND = CommandLine(
     name="loop",
@@ -56,7 +58,7 @@ def run(config: LoopConfig) -> int:
     """Go round once; return the exit code."""
     for name in ("labelled", "unlabelled", "heldout"):
         if not getattr(config, name):
-            raise ConfigError(f"{name} is empty; see python -m pipelines.loop --help")
+            raise ConfigError(f"{name} is empty; see {called('pipelines.loop')} --help")
     start = resolve_checkpoint(config.model).path
     if start is None:
         raise ConfigError("model.checkpoint=random has learnt nothing that it could annotate")

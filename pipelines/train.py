@@ -3,10 +3,12 @@
 import dataclasses
 import logging
 import sys
+from collections.abc import Sequence
 
-from pipelines.config import CommandLine, main
 from sam_engine.errors import ConfigError
 from sam_engine.training.config import TrainConfig
+
+from .config import CommandLine, main
 
 COMMAND = CommandLine(
     name="train",
@@ -75,5 +77,10 @@ def run(config: TrainConfig) -> int:
     return run_training(config)
 
 
+def command_line(argv: Sequence[str] | None = None) -> int:
+    """Run from a command line; return the exit code."""
+    return main(COMMAND, run, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(main(COMMAND, run))
+    sys.exit(command_line())

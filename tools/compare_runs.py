@@ -6,17 +6,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
+from sam_engine.__main__ import called
 from sam_engine.config import AmgConfig
 from sam_engine.dataset.borderline import BORDERLINE
 from sam_engine.dataset.compare import SAME_IOU, Comparison, compare_datasets
 from sam_engine.dataset.reader import Dataset, open_dataset
-from tools.command import run
+
+from .command import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare and print. Return 1 if fewer masks than ``--require`` have a counterpart, else 0."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.compare_runs",
+        prog=called("tools.compare_runs"),
         description="Match the masks of two datasets one to one and account for every difference.",
     )
     parser.add_argument("first", help="directory of a dataset, the reference")

@@ -23,6 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from sam_engine.__main__ import called
 from sam_engine.annotation.ray_pool import run_shards
 from sam_engine.annotation.run import Plan, finish, open_run, prepare, worker_factory
 from sam_engine.catalogue import DEFAULT_MODEL, MODELS
@@ -43,8 +44,9 @@ from sam_engine.files import new_path
 from sam_engine.images.decode import decode_image
 from sam_engine.inputs.open import open_input
 from sam_engine.structures import Annotation, ImageRecord, ImageStatus, ShardReport, Xywh
-from tools.command import add_amg_flags, run
-from tools.compare_runs import amg_settings, describe
+
+from .command import add_amg_flags, run
+from .compare_runs import amg_settings, describe
 
 SIDES = ("engine", "reference", "noise")
 AMG_SETTINGS = (
@@ -91,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.equivalence",
+        prog=called("tools.equivalence"),
         description="Compare the engine's masks with segment_anything's, and those with themselves.",
     )
     parser.add_argument("out", help="folder for images, weights and datasets; the same command goes on in it")
@@ -157,7 +159,8 @@ def _annotate_with_reference(plan: Plan) -> Iterator[ShardReport]:
     from sam_engine.build_sam import load_model
     from sam_engine.catalogue import ARCHITECTURES
     from sam_engine.modeling.precision import cuda_tf32
-    from tools.reference import drive_reference, import_segment_anything
+
+    from .reference import drive_reference, import_segment_anything
 
     preparation = plan.preparation
     config = preparation.config
@@ -260,7 +263,8 @@ def _write_weights(path: Path, options: argparse.Namespace, image: Path) -> None
     import torch
 
     from sam_engine.build_sam import load_model
-    from tools.bench.calibration import save_calibrated
+
+    from .bench.calibration import save_calibrated
 
     torch.set_num_threads(options.threads)
     with new_path(path) as part:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from sam_engine.__main__ import called
 from sam_engine.dataset.originals import Originals, open_originals
 from sam_engine.dataset.reader import Dataset, open_dataset
 from sam_engine.errors import InputError
@@ -14,7 +15,8 @@ from sam_engine.files import refuse_used
 from sam_engine.formats.coco import export_coco
 from sam_engine.formats.sa1b import export_sa1b
 from sam_engine.formats.source import ExportSummary
-from tools.command import run
+
+from .command import run
 
 DESCRIPTION = """Write a dataset in a form that other tools read.
 
@@ -26,7 +28,7 @@ coco  one COCO instances file, category "object", masks as compressed RLE
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export; print what was written."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.export", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter
+        prog=called("tools.export"), description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("dataset", help="directory that pipelines.auto_annotate wrote")
     parser.add_argument("--to", choices=("sa1b", "coco"), required=True, help="form to write")

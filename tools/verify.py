@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from sam_engine.__main__ import called
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.verify import Verification, verify_dataset
-from tools.command import run
+
+from .command import run
 
 if TYPE_CHECKING:
     from sam_engine.annotation.repair import Repair
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Verify; print what is wrong, one problem a line. Return 0 if nothing is, or no longer is, else 1."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.verify",
+        prog=called("tools.verify"),
         description="Check one row per input, schema, checksums, run lengths, areas and boxes of a dataset.",
         epilog="Exit codes: 0 sound, or repaired; 1 not sound; 2 no dataset, or settings that cannot be met; "
         "4 storage; 5 a run is writing it.",

@@ -123,7 +123,7 @@ class Dataset:
             for problem in record_problems(record):
                 raise ShardError(
                     f"image {record.image_id} ({display_path(record.path)}): {problem}. "
-                    f"See: python -m tools.verify {self.store.describe()}"
+                    f"See: sam-engine verify {self.store.describe()}"
                 )
             yield record
 

@@ -394,4 +394,4 @@ def _shard_error(store: Store, name: str, problem: str) -> ShardError:
     """Return the error that names a file, what is wrong with it, and the tool that tells more."""
     root = store.describe()
     problem = " ".join(problem.split()).rstrip(".")  # Arrow likes line breaks
-    return ShardError(f"{root}/{name}: {problem}. See: python -m tools.verify {root}")
+    return ShardError(f"{root}/{name}: {problem}. See: sam-engine verify {root}")

@@ -44,9 +44,7 @@ def open_images(config: TrainConfig) -> TrainingImages:
         return StreamedDataset(config.data)
     packed = packed_path(config)
     if not packed.exists():
-        raise ConfigError(
-            f"{packed} does not exist; make it with python -m pipelines.train data.pack_only=true"
-        )
+        raise ConfigError(f"{packed} does not exist; make it with sam-engine train data.pack_only=true")
     return PackedDataset(packed, config.data.weights)
 
 

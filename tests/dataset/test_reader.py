@@ -108,7 +108,7 @@ def test_masks_that_contradict_themselves_are_not_handed_on(dataset):
     rows[0]["annotations"][1]["area"] = 9
     replace_rows(dataset.store, rows)
 
-    with pytest.raises(ShardError, match=r"image 0 \(a.jpg\): mask 1: area is 9.*python -m tools.verify"):
+    with pytest.raises(ShardError, match=r"image 0 \(a.jpg\): mask 1: area is 9.*sam-engine verify"):
         list(dataset.checked_records())
 
 

@@ -222,7 +222,7 @@ def test_another_runs_shard_is_not_adopted(store):
     publish_shard(store, RECORDS, shard=SHARD, fingerprint="0" * 64)
 
     with pytest.raises(
-        ShardError, match=r"shard-000003.parquet: has fingerprint 0+; this run has f+.*tools.verify"
+        ShardError, match=r"shard-000003.parquet: has fingerprint 0+; this run has f+.*sam-engine verify"
     ):
         publish_shard(store, RECORDS, shard=SHARD, fingerprint=FINGERPRINT)
 
@@ -240,7 +240,7 @@ def test_garbage_under_the_name_is_not_adopted(store):
     """A file that no writer of ours would leave is named, not overwritten."""
     store.put_exclusive(shard_name(3), b"PAR1")
 
-    with pytest.raises(ShardError, match=r"shard-000003.parquet.*python -m tools.verify"):
+    with pytest.raises(ShardError, match=r"shard-000003.parquet.*sam-engine verify"):
         publish_shard(store, RECORDS, shard=SHARD, fingerprint=FINGERPRINT)
     assert store.read(shard_name(3)) == b"PAR1"
 
@@ -293,7 +293,7 @@ def test_a_cut_off_shard_is_named(tmp_path, size):
     path = tmp_path / shard_name(1)
     path.write_bytes(path.read_bytes()[:size])
 
-    with pytest.raises(ShardError, match=rf"{path}: .* See: python -m tools.verify {tmp_path}"):
+    with pytest.raises(ShardError, match=rf"{path}: .* See: sam-engine verify {tmp_path}"):
         committed_shards(store, fingerprint_of(store))
 
 

@@ -2,8 +2,8 @@
 
 import sys
 
-from tools.bench.generator import main
-from tools.command import run
+from ..command import run
+from .generator import main
 
 if __name__ == "__main__":
     sys.exit(run(main))

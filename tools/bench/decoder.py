@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sam_engine.__main__ import called
 from sam_engine.catalogue import DEFAULT_MODEL
 from sam_engine.config import MODEL_NAMES, ModelConfig
-from tools.command import run
+
+from ..command import run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +30,7 @@ SLOWER = ("reference", "slow twin")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print milliseconds for each prompt, the best of several runs."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.bench.decoder",
+        prog=called("tools.bench.decoder"),
         description="Time the mask decoder, for each prompt, against slower ones.",
     )
     parser.add_argument("--model", choices=MODEL_NAMES, default=DEFAULT_MODEL)
@@ -144,7 +146,7 @@ def _reference(
     architecture: "Architecture", features: "Tensor", points: "Tensor", labels: "Tensor"
 ) -> Callable[[], object]:
     """Return what decodes the prompts with the package's network; it knows no skip features."""
-    from tools.reference import build_reference, import_segment_anything
+    from ..reference import build_reference, import_segment_anything
 
     model = build_reference(import_segment_anything(features.device), architecture).to(features.device)
 

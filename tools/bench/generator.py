@@ -25,14 +25,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sam_engine.__main__ import called
 from sam_engine.catalogue import DEFAULT_MODEL, MODELS
 from sam_engine.config import MODEL_NAMES, PRECISIONS, ModelConfig
 from sam_engine.errors import ConfigError, InputError
 from sam_engine.inputs.folder import sample_photos
 from sam_engine.inputs.source import IMAGE_EXTENSIONS
-from tools.bench.job import Job, comparison_from
-from tools.bench.table import OURS, REFERENCE, Case, FilesPass, FirstPass, Result, describe
-from tools.command import add_amg_flags
+
+from ..command import add_amg_flags
+from .job import Job, comparison_from
+from .table import OURS, REFERENCE, Case, FilesPass, FirstPass, Result, describe
 
 PHOTOS = ("coffee.png", "rocket.jpg", "chelsea.png", "motorcycle_left.png", "astronaut.png")
 """Of scikit-image, in the order that --limit takes them: first those that are 3:2, as most photos are."""
@@ -41,7 +43,6 @@ AMG_SETTINGS = ("points_per_side", "points_per_batch", "pred_iou_thresh", "stabi
 MEASURES = ("memory", "files", "first")
 FILES_NEED = ("pyarrow", "cv2", "simplejpeg")
 
-ROOT = Path(__file__).parents[2]
 
 Launch = Callable[[Job], dict[str, Any]]
 
@@ -109,8 +110,9 @@ def launch_process(job: Job) -> dict[str, Any]:
     Raises:
         ConfigError: It failed.
     """
-    command = [sys.executable, "-m", "tools.bench.job", json.dumps(asdict(job))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    command = [sys.executable, "-P", "-m", f"{__package__}.job", json.dumps(asdict(job))]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
         raise ConfigError(f"measuring {job.model} ({job.task}): {reason[0].removeprefix('error: ')}")
@@ -124,8 +126,6 @@ def _job(case: Case, options: argparse.Namespace, paths: Sequence[Path], folder:
     if not images.exists():
         write_images(paths, case.long_side, images)
     checkpoint = options.checkpoint
-    if checkpoint is not None and os.path.exists(checkpoint):
-        checkpoint = os.path.abspath(checkpoint)  # the processes run elsewhere
     job = Job(
         task="memory",
         model=case.model,
@@ -149,7 +149,7 @@ def _job(case: Case, options: argparse.Namespace, paths: Sequence[Path], folder:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.bench",
+        prog=called("tools.bench"),
         description="Time the mask generator, from files and in memory: models x image sizes x precisions.",
     )
     parser.add_argument("--model", nargs="+", choices=MODEL_NAMES, default=[DEFAULT_MODEL])

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from sam_engine.__main__ import called
 from sam_engine.catalogue import DEFAULT_MODEL
 from sam_engine.config import MODEL_NAMES, AmgConfig, ModelConfig
-from tools.bench.generator import find_images
-from tools.command import run
+
+from ..command import run
+from .generator import find_images
 
 GRIDS = (8, 16, 32, 64)
 MEGAPIXELS = (0.3, 1.0, 3.0, 6.0, 12.0)
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.bench.growth", description="Time the mask generator against points and pixels."
+        prog=called("tools.bench.growth"), description="Time the mask generator against points and pixels."
     )
     parser.add_argument("--model", choices=MODEL_NAMES, default=DEFAULT_MODEL)
     parser.add_argument("--checkpoint", help="weights; default: bundled for tiny, the release for vit_*")
@@ -86,7 +88,8 @@ def measure(options: argparse.Namespace) -> list[Growth]:
 
     from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
     from sam_engine.build_sam import load_model
-    from tools.bench.meters import synchronise, work_clock
+
+    from .meters import synchronise, work_clock
 
     torch.set_num_threads(options.threads)
     sam = load_model(ModelConfig(name=options.model, checkpoint=options.checkpoint, device=options.device))

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam_engine.config import AmgConfig, AutoAnnotateConfig, ExecutorConfig, ModelConfig
-from tools.bench.table import OURS, Comparison, FilesPass, FirstPass
-from tools.command import run
+
+from ..command import run
+from .table import OURS, Comparison, FilesPass, FirstPass
 
 if TYPE_CHECKING:
     from sam_engine.modeling.sam import Sam
@@ -71,8 +72,8 @@ def perform(job: Job) -> dict[str, Any]:
 
 def calibrate_weights(job: Job) -> dict[str, Any]:
     """Write weights of a random network that finds masks on the first image."""
-    from tools.bench.calibration import save_calibrated
-    from tools.bench.run import load_images
+    from .calibration import save_calibrated
+    from .run import load_images
 
     save_calibrated(job.model, load_images(job.images)[0], job.amg_config, Path(job.output))
     return {}
@@ -81,9 +82,10 @@ def calibrate_weights(job: Job) -> dict[str, Any]:
 def first_pass(job: Job) -> dict[str, Any]:
     """Find the masks of the first image and see how much memory that took."""
     from sam_engine.catalogue import ARCHITECTURES
-    from tools.bench.meters import peak_memory
-    from tools.bench.run import load_images, our_lap, reference_lap
-    from tools.reference import import_segment_anything
+
+    from ..reference import import_segment_anything
+    from .meters import peak_memory
+    from .run import load_images, our_lap, reference_lap
 
     sam = _load(job)
     if job.engine == OURS:
@@ -101,9 +103,10 @@ def time_in_memory(job: Job) -> dict[str, Any]:
 
     from sam_engine.catalogue import ARCHITECTURES
     from sam_engine.modeling.precision import HALF_DTYPES, cuda_tf32, image_dtype
-    from tools.bench.meters import measure_matmul_rate
-    from tools.bench.run import load_images, measure
-    from tools.reference import import_segment_anything
+
+    from ..reference import import_segment_anything
+    from .meters import measure_matmul_rate
+    from .run import load_images, measure
 
     sam = _load(job)
     dtype = HALF_DTYPES.get(job.precision, torch.float32)
@@ -127,7 +130,8 @@ def time_in_memory(job: Job) -> dict[str, Any]:
 def time_files(job: Job) -> dict[str, Any]:
     """Make a dataset of the images, in this process, and time all but the loading of the model."""
     from sam_engine.annotation.run import open_run, prepare, worker_factory
-    from tools.bench.run import load_images, our_lap, warm_up
+
+    from .run import load_images, our_lap, warm_up
 
     sam = _load(job)
     warm_up(our_lap(sam, job.amg_config), load_images(job.images)[0])
@@ -166,7 +170,7 @@ TASKS: Mapping[str, Callable[[Job], dict[str, Any]]] = {
 
 def comparison_from(result: Mapping[str, Any]) -> Comparison:
     """Return what `time_in_memory` found, after its journey as JSON."""
-    from tools.bench.table import Timing
+    from .table import Timing
 
     timings = {name: result[name] and Timing(**result[name]) for name in ("ours", "reference")}
     return Comparison(**{**result, **timings})

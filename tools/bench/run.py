@@ -22,11 +22,12 @@ from sam_engine.catalogue import Architecture
 from sam_engine.config import AmgConfig
 from sam_engine.modeling.precision import cuda_tf32
 from sam_engine.modeling.sam import Sam
-from tools.bench.calibration import measure_survival
-from tools.bench.flops import floor_gflops
-from tools.bench.meters import count_syncs, stopwatch, synchronise, work_clock
-from tools.bench.table import Comparison, Timing
-from tools.reference import Pixels, PredictorOverSegmenter, drive_reference
+
+from ..reference import Pixels, PredictorOverSegmenter, drive_reference
+from .calibration import measure_survival
+from .flops import floor_gflops
+from .meters import count_syncs, stopwatch, synchronise, work_clock
+from .table import Comparison, Timing
 
 log = logging.getLogger(__name__)
 

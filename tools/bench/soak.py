@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sam_engine.__main__ import called
 from sam_engine.config import AmgConfig, AutoAnnotateConfig, ExecutorConfig, ModelConfig
 from sam_engine.errors import ConfigError
-from tools.bench.generator import find_images, write_images
-from tools.command import run
+
+from ..command import run
+from .generator import find_images, write_images
 
 if TYPE_CHECKING:
     from sam_engine.modeling.sam import Sam
@@ -53,7 +55,7 @@ class Soak:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and print."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.bench.soak", description="Watch a process's memory over many images."
+        prog=called("tools.bench.soak"), description="Watch a process's memory over many images."
     )
     parser.add_argument("--model", choices=MODELS, default="small")
     parser.add_argument("--images", type=int, default=2000, metavar="N", help="how many (default 2000)")

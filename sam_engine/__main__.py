@@ -1,0 +1,92 @@
+"""All programs under one name: ``sam-engine annotate``, or ``python -m sam_engine annotate``.
+
+``sam-engine verify`` does what ``python -m tools.verify`` does in a checkout. Programs are imported by name
+when they are run, so that the list costs nothing; this is the only file of the library that knows them.
+"""
+
+import difflib
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+PIPELINES = {
+    "annotate": ("auto_annotate", "turn images into a dataset: every mask of every image, in Parquet"),
+    "evaluate": ("evaluate", "score a model on ground truth"),
+    "train": ("train", "train or fine-tune a model on annotated images"),
+    "loop": ("loop", "annotate, learn from the confident masks, measure again"),
+}
+"""Name -> module in ``pipelines``, which has ``command_line(arguments)``, and what it does."""
+
+TOOLS = {
+    "export": ("export", "write a dataset as SA-1B files or COCO"),
+    "verify": ("verify", "hold a dataset against every promise of its format; --repair mends it"),
+    "compare": ("compare_runs", "match the masks of two datasets of the same images"),
+    "equivalence": ("equivalence", "compare what the engine finds with what segment_anything finds"),
+    "bench": ("bench.generator", "time the mask generator"),
+    "bench-decoder": ("bench.decoder", "time the mask decoder against slower ones"),
+    "bench-growth": ("bench.growth", "time the mask generator against points and pixels"),
+    "bench-soak": ("bench.soak", "watch a process's memory over many images"),
+}
+"""Name -> module in ``tools``, which has ``main(arguments)``, and what it does."""
+
+HERE = Path(__file__).resolve().parent
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a program; return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        sys.stderr.write(help_text())
+        return 2
+    name, *rest = arguments
+    if name in {"-h", "--help"}:
+        sys.stdout.write(help_text())
+        return 0
+    if name == "--version":
+        sys.stdout.write(f"sam-engine {importlib.metadata.version('sam-engine')}\n")
+        return 0
+    programs = PIPELINES | TOOLS
+    if name not in programs:
+        close = difflib.get_close_matches(name, programs, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(programs)}"
+        sys.stderr.write(f"error: there is no program {name!r}; {hint}\n")
+        return 2
+    sys.argv = [f"sam-engine {name}", *rest]
+    return run_program(name, rest)
+
+
+def run_program(name: str, arguments: Sequence[str]) -> int:
+    """Run a program of the tables; return its exit code."""
+    installed = (HERE / "pipelines").is_dir()
+    if not installed:  # a checkout; first, for the working directory may have rooms of the same names
+        sys.path.insert(0, str(HERE.parent))
+    home = "sam_engine." if installed else ""
+    if name in PIPELINES:
+        module, _ = PIPELINES[name]
+        code: int = import_module(f"{home}pipelines.{module}").command_line(arguments)
+    else:
+        module, _ = TOOLS[name]
+        tool = import_module(f"{home}tools.{module}")
+        code = import_module(f"{home}tools.command").run(tool.main, arguments)
+    return code
+
+
+def called(module: str) -> str:
+    """Return what was typed to run a program: ``sam-engine verify``, or ``python -m tools.verify``."""
+    return sys.argv[0] if sys.argv[0].startswith("sam-engine ") else f"python -m {module}"
+
+
+def help_text() -> str:
+    """Return the list of programs."""
+    width = max(map(len, PIPELINES | TOOLS))
+    lines = ["usage: sam-engine PROGRAM ...   (PROGRAM --help says more; --version)"]
+    for kind, programs in (("key=value settings", PIPELINES), ("--flags", TOOLS)):
+        lines += ["", f"Programs that take {kind}:"]
+        lines += [f"  {name:<{width}}  {what}" for name, (_, what) in programs.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
