@@ -1,6 +1,9 @@
 """Each framework has one owner, and only what computes imports torch."""
 
 import ast
+import os
+import re
+import shutil
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -63,6 +66,44 @@ def test_programs_import_one_another_relatively(package):
     absolute = [path for path in FILES if imports(path) & {package}]
 
     assert [path.relative_to(ROOT).as_posix() for path in absolute] == []
+
+
+PLANTED = {
+    "a room looks up": ("sam_engine/ops/boxes.py", "sam_engine.amg.search", "rooms of the library"),
+    "a new room has no place": ("sam_engine/attic/__init__.py", "sam_engine.errors", "rooms of the library"),
+    "the library calls a program": ("sam_engine/errors.py", "tools.verify", "programs on top"),
+    "a program calls its neighbour": ("tools/verify.py", "pipelines.config", "programs on top"),
+    "a tool takes Hydra": ("tools/verify.py", "hydra", "only pipelines know Hydra"),
+}
+
+
+@pytest.fixture(scope="module")
+def copied_sources(tmp_path_factory):
+    """The files that import-linter reads."""
+    folder = tmp_path_factory.mktemp("copy")
+    for path in [*FILES, ROOT / "pyproject.toml"]:
+        copy = folder / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    return folder
+
+
+@pytest.mark.parametrize(("place", "imported", "contract"), PLANTED.values(), ids=PLANTED)
+def test_a_planted_import_breaks_its_contract(copied_sources, place, imported, contract):
+    """`make check`, and with it continuous integration, would fail."""
+    file = copied_sources / place
+    before = file.read_text() if file.exists() else None
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f"{before or ''}\nimport {imported}\n")
+    linter = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    environment = os.environ | {"PYTHONPATH": str(copied_sources), "COLUMNS": "200"}
+    result = subprocess.run(
+        [sys.executable, "-c", linter], cwd=copied_sources, env=environment, capture_output=True, text=True
+    )
+    file.write_text(before) if before else shutil.rmtree(file.parent)
+
+    assert result.returncode == 1
+    assert re.search(rf"^{contract}.* BROKEN", result.stdout, re.M), result.stdout
 
 
 def may_import_torch(path):
