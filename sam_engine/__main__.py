@@ -20,6 +20,7 @@ PIPELINES = {
 """Name -> module in ``pipelines``, which has ``command_line(arguments)``, and what it does."""
 
 TOOLS = {
+    "view": ("view", "look at a dataset in the browser, also while it is being made"),
     "export": ("export", "write a dataset as SA-1B files or COCO"),
     "verify": ("verify", "hold a dataset against every promise of its format; --repair mends it"),
     "compare": ("compare_runs", "match the masks of two datasets of the same images"),

@@ -158,7 +158,7 @@ def read_tables(
     Args:
         store: Where the shard lies.
         name: Its object name.
-        columns: Top-level columns to read.
+        columns: To read, or leaves of them as ``annotations.list.element.area``.
         groups: Numbers of the row groups to read; None for all.
 
     Raises:
@@ -203,7 +203,9 @@ def _check_text_size(table: pa.Table) -> None:
     for name in table.column_names:
         column = table[name]
         if name == "annotations":
-            column = pc.struct_field(pc.list_flatten(column), ["segmentation", "counts"])
+            column = pc.list_flatten(column)
+            for leaf in ("segmentation", "counts"):  # readers may leave out either
+                column = pc.struct_field(column, [leaf]) if _has_field(column, leaf) else column
         if pa.types.is_dictionary(column.type):
             for chunk in column.chunks:
                 lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
@@ -212,3 +214,8 @@ def _check_text_size(table: pa.Table) -> None:
                     raise ValueError(
                         f"a row group has {size} bytes of {name}; at most {MAX_GROUP_BYTES} are read"
                     )
+
+
+def _has_field(column: Any, name: str) -> bool:
+    """Return whether a column is of structs with a field of this name."""
+    return bool(pa.types.is_struct(column.type)) and column.type.get_field_index(name) >= 0

@@ -1,0 +1,78 @@
+"""Serve a dataset on this machine: bind, say where, answer until interrupted."""
+
+import contextlib
+import mimetypes
+import socket
+import sys
+import threading
+import webbrowser
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from sam_engine.errors import ConfigError
+from sam_engine.web.app import Viewer, make_app
+from sam_engine.web.guard import Guard, make_token
+
+HOST = "127.0.0.1"
+"""Never another: the viewer is for whoever sits at this machine."""
+
+
+@contextlib.contextmanager
+def bound(port: int) -> Iterator[socket.socket]:
+    """Yield a listening socket of this machine alone.
+
+    Args:
+        port: 0 for any that is free.
+
+    Raises:
+        ConfigError: The port is taken, or may not be used.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            raise ConfigError(f"--port is {port}, which cannot be had ({error}); 0 takes any") from error
+        listener.listen()
+        yield listener
+
+
+def guarded(viewer: Viewer, port: int, token: str) -> ASGIApp:
+    """Return the application that a server on this port runs."""
+    # Else they depend on what the machine has registered, and browsers run no module of another type.
+    mimetypes.add_type("text/javascript", ".mjs")
+    mimetypes.add_type("text/javascript", ".js")
+    mimetypes.add_type("application/wasm", ".wasm")
+    hosts = [f"{name}:{port}" for name in (HOST, "localhost")]
+    return Guard(make_app(viewer), token=token, hosts=hosts)
+
+
+def server_config(app: ASGIApp) -> uvicorn.Config:
+    """Return how it is served: without a log of addresses, which hold the token once."""
+    return uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, lifespan="off")
+
+
+def serve(viewer: Viewer, *, port: int, open_browser: bool) -> None:
+    """Serve until interrupted. The address is the first line on stdout, before anything is read.
+
+    Raises:
+        ConfigError: The port cannot be had.
+    """
+    token = make_token()
+    with bound(port) as listener:
+        port = listener.getsockname()[1]
+        url = f"http://{HOST}:{port}/?token={token}"
+        sys.stdout.write(url + "\n")
+        sys.stdout.flush()
+        config = uvicorn.Config(
+            guarded(viewer, port, token), log_config=None, access_log=False, lifespan="off"
+        )
+        viewer.listing.start()
+        if open_browser:
+            threading.Timer(0.5, webbrowser.open, [url]).start()
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            viewer.listing.close()

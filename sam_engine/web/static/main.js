@@ -1,0 +1,48 @@
+// Which page is shown: `#/`, `#/image/ID`, `#/statistics`, each with its own ?parameters.
+import { ask, count, element } from "./dom.js";
+import { showGrid } from "./grid.js";
+import { showImage } from "./image.js";
+import { showStatistics } from "./statistics.js";
+
+const page = document.getElementById("page");
+let leave = () => {};
+
+async function show() {
+  leave();
+  const [path, query] = location.hash.replace(/^#/, "").split("?");
+  const parameters = new URLSearchParams(query);
+  const image = /^\/image\/(\d+)$/.exec(path);
+  const visit = new AbortController();
+  leave = () => visit.abort();
+  const name = image ? "image" : path === "/statistics" ? "statistics" : "grid";
+  for (const link of document.querySelectorAll("nav a")) link.classList.toggle("here", link.dataset.page === name);
+  page.className = name;
+  try {
+    if (image) await showImage(page, Number(image[1]), parameters, visit.signal);
+    else if (name === "statistics") await showStatistics(page, visit.signal);
+    else await showGrid(page, parameters, visit.signal);
+  } catch (error) {
+    if (visit.signal.aborted) return;
+    page.replaceChildren(element("p", { class: "problem" }, error.message));
+  }
+}
+
+async function tell() {
+  try {
+    const about = await ask("/api/about");
+    const parts = [about.name, about.model, `${count(about.num_images)} images`, `${count(about.num_masks)} masks`];
+    if (!about.is_read) parts.push(`reading ${count(about.num_read)} of ${count(about.num_shards)} shards`);
+    if (!about.is_finished) parts.push("being made");
+    if (about.problems.length) parts.push(`${about.problems.length} shards cannot be read`);
+    document.getElementById("about").textContent = parts.filter(Boolean).join(" · ");
+    document.getElementById("about").dataset.read = about.is_read;
+    setTimeout(tell, about.is_read && about.is_finished ? 30_000 : 1_000);
+  } catch {
+    document.getElementById("about").textContent = "the viewer does not answer";
+    setTimeout(tell, 5_000);
+  }
+}
+
+addEventListener("hashchange", show);
+show();
+tell();

@@ -1,0 +1,96 @@
+"""One dataset, one server and one browser for all tests of the room."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+
+from sam_engine.dataset.reader import Dataset, open_dataset
+from sam_engine.web.app import Viewer
+from sam_engine.web.server import bound, guarded
+from tests.helpers import fakes
+
+TOKEN = "the-token-of-the-tests"
+EVIL_NAME = "<img src=x onerror=alert(1)>&amp;\u202egnp.png"
+NUM_IMAGES = 5
+
+
+@dataclass(frozen=True)
+class Served:
+    """A dataset and where its viewer listens."""
+
+    dataset: Dataset
+    viewer: Viewer
+    port: int
+
+    @property
+    def url(self) -> str:
+        """With its token."""
+        return f"http://127.0.0.1:{self.port}/?token={TOKEN}"
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Five images with three discs a point, one of them with a name that is a page, one that is no image."""
+    from pipelines.auto_annotate import run
+
+    root = tmp_path_factory.mktemp("viewed")
+    rng = np.random.default_rng(0)
+    (root / "in").mkdir()
+    for number, name in enumerate(["a.png", "b.png", "c/d.png", EVIL_NAME]):
+        path = root / "in" / name
+        path.parent.mkdir(exist_ok=True)
+        noise = rng.integers(0, 255, (120 + number, 160, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+    (root / "in/z.png").write_bytes(b"no image at all")
+    config = fakes.run_settings(
+        input=str(root / "in"), output=str(root / "out"), shard_size=2, max_failed_fraction=1.0
+    )
+    assert run(config, fakes.make_disc_segmenter) == 0
+    return open_dataset(root / "out")
+
+
+@pytest.fixture(scope="session")
+def served(dataset: Dataset) -> Iterator[Served]:
+    """The viewer of that dataset, running."""
+    viewer = Viewer(dataset)
+    viewer.listing.start()
+    deadline = time.monotonic() + 20
+    while not viewer.listing.is_whole():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with bound(0) as listener:
+        port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            guarded(viewer, port, TOKEN), log_config=None, access_log=False, lifespan="off"
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield Served(dataset, viewer, port)
+        server.should_exit = True
+        thread.join()
+    viewer.listing.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["object"]:
+    """Headless Chromium."""
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.skip("Debian's chromium is not installed (apt-get install chromium)")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=executable, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield chromium
+        chromium.close()

@@ -1,0 +1,40 @@
+"""Look at a dataset in the browser: python -m tools.view OUT."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from sam_engine.__main__ import called
+from sam_engine.dataset.reader import open_dataset
+from sam_engine.errors import ConfigError
+
+from .command import run
+
+DESCRIPTION = """Serve a dataset to the browser of this machine, also while it is being made.
+
+Prints one address with its token. Ctrl-C ends it. Needs the extra `viewer`.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until interrupted."""
+    parser = argparse.ArgumentParser(
+        prog=called("tools.view"), description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("dataset", help="directory that pipelines.auto_annotate writes or wrote")
+    parser.add_argument("--port", type=int, default=8765, help="of 127.0.0.1; 0 for any (default 8765)")
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    parser.add_argument("--images", help="the input, if it is not where the run found it any more")
+    options = parser.parse_args(arguments)
+    dataset = open_dataset(options.dataset)
+    try:
+        from sam_engine.web.app import Viewer
+        from sam_engine.web.server import serve
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is missing: pip install 'sam-engine[viewer]'") from error
+    serve(Viewer(dataset, images=options.images), port=options.port, open_browser=not options.no_browser)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
