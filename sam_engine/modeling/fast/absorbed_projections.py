@@ -7,6 +7,7 @@ P prompts of T tokens, H attention heads of D channels, C channels.
 
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from sam_engine.modeling.mask_decoder import MaskDecoder
@@ -42,6 +43,24 @@ def key_and_absorbed_value(attention: Attention, k: Tensor, v: Tensor) -> tuple[
     value = split_heads(attention.v_proj(v), attention.num_heads)  # (P, H, T, D)
     weight = by_head(attention, attention.out_proj.weight.T)  # (H, D, C)
     return key, (value @ weight + attention.out_proj.bias / attention.num_heads).flatten(1, 2)
+
+
+def absorbed_key(attention: Attention, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Return keys (P, H, T, C), whose products with image tokens plus (P, H, T, 1) are the image's scores.
+
+    Args:
+        attention: In which the image asks.
+        key: (P, H, T, D), from `key_and_absorbed_value`.
+    """
+    key = key / key.shape[-1] ** 0.5
+    bias = key @ by_head(attention, attention.q_proj.bias[:, None])
+    return key @ by_head(attention, attention.q_proj.weight), bias
+
+
+def tokens_of_prompts(decoder: MaskDecoder, sparse_prompt_embeddings: Tensor) -> Tensor:
+    """Return the decoder's own tokens and then the prompts', (P, T, C): their start, and their positions."""
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    return torch.cat([own.expand(len(sparse_prompt_embeddings), -1, -1), sparse_prompt_embeddings], dim=1)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:

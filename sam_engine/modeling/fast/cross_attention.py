@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam_engine.compute.threads import dealt, map_in_threads
-from sam_engine.modeling.fast.absorbed_projections import by_head
+from sam_engine.modeling.fast.absorbed_projections import absorbed_key
 from sam_engine.modeling.fast.prepared_image import PreparedImage
 from sam_engine.modeling.transformer import Attention
 
@@ -64,7 +64,7 @@ def _by_operations(prepared: PreparedImage, given: ImageAttention, images: Tenso
         weights = scores.unflatten(1, (len(key), key.shape[2])).softmax(dim=2).transpose(0, 1)
     else:
         before = images
-        absorbed, bias = (x.flatten(1, 2).to(dtype) for x in _absorbed_key(given.attention, key))
+        absorbed, bias = (x.flatten(1, 2).to(dtype) for x in absorbed_key(given.attention, key))
         scores = torch.baddbmm(bias, absorbed, (images + prepared.image_pe).transpose(1, 2))  # (P, H T, N)
         weights = scores.unflatten(1, key.shape[1:3]).softmax(dim=2)
     x = torch.baddbmm(before.expand_as(images), weights.flatten(1, 2).transpose(1, 2), given.value.to(dtype))
@@ -86,7 +86,7 @@ def _by_loops(prepared: PreparedImage, given: ImageAttention, images: Tensor) ->
     if attention is None:
         keys, bias = given.key, given.key.new_zeros(given.key.shape[:3])
     else:
-        absorbed, offsets = _absorbed_key(attention, given.key)
+        absorbed, offsets = absorbed_key(attention, given.key)
         keys, bias = absorbed.flatten(1, 2), offsets[..., 0]
     prior, eps = given.prior, np.float32(norm.eps)
     reads = torch.empty_like(given.query)
@@ -183,10 +183,3 @@ def _strips_of(prepared: PreparedImage, given: ImageAttention) -> list[_Strip]:
             )
         )
     return strips
-
-
-def _absorbed_key(attention: Attention, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Return keys (P, H, T, C), whose products with image tokens plus (P, H, T, 1) are the image's scores."""
-    key = key / key.shape[-1] ** 0.5
-    bias = key @ by_head(attention, attention.q_proj.bias[:, None])
-    return key @ by_head(attention, attention.q_proj.weight), bias

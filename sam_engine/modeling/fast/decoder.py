@@ -27,6 +27,7 @@ from sam_engine.modeling.fast.absorbed_projections import (
     key_and_absorbed_value,
     project_read,
     split_heads,
+    tokens_of_prompts,
     two_way_blocks,
 )
 from sam_engine.modeling.fast.cross_attention import ImageAttention, attend_image
@@ -74,9 +75,7 @@ def decode_prompts(
         places: Of the prompts, for decoders with prompt maps.
     """
     layers, transformer = two_way_blocks(decoder), decoder.transformer
-    own_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    own_tokens = own_tokens.expand(len(sparse_prompt_embeddings), -1, -1)
-    positions = torch.cat([own_tokens, sparse_prompt_embeddings], dim=1)  # (P, T, C)
+    positions = tokens_of_prompts(decoder, sparse_prompt_embeddings)  # (P, T, C)
     tokens = layers[0].norm1(layers[0].self_attn(q=positions, k=positions, v=positions))
     attended = _attend_shared(layers[0].cross_attn_token_to_image, tokens + positions, prepared)
     if images is None:

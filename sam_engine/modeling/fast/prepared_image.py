@@ -81,14 +81,14 @@ def prepare_image(
         value=split_heads(to_image.v_proj(image), to_image.num_heads).contiguous().to(dtype),
         query=(query / query.shape[-1] ** 0.5).transpose(1, 2).contiguous().to(dtype),
         size=(features.shape[2], features.shape[3]),
-        skip_8=None if stride_8 is None else _pixels_of_tokens(stride_8[0], levels=1).to(dtype),
-        skip_4=None if stride_4 is None else _pixels_of_tokens(stride_4[0], levels=2).to(dtype),
+        skip_8=None if stride_8 is None else pixels_of_tokens(stride_8, levels=1)[0].to(dtype),
+        skip_4=None if stride_4 is None else pixels_of_tokens(stride_4, levels=2)[0].to(dtype),
     )
 
 
-def _pixels_of_tokens(x: Tensor, levels: int) -> Tensor:
-    """Bring a map (C, 2^levels h, 2^levels w) to (h, w, 4^levels, C), in the order of its upscalings."""
-    height, width = (side >> levels for side in x.shape[1:])
-    x = x.view(len(x), height, *[2] * levels, width, *[2] * levels)
-    pairs = [axis for i in range(levels) for axis in (2 + i, 3 + levels + i)]  # dy, dx of each level
-    return x.permute(1, 2 + levels, *pairs, 0).flatten(2, -2).contiguous()
+def pixels_of_tokens(x: Tensor, levels: int) -> Tensor:
+    """Bring maps (B, C, 2^levels h, 2^levels w) to (B, h, w, 4^levels, C), as upscaled one by one."""
+    height, width = (side >> levels for side in x.shape[2:])
+    x = x.reshape(*x.shape[:2], height, *[2] * levels, width, *[2] * levels)
+    pairs = [axis for i in range(levels) for axis in (3 + i, 4 + levels + i)]  # dy, dx of each level
+    return x.permute(0, 2, 3 + levels, *pairs, 1).flatten(3, -2).contiguous()

@@ -6,21 +6,22 @@ do: with tiny on a CPU this takes half the time.
 P = B * K prompts in order of their images, N image tokens, T prompt tokens, H heads of D of the C channels.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from sam_engine.modeling.common import LayerNorm2d
 from sam_engine.modeling.fast.absorbed_projections import (
+    absorbed_key,
     absorbed_query,
-    by_head,
     key_and_absorbed_value,
     project_read,
+    tokens_of_prompts,
     two_way_blocks,
 )
-from sam_engine.modeling.fast.upscaling import weight_of_pixels
+from sam_engine.modeling.fast.prepared_image import pixels_of_tokens
+from sam_engine.modeling.fast.upscaling import upscaling_layers, weight_of_pixels, weights_of_masks
 from sam_engine.modeling.image_encoder import SkipFeatures
 from sam_engine.modeling.mask_decoder import MaskDecoder
 from sam_engine.modeling.prompt_maps import PromptPlaces, pixel_centres
@@ -59,8 +60,7 @@ def decode_batch(
     device = features.device.type
     if torch.is_autocast_enabled(device):  # sums would be float32, and slow
         image, pe = (x.to(torch.get_autocast_dtype(device)) for x in (image, pe))
-    own_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    positions = torch.cat([own_tokens.expand(num_prompts, -1, -1), sparse_prompt_embeddings], dim=1)
+    positions = tokens_of_prompts(decoder, sparse_prompt_embeddings)
     tokens = positions
     prior = decoder.image_prior(places, height, width)
     for i, layer in enumerate(two_way_blocks(decoder)):
@@ -77,8 +77,7 @@ def decode_batch(
     last = decoder.transformer.final_attn_token_to_image
     tokens = decoder.transformer.norm_final_attn(tokens + _read(last, tokens + positions, image, pe))
     mask_tokens = tokens[:, 1 : 1 + decoder.num_mask_tokens]
-    mlps = decoder.output_hypernetworks_mlps
-    weights = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(mlps)], dim=1)  # (P, M, C / 8)
+    weights = weights_of_masks(decoder, mask_tokens)  # (P, M, C / 8)
     pixels = _upscale(decoder, image, skip_features)  # (P, N * 16, C / 8)
     logits = (weights @ pixels.transpose(1, 2)).unflatten(2, (height, width, 2, 2, 2, 2))
     logits = logits.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(num_prompts, -1, 4 * height, 4 * width)
@@ -107,10 +106,8 @@ def _write(
     """Let each prompt's image read its tokens: (P, N, C)."""
     attention = layer.cross_attn_image_to_token
     key, value = key_and_absorbed_value(attention, tokens + positions, tokens)  # (P, H, T, D), (P, H T, C)
-    key = key / key.shape[-1] ** 0.5
-    bias = key @ by_head(attention, attention.q_proj.bias[:, None])  # (P, H, T, 1)
-    absorbed = (key @ by_head(attention, attention.q_proj.weight)).flatten(1, 2)
-    scores = _scores(absorbed, image, pe).view(*key.shape[:3], -1) + bias.to(image.dtype)
+    absorbed, bias = absorbed_key(attention, key)  # (P, H, T, C), (P, H, T, 1)
+    scores = _scores(absorbed.flatten(1, 2), image, pe).view(*key.shape[:3], -1) + bias.to(image.dtype)
     read = scores.softmax(dim=2).flatten(1, 2).transpose(1, 2) @ value
     if prior is not None:
         read = read + prior
@@ -126,33 +123,22 @@ def _scores(query: Tensor, image: Tensor, pe: Tensor) -> Tensor:
 
 def _upscale(decoder: MaskDecoder, image: Tensor, skip_features: SkipFeatures | None) -> Tensor:
     """Map (P, N, C) to pixels (P, N * 16, C / 8), 2 x 2 within 2 x 2."""
-    first, norm, activation_1, second, activation_2 = decoder.output_upscaling
-    first, norm = cast(nn.ConvTranspose2d, first), cast(LayerNorm2d, norm)
-    second = cast(nn.ConvTranspose2d, second)
+    first, norm, second = upscaling_layers(decoder)
     assert first.bias is not None
     assert second.bias is not None
     y = F.linear(image, weight_of_pixels(first).T, first.bias.repeat(4)).unflatten(2, (4, -1))
     if skip_features is not None:
-        y = _add_shared(y, _pixels_of(skip_features[1], levels=1).to(y.dtype))
-    y = activation_1(F.layer_norm(y, y.shape[-1:], norm.weight, norm.bias, norm.eps))
+        y = _add_shared(y, pixels_of_tokens(skip_features[1], levels=1).flatten(1, 2).to(y.dtype))
+    y = F.gelu(F.layer_norm(y, y.shape[-1:], norm.weight, norm.bias, norm.eps))
     y = F.linear(y, weight_of_pixels(second).T, second.bias.repeat(4)).unflatten(3, (4, -1)).flatten(2, 3)
     if skip_features is not None:
-        y = _add_shared(y, _pixels_of(skip_features[0], levels=2).to(y.dtype))
-    pixels: Tensor = activation_2(y).flatten(1, 2)
-    return pixels
+        y = _add_shared(y, pixels_of_tokens(skip_features[0], levels=2).flatten(1, 2).to(y.dtype))
+    return F.gelu(y).flatten(1, 2)
 
 
 def _tokens_of(x: Tensor) -> Tensor:
     """Map (B, C, h, w) to (B, N, C)."""
     return x.flatten(2).transpose(1, 2)
-
-
-def _pixels_of(x: Tensor, levels: int) -> Tensor:
-    """Map (B, C, 2^levels h, 2^levels w) to (B, N, 4^levels, C), in the order of the upscalings."""
-    height, width = (side >> levels for side in x.shape[2:])
-    x = x.reshape(*x.shape[:2], height, *[2] * levels, width, *[2] * levels)
-    pairs = [axis for i in range(levels) for axis in (3 + i, 4 + levels + i)]  # dy, dx of each level
-    return x.permute(0, 2, 3 + levels, *pairs, 1).reshape(len(x), height * width, 4**levels, -1)
 
 
 def _add_shared(x: Tensor, shared: Tensor) -> Tensor:

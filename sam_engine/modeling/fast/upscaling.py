@@ -40,8 +40,7 @@ def upscale_masks(
     """
     rows, columns = valid = valid or prepared.size
     tokens = decoded.mask_tokens if chosen is None else decoded.mask_tokens[chosen]
-    mlps = list(decoder.output_hypernetworks_mlps)[decoded.first_mask :]
-    weights = torch.stack([mlps[i](tokens[:, i]) for i in range(tokens.shape[1])], dim=1)  # (K, M, C / 8)
+    weights = weights_of_masks(decoder, tokens, decoded.first_mask)  # (K, M, C / 8)
     height, width = prepared.size
     logits = weights.new_empty(*weights.shape[:2], 4 * height, 4 * width)
     logits[:, :, 4 * rows :] = 0
@@ -78,7 +77,7 @@ def _by_operations(
         weights: (K, M, C / 8).
         logits: (K, M, 4h, 4w), of which those of the tokens are written.
     """
-    (first, norm, second), (rows, columns) = _layers(decoder), images.shape[1:3]
+    (first, norm, second), (rows, columns) = upscaling_layers(decoder), images.shape[1:3]
     dtype = images.dtype
     y = (images @ weight_of_pixels(first).to(dtype)).unflatten(3, (4, -1)).add_(first.bias)
     if prepared.skip_8 is not None:
@@ -111,7 +110,7 @@ def _by_loops(
     """
     from sam_engine.modeling.fast import cpu_loops as loops  # half a second, which training is spared
 
-    (first, norm, second), (rows, columns) = _layers(decoder), images.shape[1:3]
+    (first, norm, second), (rows, columns) = upscaling_layers(decoder), images.shape[1:3]
     matrix_1 = weight_of_pixels(first).T.contiguous()
     matrix_2 = weight_of_pixels(second).T.contiguous().expand(4, -1, -1)
     bias_1, bias_2, scale, shift = (
@@ -144,7 +143,19 @@ def _by_loops(
     map_in_threads(upscale_some, dealt(len(logits)))
 
 
-def _layers(decoder: MaskDecoder) -> tuple[nn.ConvTranspose2d, LayerNorm2d, nn.ConvTranspose2d]:
+def weights_of_masks(decoder: MaskDecoder, mask_tokens: Tensor, first_mask: int = 0) -> Tensor:
+    """Return the weights (P, M, C / 8) of pixels in the logits of masks.
+
+    Args:
+        decoder: Whose weights to use.
+        mask_tokens: (P, M, C), after the transformer.
+        first_mask: Number of the first of them.
+    """
+    mlps = list(decoder.output_hypernetworks_mlps)[first_mask:]
+    return torch.stack([mlps[i](mask_tokens[:, i]) for i in range(mask_tokens.shape[1])], dim=1)
+
+
+def upscaling_layers(decoder: MaskDecoder) -> tuple[nn.ConvTranspose2d, LayerNorm2d, nn.ConvTranspose2d]:
     """Return the upscaling's layers that have weights, by their type; the others are GELU."""
     first, norm, _, second, _ = decoder.output_upscaling
     return cast(nn.ConvTranspose2d, first), cast(LayerNorm2d, norm), cast(nn.ConvTranspose2d, second)
