@@ -21,6 +21,7 @@ from sam_engine.data_engine import (
 )
 from sam_engine.errors import ConfigError
 from sam_engine.evaluation.config import EvaluateConfig
+from sam_engine.files import write_atomically
 
 from . import auto_annotate, evaluate, train
 from .config import CommandLine, main
@@ -128,13 +129,13 @@ def _report(config: LoopConfig, scores: dict[str, Any]) -> None:
     )
     print(text)
     output = Path(config.output)
-    (output / "report.md").write_text(text + "\n", encoding="utf-8")
+    write_atomically(output / "report.md", text + "\n")
     document = {
         "annotated_images": dataset.num_images,
         "annotated_masks": dataset.num_masks,
         "comparisons": [{**asdict(c), "gains": c.gains, "is_clear": c.is_clear} for c in comparisons],
     }
-    (output / "report.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_atomically(output / "report.json", json.dumps(document, indent=2) + "\n")
 
 
 def command_line(argv: Sequence[str] | None = None) -> int:

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from sam_engine.config import AmgConfig, ExecutorConfig, ModelConfig, check_setting
 from sam_engine.errors import ConfigError
+from sam_engine.files import write_atomically
 from sam_engine.training.config import TrainConfig
 
 ARMS = ("control", "loop")
@@ -122,7 +124,7 @@ def claim_output(config: LoopConfig) -> None:
     settings = json.loads(json.dumps(asdict(config)))
     del settings["seeds"]  # more of them may be asked for later
     if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = _read_settings(path)
         changed = sorted(_differing(there, settings))
         if changed:
             raise ConfigError(
@@ -130,8 +132,22 @@ def claim_output(config: LoopConfig) -> None:
                 "choose another output"
             )
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    write_atomically(path, json.dumps(settings, indent=2) + "\n")
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """Return what `claim_output` wrote."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        reason = None if isinstance(settings, dict) else "no JSON object"
+    except (OSError, ValueError) as error:
+        settings, reason = {}, str(error)
+    if reason:
+        raise ConfigError(
+            f"{path}: not the settings of a loop ({reason}); choose another output, or remove the file to go "
+            "on with the settings that are given now"
+        )
+    return dict(settings)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,6 +101,19 @@ def test_an_output_belongs_to_its_settings(tmp_path: Path):
     assert (tmp_path / "out" / "loop.json").read_text() == before
 
 
+@pytest.mark.parametrize("torn", ["", '{"output": "out", "mod', "[]", "\udcff"])
+def test_a_torn_settings_file_is_one_line(tmp_path: Path, torn: str):
+    """What a full disk or another program left of loop.json is named, with what would do."""
+    path = tmp_path / "out" / "loop.json"
+    path.parent.mkdir()
+    path.write_bytes(torn.encode(errors="surrogateescape"))
+
+    with pytest.raises(
+        ConfigError, match=r"out/loop\.json: not the settings of a loop \(.*\); choose another"
+    ):
+        claim_output(replace(CONFIG, output=str(tmp_path / "out")))
+
+
 def test_scores_are_compared_by_seed():
     """Every held-out set and score, each arm in the order of the seeds."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from sam_engine.catalogue import DEFAULT_MODEL
 from sam_engine.config import check_setting
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+AUTOCAST_PRECISIONS = ("fp32", "bf16", "fp16")
 LOSSES = ("bce_dice", "focal_dice")
 SCHEDULES = ("cosine", "step")
 
@@ -246,5 +246,8 @@ class TrainConfig:
             "a multiple of 32",
         )
         check_setting(
-            "precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"
+            "precision",
+            self.precision,
+            self.precision in AUTOCAST_PRECISIONS,
+            f"one of {', '.join(AUTOCAST_PRECISIONS)}",
         )

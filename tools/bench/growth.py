@@ -18,6 +18,7 @@ import numpy as np
 from sam_engine.__main__ import called
 from sam_engine.catalogue import DEFAULT_MODEL
 from sam_engine.config import MODEL_NAMES, AmgConfig, ModelConfig
+from sam_engine.files import write_atomically
 
 from ..command import run
 from .generator import find_images
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     growths = measure(options)
     if options.svg:
-        Path(options.svg).write_text(draw(growths))
+        write_atomically(Path(options.svg), draw(growths))
     text = json.dumps([asdict(growth) for growth in growths], indent=2) if options.json else describe(growths)
     sys.stdout.write(text + "\n")
     return 0
