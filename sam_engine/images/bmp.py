@@ -1,8 +1,16 @@
-"""BMP: header and completeness."""
+"""BMP: header, completeness and colours in bit masks."""
 
+import io
 import struct
 
+import numpy as np
+from PIL import BmpImagePlugin, Image
+
 from sam_engine.images.image_header import ImageHeader, corrupt, truncated, unsupported
+from sam_engine.images.pixels import composite, to_rgb
+
+_BIT_FIELDS = (3, 6)
+_USUAL_MASKS = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
 
 
 def bmp_header(data: bytes) -> ImageHeader:
@@ -17,11 +25,58 @@ def bmp_header(data: bytes) -> ImageHeader:
         width, height, _planes, bits, compression = struct.unpack_from("<iiHHI", data, 18)
     else:
         raise corrupt(f"BMP with a header of {size} bytes in a file of {len(data)}")
-    if compression not in (0, 3, 6):
+    if compression not in (0, *_BIT_FIELDS):
         raise unsupported(f"BMP with compression {compression}; only uncompressed ones are read")
     if bits not in (1, 4, 8, 16, 24, 32):
         raise corrupt(f"BMP with {bits} bits per pixel")
+    if compression in _BIT_FIELDS:
+        _read_masks(data, bits)
     return ImageHeader(format="BMP", width=width, height=abs(height), bits=bits, data_offset=data_offset)
+
+
+def decode_bmp(data: bytes, header: ImageHeader, background: int) -> np.ndarray:
+    """Return the pixels of a complete BMP, (H, W, 3) uint8.
+
+    Raises:
+        ImageError: TRUNCATED unless all rows are there.
+    """
+    check_bmp(data, header)
+    size, _, height, _, bits, compression = struct.unpack_from("<IiiHHI", data, 14)
+    if size < 40 or compression not in _BIT_FIELDS:
+        with BmpImagePlugin.BmpImageFile(io.BytesIO(data)) as image:
+            return to_rgb(image, background)
+    row = (header.width * bits + 31) // 32 * (32 // bits)
+    values = np.frombuffer(data, f"<u{bits // 8}", row * header.height, header.data_offset)
+    values = values.reshape(header.height, row)[:: -1 if height > 0 else 1, : header.width]
+    channels = [_channel(values, mask) for mask in _read_masks(data, bits) if mask]
+    pixels = np.stack(channels, axis=2)
+    return pixels if len(channels) == 3 else composite(Image.fromarray(pixels, "RGBA"), background)
+
+
+def _read_masks(data: bytes, bits: int) -> tuple[int, ...]:
+    """Return which bits of a pixel are red, green, blue and alpha; 0 for no alpha.
+
+    Raises:
+        ImageError: TRUNCATED; UNSUPPORTED for bits that do not lie together.
+    """
+    (size,) = struct.unpack_from("<I", data, 14)
+    count = 4 if size >= 56 else 3
+    if len(data) < 54 + 4 * count:
+        raise truncated(f"the file ends after {len(data)} bytes, inside the BMP header")
+    masks = struct.unpack_from(f"<{count}I", data, 54)
+    if bits == 32 and not any(masks[:3]):
+        masks = _USUAL_MASKS[:count]
+    runs = [bin(mask)[2:].rstrip("0") for mask in masks]
+    if bits not in (16, 32) or not all(masks[:3]) or any("0" in run or len(run) > 16 for run in runs):
+        raise unsupported(f"BMP with {bits} bits per pixel and colours in {', '.join(map(hex, masks))}")
+    return (*masks, 0)[:4]
+
+
+def _channel(values: np.ndarray, mask: int) -> np.ndarray:
+    """Return one colour of packed pixels, (H, W) uint8, stretched over [0, 255]."""
+    lowest = (mask & -mask).bit_length() - 1
+    channel = (values & mask) >> lowest
+    return (channel.astype(np.uint32) * 255 // (mask >> lowest)).astype(np.uint8)
 
 
 def check_bmp(data: bytes, header: ImageHeader) -> None:

@@ -5,28 +5,23 @@ header, then the caps, then the decoder. No path ever reaches a decoder.
 """
 
 import io
-import threading
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import BmpImagePlugin, Image, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import Image, PngImagePlugin, WebPImagePlugin
 
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError
-from sam_engine.images.bmp import check_bmp
+from sam_engine.images.bmp import decode_bmp
 from sam_engine.images.headers import read_header
 from sam_engine.images.image_header import ImageHeader, corrupt, one_line
 from sam_engine.images.jpeg import decode_jpeg
 from sam_engine.images.pixels import to_rgb
 from sam_engine.images.png import clean_png
-from sam_engine.images.tiff import clean_tiff
+from sam_engine.images.tiff_pixels import decode_tiff
 from sam_engine.images.webp import webp_orientation
 from sam_engine.structures import ImageStatus
-
-# catch_warnings changes the whole process; the lock keeps two threads from restoring each other's filters.
-_warnings_lock = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,11 +123,5 @@ def _decode(
         with WebPImagePlugin.WebPImageFile(io.BytesIO(data)) as image:
             return to_rgb(image, config.background), orientation, None
     if header.format == "TIFF":
-        clean = clean_tiff(data)
-        with _warnings_lock, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with TiffImagePlugin.TiffImageFile(io.BytesIO(clean)) as image:
-                return to_rgb(image, config.background), header.orientation, None
-    check_bmp(data, header)
-    with BmpImagePlugin.BmpImageFile(io.BytesIO(data)) as image:
-        return to_rgb(image, config.background), 1, None
+        return decode_tiff(data, config), header.orientation, None
+    return decode_bmp(data, header, config.background), 1, None

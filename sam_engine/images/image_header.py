@@ -17,13 +17,19 @@ class ImageHeader:
     orientation: int = 1
     """EXIF orientation in [1, 8]; 1 where there is none or an invalid one."""
     components: int = 3
-    """Samples per pixel, of a JPEG or PNG."""
+    """Samples per pixel, of a JPEG, PNG or TIFF."""
     bits: int = 8
-    """Per sample of a PNG, per pixel of a BMP."""
+    """Per sample of a PNG or TIFF, per pixel of a BMP."""
     num_blocks: int = 0
     """Blocks of 8 x 8 samples in a JPEG. Each takes a bit of the file at the very least."""
     data_offset: int = 0
     """Where the pixels of a BMP start, in bytes."""
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of all samples, where a pixel takes more than a byte for each of four."""
+        deep = self.components * -(-self.bits // 8) if self.format in ("PNG", "TIFF") else 0
+        return max(0, self.width * self.height) * deep if deep > 4 else 0
 
 
 def corrupt(message: str) -> ImageError:

@@ -30,6 +30,7 @@ from sam_engine.images.decode import DecodedImage, decode_image
 from sam_engine.images.headers import read_header
 from sam_engine.images.image_header import one_line
 from sam_engine.images.shared_block import SharedBlock
+from sam_engine.images.tiff_samples import MAX_SAMPLE_BYTES
 from sam_engine.structures import ImageStatus
 
 Decode = Callable[[bytes, DecodeConfig, NDArray[np.uint8]], DecodedImage]
@@ -46,6 +47,7 @@ _MAX_ANSWER_BYTES = 65_536
 # Python and its libraries, then per pixel: Pillow's picture, one conversion, the array, its turned copy.
 _BASE_BYTES = 512 * 2**20
 _BYTES_PER_PIXEL = 16
+_COPIES_OF_SAMPLES = 3  # deep ones: as they were unpacked, as numbers, and for a moment one of either more
 _MAX_OPEN_FILES = 32
 _NO_IMAGE = {"height": 0, "width": 0, "orientation": 1}
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
@@ -224,7 +226,9 @@ def limit_process(config: DecodeConfig) -> None:
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: _MAX_OPEN_FILES,
         resource.RLIMIT_FSIZE: 0,  # nothing is written, and what a library prints cannot fill a disk
-        resource.RLIMIT_DATA: _memory_limit(config.max_file_bytes, config.max_pixels),
+        resource.RLIMIT_DATA: _memory_limit(
+            config.max_file_bytes, config.max_pixels, MAX_SAMPLE_BYTES * config.max_pixels
+        ),
     }
     for kind, limit in limits.items():
         resource.setrlimit(kind, (limit, limit))
@@ -237,16 +241,18 @@ def limit_image(data: bytes, timeout_s: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
     try:
         header = read_header(data)
-        num_pixels = max(0, header.width * header.height)
+        num_pixels, sample_bytes = max(0, header.width * header.height), header.sample_bytes
     except ImageError:
-        num_pixels = 0
+        num_pixels = sample_bytes = 0
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (min(_memory_limit(len(data), num_pixels), most), most))
+    limit = min(_memory_limit(len(data), num_pixels, sample_bytes), most)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
 
 
-def _memory_limit(num_bytes: int, num_pixels: int) -> int:
-    """Return how much memory a child may have for a file of so many bytes and pixels, in bytes."""
-    return _BASE_BYTES + 2 * num_bytes + _BYTES_PER_PIXEL * num_pixels
+def _memory_limit(num_bytes: int, num_pixels: int, sample_bytes: int) -> int:
+    """Return how much memory a child may have for a file, its pixels and deep samples, in bytes."""
+    samples = _COPIES_OF_SAMPLES * sample_bytes
+    return _BASE_BYTES + 3 * num_bytes + _BYTES_PER_PIXEL * num_pixels + samples
 
 
 def _send(descriptor: int, answer: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from sam_engine.images.tiff_tags import ORIENTATION, read_tags
 def read_orientation(exif: bytes) -> int:
     """Return the orientation from an EXIF block; 1 if it has none, an invalid one, or is damaged."""
     try:
-        value = read_tags(exif.removeprefix(b"Exif\x00\x00")).get(ORIENTATION)
+        value = read_tags(exif.removeprefix(b"Exif\x00\x00"), (ORIENTATION,)).get(ORIENTATION)
     except ImageError:
         return 1
     return value[0] if value and len(value) == 1 and 1 <= value[0] <= 8 else 1

@@ -18,14 +18,35 @@ def to_rgb(image: Image.Image, background: int) -> np.ndarray:
         key = image.info.get("transparency")
         if key is not None:
             grey[samples == key] = background
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        return repeat_grey(grey)
     if mode in _UNSCALED:
         raise unsupported(f"{_UNSCALED[mode]} samples have no fixed range; save the image with 8 or 16 bits")
     if mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        canvas = Image.new("RGB", image.size, (background,) * 3)
-        canvas.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))  # rounds (a * c + (255 - a) * b) / 255
-        return np.array(canvas)
+        return composite(image.convert("RGBA"), background)
     return np.array(image if mode == "RGB" else image.convert("RGB"))
+
+
+def composite(rgba: Image.Image, background: int) -> np.ndarray:
+    """Return (H, W, 3) uint8: an RGBA image over one grey level."""
+    canvas = Image.new("RGB", rgba.size, (background,) * 3)
+    canvas.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))  # rounds (a * c + (255 - a) * b) / 255
+    return np.array(canvas)
+
+
+def repeat_grey(grey: np.ndarray) -> np.ndarray:
+    """Return (H, W, 3) from (H, W)."""
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def to_eight_bits(samples: np.ndarray, bits: int) -> np.ndarray:
+    """Return unsigned samples of so many bits in [0, 255]: fewer bits stretched, of more the highest eight.
+
+    Args:
+        samples: Any shape, unsigned.
+        bits: 1, 2, 4, or at least 8.
+    """
+    if bits < 8:
+        return samples * np.uint8(255 // (2**bits - 1))
+    return samples if bits == 8 else (samples >> (bits - 8)).astype(np.uint8)

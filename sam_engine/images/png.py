@@ -3,7 +3,7 @@
 import struct
 import zlib
 
-from sam_engine.images.image_header import ImageHeader, corrupt, truncated
+from sam_engine.images.image_header import ImageHeader, corrupt, truncated, unsupported
 from sam_engine.images.orientation import read_orientation
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -19,6 +19,8 @@ def png_header(data: bytes) -> ImageHeader:
     length, name, width, height, bits, color, compression, filtering, interlace = struct.unpack_from(
         ">I4sIIBBBBB", data, 8
     )
+    if name == b"CgBI":
+        raise unsupported("a PNG as Xcode rewrites them for iPhones (CgBI); take the original")
     if name != b"IHDR" or length != 13:
         raise corrupt("the PNG does not start with IHDR")
     if bits not in _DEPTHS.get(color, ()) or compression or filtering or interlace > 1:

@@ -1,18 +1,28 @@
 """The directory of a TIFF or EXIF block, read in plain Python."""
 
 import struct
+from collections.abc import Collection
 
-from sam_engine.images.image_header import corrupt, truncated
+from sam_engine.images.image_header import corrupt, truncated, unsupported
 
 ORIENTATION = 274
-_TYPE_BYTES = {1: 1, 3: 2, 4: 4}
+MAX_VALUES = 2**22
+"""Of one tag: a picture of 32,768 x 32,768 pixels in tiles of 16 x 16."""
+
+_TYPE_BYTES = {1: 1, 3: 2, 4: 4, 7: 1}
 
 
-def read_tags(data: bytes) -> dict[int, tuple[int, ...]]:
-    """Return the unsigned integer tags of the first directory of a TIFF or EXIF block."""
-    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(data[:4])
-    if order is None:
-        raise corrupt("TIFF directory without a byte order mark")
+def read_tags(data: bytes, wanted: Collection[int]) -> dict[int, tuple[int, ...]]:
+    """Return some of the unsigned integer tags of the first directory of a TIFF or EXIF block.
+
+    Args:
+        data: From its byte order mark on.
+        wanted: Numbers of the tags that are looked for; no other is read.
+
+    Raises:
+        ImageError: CORRUPT or TRUNCATED; UNSUPPORTED for more values than `MAX_VALUES`.
+    """
+    order = byte_order(data)
     try:
         (ifd,) = struct.unpack_from(f"{order}I", data, 4)
         (count,) = struct.unpack_from(f"{order}H", data, ifd)
@@ -20,13 +30,27 @@ def read_tags(data: bytes) -> dict[int, tuple[int, ...]]:
         for entry in range(ifd + 2, ifd + 2 + 12 * count, 12):
             tag, kind, number = struct.unpack_from(f"{order}HHI", data, entry)
             size = _TYPE_BYTES.get(kind)
-            if size is None:
+            if size is None or tag not in wanted:
                 continue
             offset = entry + 8
             if size * number > 4:
                 (offset,) = struct.unpack_from(f"{order}I", data, offset)
             if offset + size * number <= len(data):
+                if number > MAX_VALUES:
+                    raise unsupported(f"TIFF tag {tag} has {number} values; at most {MAX_VALUES} are read")
                 tags[tag] = struct.unpack_from(f"{order}{number}{'BHxI'[size - 1]}", data, offset)
     except struct.error:
         raise truncated(f"the file ends after {len(data)} bytes, inside the TIFF directory") from None
     return tags
+
+
+def byte_order(data: bytes) -> str:
+    """Return < or > as `struct` has them.
+
+    Raises:
+        ImageError: CORRUPT if the mark is missing.
+    """
+    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(data[:4])
+    if order is None:
+        raise corrupt("TIFF directory without a byte order mark")
+    return order

@@ -69,6 +69,25 @@ def zero_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", body + compressor.flush()) + chunk(b"IEND", b"")
 
 
+def masked_bmp(pixels: np.ndarray, *masks: int, bits: int = 32) -> bytes:
+    """Return a BMP of (H, W) packed pixels whose colours lie where the masks say."""
+    height, width = pixels.shape
+    size, compression = 40 if len(masks) == 3 else 56, 3
+    header = struct.pack("<IiiHHIIiiII", size, width, height, 1, bits, compression, 0, 0, 0, 0, 0)
+    header += struct.pack(f"<{len(masks)}I", *masks)
+    rows = (
+        np.pad(pixels[::-1], ((0, 0), (0, width % 2))).astype("<u2")
+        if bits == 16
+        else pixels[::-1].astype("<u4")
+    )
+    return (
+        b"BM"
+        + struct.pack("<IHHI", 14 + len(header) + rows.nbytes, 0, 0, 14 + len(header))
+        + header
+        + rows.tobytes()
+    )
+
+
 def patch_jpeg_size(data: bytes, height: int, width: int) -> bytes:
     """Return a baseline JPEG whose frame header lies about its size."""
     frame = data.index(b"\xff\xc0")
@@ -272,7 +291,7 @@ def _undetected() -> dict[str, Case]:
 
 def _not_images() -> dict[str, Case]:
     rgb = Image.fromarray(photo())
-    jpeg, bmp = encode(rgb, "JPEG"), encode(rgb, "BMP")
+    jpeg, png_file, bmp = encode(rgb, "JPEG"), encode(rgb, "PNG"), encode(rgb, "BMP")
     frame = jpeg.index(b"\xff\xc0")
     files = {
         "zero.jpg": b"",
@@ -298,6 +317,8 @@ def _not_images() -> dict[str, Case]:
         "arithmetic.jpg": patch(jpeg, frame + 1, 0xC9),
         "two_components.jpg": patch(jpeg, frame + 9, 2),
         "run_length.bmp": patch(bmp, 30, 1),
+        "masks.bmp": masked_bmp(np.zeros((8, 8)), 0xF0F0F0F0, 0xF00, 0xF),
+        "xcode.png": png_file[:8] + chunk(b"CgBI", bytes(4)) + png_file[8:],
     }
     return {name: Case(data=data, status=ImageStatus.UNSUPPORTED) for name, data in files.items()}
 

@@ -14,7 +14,17 @@ from sam_engine.images import decode as decode_module
 from sam_engine.images.decode import decode_image, turn_upright
 from sam_engine.images.image_header import one_line
 from sam_engine.structures import ImageStatus
-from tests.corpus.image_corpus import SIZE, Case, cases, chunk, encode, patch_jpeg_size, photo, png
+from tests.corpus.image_corpus import (
+    SIZE,
+    Case,
+    cases,
+    chunk,
+    encode,
+    masked_bmp,
+    patch_jpeg_size,
+    photo,
+    png,
+)
 
 DEFAULT = DecodeConfig()
 CORNERS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))
@@ -369,6 +379,29 @@ def test_truncation_says_where():
 def test_impossible_sizes_are_refused_before_memory_is_taken():
     """A PNG whose data cannot inflate to its size is refused by arithmetic."""
     assert "cannot fill 9000 x 9000" in str(failure(cases()["little_data.png"].data))
+
+
+@pytest.mark.parametrize(
+    ("bits", "masks"),
+    [
+        (32, (0xFF0000, 0xFF00, 0xFF)),
+        (32, (0xFF, 0xFF00, 0xFF0000)),
+        (32, (0x3FF00000, 0xFFC00, 0x3FF)),
+        (32, (0xFF0000, 0xFF00, 0xFF, 0xFF000000)),
+        (16, (0xF800, 0x7E0, 0x1F)),
+        (16, (0x7C00, 0x3E0, 0x1F)),
+        (16, (0xF00, 0xF0, 0xF)),
+    ],
+)
+def test_bit_masks_are_read(bits, masks):
+    """Colours of a BMP lie where its masks say, and are stretched over 8 bits."""
+    packed = np.random.default_rng(0).integers(0, 2**bits, (5, 7), dtype=np.uint64)
+    levels = [(packed & mask) / mask for mask in masks]
+    alpha = np.floor(levels[3] * 255) / 255 if len(masks) == 4 else 1
+    expected = [np.floor(level * 255 + 1e-6) * alpha + 255 * (1 - alpha) for level in levels[:3]]
+    pixels = decode_image(masked_bmp(packed, *masks, bits=bits), DEFAULT).pixels
+
+    assert np.array_equal(pixels, np.rint(np.stack(expected, -1)).astype(np.uint8))
 
 
 def test_control_characters_are_escaped():
