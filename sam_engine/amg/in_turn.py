@@ -58,11 +58,11 @@ class InTurn:
             RuntimeError: The device is broken, or the model raised for the one before.
         """
         older, self._last = self._last, None
-        newer = None if image is None else _Work(image)
+        newer = None if image is None else _Work(image, queued if self._overlaps else None)
+        del queued  # where memory runs out, `newer` has to be all that holds it
         if newer is not None and self._overlaps:
             with suppress(Exception):  # what is wrong with it shows when it is done alone
-                begun = queued or self._finder.begin(newer.image)
-                newer.queued = _searched(begun) if older is None else begun
+                self._begin(newer, search=older is None)
         found = None if older is None else self._finish(older, newer)
         self._last = newer
         return found
@@ -80,37 +80,38 @@ class InTurn:
         try:
             older.queued.draw()
             if newer is not None and newer.queued is not None:
-                begun, newer.queued = newer.queued, None
                 with suppress(Exception):
-                    newer.queued = _searched(begun)
+                    self._begin(newer, search=True)
             return self._finder.finish(older.queued)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         except ImageError as error:
-            return error
+            return error.with_traceback(None)  # its frames hold what is on the device
         older.queued = None
         if newer is not None:
             newer.queued = None
         return self._alone(older.image)
+
+    def _begin(self, work: _Work, *, search: bool) -> None:
+        """Queue an image's encoding, if that was not done, and its search; if that fails, it is not begun."""
+        queued, work.queued = work.queued, None
+        queued = queued or self._finder.begin(work.image)
+        if search:
+            queued.search()
+        work.queued = queued
 
     def _alone(self, image: Image) -> Found:
         """Return what becomes of an image while no other is in hand."""
         try:
             return self._finder.find(image)
         except ImageError as error:
-            return error
+            return error.with_traceback(None)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         height, width = image.shape[:2]
         return ImageError(ImageStatus.OOM, f"no memory to draw its masks at {width} x {height} pixels")
-
-
-def _searched(queued: QueuedImage) -> QueuedImage:
-    """Queue an image's search."""
-    queued.search()
-    return queued
 
 
 def find_in_turn(finder: MaskFinder, images: Sequence[Image]) -> Iterator[list[FoundMask]]:

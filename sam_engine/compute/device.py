@@ -10,6 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+OUT_OF_MEMORY_TEXTS = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "_STATUS_ALLOC_FAILED",
+    "_ALLOCATION_FAILED",  # cuDNN 9: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED, or HOST
+    "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate",
+    "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasLtCreate",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+)
+"""Where torch has no type for it: its CPU and MPS allocators, the CUDA driver, cuBLAS and cuDNN. The latter two
+say that they are not initialised where there is no memory for their own handles."""
+
 
 def is_queued(device: torch.device) -> bool:
     """Return whether operations are queued, so that to look at a result is to wait for all of them."""
@@ -28,9 +41,7 @@ def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     """Return whether an allocation failed, on the device or on the host."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # Where torch has no type for it: its CPU and MPS allocators, the CUDA driver, cuBLAS and cuDNN.
-    texts = ("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED")
-    return any(text in str(error) for text in texts)
+    return any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
 
 
 class Download:
@@ -41,7 +52,7 @@ class Download:
         self._tensor = tensor
         self._copied: torch.cuda.Event | None = None
         if _is_cuda(tensor.device):
-            self._tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True, device="cpu")
             self._tensor.copy_(tensor, non_blocking=True)
             self._copied = torch.cuda.Event(blocking=True)  # sleeps: decoding threads want the core
             self._copied.record(torch.cuda.current_stream(tensor.device))

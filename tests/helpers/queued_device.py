@@ -102,6 +102,11 @@ class _Watch(TorchDispatchMode):
         """Return the most memory that the device needed at once, besides what was there before."""
         return _memory.peak - self._bytes_before
 
+    @property
+    def live_bytes(self) -> int:
+        """Return the memory that its tensors take now, besides what was there before."""
+        return _memory.live - self._bytes_before
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
