@@ -1,25 +1,20 @@
 """Annotate a folder of images: ``python -m pipelines.auto_annotate input=photos output=out``."""
 
-import contextlib
 import logging
-import math
-import os
-import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from sam_engine.annotation.ray_pool import run_shards
+from sam_engine.annotation.plan import Plan
 from sam_engine.annotation.report import ERRORS, add_up
-from sam_engine.annotation.run import Plan, Summary, finish, open_run, prepare, worker_factory
+from sam_engine.annotation.run import RunEvent, RunSummary, annotate_dataset
 from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.previews import PREVIEWS_PREFIX
-from sam_engine.structures import ShardReport
 
 from .config import CommandLine, main
-from .progress import Progress, set_up_logging
+from .logs import set_up_logging
+from .progress import Progress
+from .signals import stopped_by_signals
 
 if TYPE_CHECKING:
     from sam_engine.modeling.segmenter import Segmenter
@@ -55,40 +50,23 @@ def run(config: AutoAnnotateConfig, make_model: "Callable[[], Segmenter] | None"
         make_model: Returns the model instead of the configured one; picklable.
     """
     set_up_logging(config.log.format)
-    preparation = prepare(config)
-    with preparation.store.lock(), _stopped_by_signals() as check_signals:
-        plan = open_run(preparation)
-        _announce(plan)
-        reports: list[ShardReport] = []
-        started = math.inf
-        before = add_up(plan.committed.values())
-        events = run_shards(
-            plan.open_shards,
-            worker_factory(plan, make_model),
-            config.executor,
-            device=config.model.device,
-        )
-        progress = Progress(
-            total=len(plan.manifest),
-            done=before.num_images,
-            masks=before.num_masks,
-            log_format=config.log.format,
-        )
-        with progress, contextlib.closing(events):
-            for event in events:
-                check_signals()
+    with stopped_by_signals() as check_signals, Progress(config.log.format) as progress:
+
+        def follow(event: RunEvent) -> None:
+            check_signals()
+            if isinstance(event, Plan):
+                _announce(event)
+                before = add_up(event.committed.values())
+                progress.start(total=len(event.manifest), done=before.num_images, num_masks=before.num_masks)
+            else:
                 progress.show(event)
-                if isinstance(event, ShardReport):
-                    reports.append(event)
-                    started = min(started, time.monotonic() - event.seconds)
-                    for note in event.notes:
-                        log.warning("%s", note)
-        summary = finish(plan, reports, max(0.0, time.monotonic() - started))
+
+        summary = annotate_dataset(config, follow, make_model=make_model)
     print(describe(summary))
     return summary.exit_code
 
 
-def describe(summary: Summary) -> str:
+def describe(summary: RunSummary) -> str:
     """Return what a run prints at its end."""
     totals, session = summary.totals, summary.session
     failures = ", ".join(f"{count} {status}" for status, count in totals.failures.items())
@@ -129,60 +107,9 @@ def _announce(plan: Plan) -> None:
     )
 
 
-class Stopped(BaseException):
-    """A signal asked the run to end. Not an Exception: nothing may take it for a bad shard."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-@contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[Callable[[], None]]:
-    """Turn SIGINT and SIGTERM into `Stopped`; a second one ends the process where it stands.
-
-    Either is safe at any line: what is published is whole, and what is not is done again. Yields a check to
-    call now and then, for Python drops what a handler raises while an object is being finalised.
-    """
-    received: list[int] = []
-
-    def check() -> None:
-        if received:
-            raise Stopped(received[0])
-
-    def stop(number: int, _: object) -> None:
-        received.append(number)
-        for other in handlers:
-            signal.signal(other, lambda again, _: os._exit(128 + again))
-        check()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield check
-        return
-    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield check
-    except SystemError:  # what becomes of `Stopped` in native code that does not expect it, as in ray.wait()
-        check()
-        raise
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def stoppable(program: Callable[[], int]) -> int:
-    """Return the exit code of a program in which `run` may be stopped by a signal."""
-    try:
-        return program()
-    except (Stopped, KeyboardInterrupt) as stopped:  # the latter before the run has begun
-        number = signal.Signals(stopped.number if isinstance(stopped, Stopped) else signal.SIGINT)
-        print(f"stopped by {number.name}; the same command goes on from here", file=sys.stderr)
-        return 128 + number
-
-
 def command_line(argv: Sequence[str] | None = None) -> int:
     """Run from a command line; return the exit code."""
-    return stoppable(lambda: main(COMMAND, run, argv))
+    return main(COMMAND, run, argv)
 
 
 if __name__ == "__main__":

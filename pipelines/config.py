@@ -29,6 +29,8 @@ from sam_engine.__main__ import called
 from sam_engine.dataset.run_info import config_yaml
 from sam_engine.errors import ConfigError, SamEngineError
 
+from .signals import stoppable
+
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 Config = TypeVar("Config")
@@ -46,6 +48,8 @@ class CommandLine:
     """Text before the list of settings in ``--help``."""
     plain_texts: frozenset[str] = frozenset()
     """Settings whose value may hold any character, as paths do. Hydra never parses them."""
+    after_signal: str = "the same command goes on from here"
+    """What the last line says of a program that was stopped by a signal."""
 
 
 def register(name: str, config_class: type) -> None:
@@ -79,7 +83,11 @@ def parse(raw: DictConfig) -> Any:
 
 
 def main(command: CommandLine, run: Callable[[Any], int], argv: Sequence[str] | None = None) -> int:
-    """Run a program from its command line; return its exit code. Errors become one line on stderr."""
+    """Run a program from its command line; return its exit code. Errors and signals become one line."""
+    return stoppable(lambda: _main(command, run, argv), afterwards=command.after_signal)
+
+
+def _main(command: CommandLine, run: Callable[[Any], int], argv: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a path need not be text in this locale
             stream.reconfigure(errors="backslashreplace")

@@ -10,6 +10,7 @@ from sam_engine.errors import ConfigError
 from sam_engine.evaluation.config import EvaluateConfig
 
 from .config import CommandLine, main
+from .logs import set_up_logging
 
 if TYPE_CHECKING:
     from sam_engine.evaluation.run import Evaluation
@@ -19,6 +20,7 @@ COMMAND = CommandLine(
     name="evaluate",
     config_class=EvaluateConfig,
     plain_texts=frozenset({"output", "model.checkpoint", "model.sha256"}),
+    after_signal="the same command starts again",
     help="""
 Score a model on ground truth at full resolution: clicks, boxes, the mask generator, and its own scores.
 
@@ -39,13 +41,15 @@ ranked  what predicted IoU and stability are worth: expected calibration error, 
 grid    average recall (IoU .5:.05:.95) of 100 and 1000 masks an image: of unfiltered proposals, and of the
         masks that amg's settings leave; by COCO's sizes
 The last table and line say what amg's thresholds do, and the best thresholds for each number of masks.
-Flags: --help, --cfg job (print the configuration and stop). Exit codes: 0 done, 1 failed, 2 bad setting.
+Flags: --help, --cfg job (print the configuration and stop). Exit codes: 0 done, 1 failed, 2 bad setting,
+130 and 143 stopped by a signal.
 """,
 )
 
 
 def run(config: EvaluateConfig) -> int:
     """Score every truth, print tables and write the scores; return the exit code."""
+    set_up_logging(config.log.format)
     if not config.truth:
         raise ConfigError("truth is empty; give ground truth, for example truth=[eval-coco.tar]")
     wants_plots = config.output is not None and config.plots

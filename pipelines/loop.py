@@ -25,6 +25,7 @@ from sam_engine.files import write_atomically
 
 from . import auto_annotate, evaluate, train
 from .config import CommandLine, main
+from .logs import set_up_logging
 
 COMMAND = CommandLine(
     name="loop",
@@ -57,6 +58,7 @@ log = logging.getLogger("pipelines.loop")  # not __name__, which is __main__ und
 
 def run(config: LoopConfig) -> int:
     """Go round once; return the exit code."""
+    set_up_logging(config.log.format)
     for name in ("labelled", "unlabelled", "heldout"):
         if not getattr(config, name):
             raise ConfigError(f"{name} is empty; see {called('pipelines.loop')} --help")
@@ -72,6 +74,7 @@ def run(config: LoopConfig) -> int:
             model=config.model,
             amg=config.amg,
             executor=config.executor,
+            log=config.log,
             limit=config.limit,
         )
     )
@@ -107,6 +110,7 @@ def _scores(config: LoopConfig, name: str, weights: Path) -> dict[str, Any]:
                 limit=config.heldout_limit,
                 threads=config.train.threads,
                 output=str(output),
+                log=config.log,
                 plots=False,
             )
         )
@@ -140,7 +144,7 @@ def _report(config: LoopConfig, scores: dict[str, Any]) -> None:
 
 def command_line(argv: Sequence[str] | None = None) -> int:
     """Run from a command line; return the exit code."""
-    return auto_annotate.stoppable(lambda: main(COMMAND, run, argv))
+    return main(COMMAND, run, argv)
 
 
 if __name__ == "__main__":

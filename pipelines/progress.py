@@ -1,10 +1,8 @@
 """What a run says while it works, on stderr: a bar on a terminal, a line every few seconds elsewhere."""
 
-import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Self
 
@@ -17,62 +15,29 @@ log = logging.getLogger(__name__)
 LINE_EVERY_S = 5.0
 
 
-class TextFormatter(logging.Formatter):
-    """The message; anything from a warning on says what it is."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        text = super().format(record)
-        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line; numbers that a line carries are fields of their own."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        fields: Mapping[str, Any] = getattr(record, "fields", {})
-        line = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-            **fields,
-        }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
-
-
-def set_up_logging(log_format: str) -> None:
-    """Send the program's log to stderr, as ``text`` or ``json``."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(logging.WARNING)
-    for name in ("sam_engine", "pipelines"):
-        logging.getLogger(name).setLevel(logging.INFO)
-
-
 class Progress(AbstractContextManager["Progress"]):
     """Counts images and masks over all shards."""
 
-    def __init__(self, *, total: int, done: int, masks: int, log_format: str) -> None:
+    def __init__(self, log_format: str) -> None:
+        """Draw nothing yet; json never draws a bar."""
+        self._draws_bar = log_format == "text" and sys.stderr.isatty()
+        self._bar: Any = None
+        self._underway: dict[int, ShardProgress] = {}
+        self.start(total=0, done=0, num_masks=0)
+
+    def start(self, *, total: int, done: int, num_masks: int) -> None:
         """Start at what earlier runs have done.
 
         Args:
             total: Images of the dataset.
             done: Images published already.
-            masks: Masks published already.
-            log_format: json never draws a bar.
+            num_masks: Masks published already.
         """
         self._done = self._before = done
         self._total = total
-        self._masks = masks
-        self._underway: dict[int, ShardProgress] = {}
+        self._masks = num_masks
         self._started = self._last_line = time.monotonic()
-        self._bar: Any = None
-        if log_format == "text" and sys.stderr.isatty():
+        if self._draws_bar and total:
             self._bar = tqdm(total=total, initial=done, unit="image", dynamic_ncols=True)
 
     def __exit__(self, *exception: object) -> None:

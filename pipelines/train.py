@@ -1,7 +1,6 @@
 """Train the small model: ``python -m pipelines.train data.sources=[a.tar,b.tar] output=runs/tiny``."""
 
 import dataclasses
-import logging
 import sys
 from collections.abc import Sequence
 
@@ -9,6 +8,7 @@ from sam_engine.errors import ConfigError
 from sam_engine.training.config import TrainConfig
 
 from .config import CommandLine, main
+from .logs import set_up_logging
 
 COMMAND = CommandLine(
     name="train",
@@ -45,16 +45,14 @@ Flags: --help, --cfg job (print the configuration and stop). Exit codes: 0 done,
 """,
 )
 
-log = logging.getLogger(__name__)
-
 
 def run(config: TrainConfig) -> int:
     """Pack what is not packed, then train to the end of the schedule; return the exit code."""
+    set_up_logging(config.log.format)
     from sam_engine.training.data.packing import pack
     from sam_engine.training.process import held_out_path, packed_path
     from sam_engine.training.run import run_training, write_config
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     packed, data = packed_path(config), config.data
     if data.stream and data.pack_only:
         raise ConfigError("data.pack_only makes a packed copy, which data.stream does without; give one")
@@ -63,10 +61,8 @@ def run(config: TrainConfig) -> int:
             raise ConfigError(
                 "data.sources is empty and there is no packed copy; give one, as in data.sources=[a.tar]"
             )
-        log.info("packing %d sources to %s", len(data.sources) + len(data.region_sources), packed)
         pack(data, packed)
     if config.held_out and not held_out_path(config).exists():
-        log.info("packing %d held-out sources to %s", len(config.held_out), held_out_path(config))
         held_out = dataclasses.replace(
             data, sources=config.held_out, region_sources=[], images=[], weights=[], licences=[]
         )

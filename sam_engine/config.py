@@ -5,7 +5,10 @@ wrong value never reaches a worker.
 """
 
 import math
-from dataclasses import dataclass, field
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
 
 from sam_engine.catalogue import DEFAULT_MODEL, MODELS
 from sam_engine.errors import ConfigError
@@ -24,6 +27,38 @@ def check_setting(key: str, value: object, ok: bool, expected: str) -> None:
 def is_on(threshold: float) -> bool:
     """Return whether a filter by score filters anything: a threshold of 0 or less keeps all."""
     return threshold > 0
+
+
+Config = TypeVar("Config")
+
+
+def settings_from(config_class: type[Config], values: Mapping[str, Any], prefix: str = "") -> Config:
+    """Return settings made of plain values.
+
+    Args:
+        config_class: Of the settings.
+        values: By the name of the field. A section may be given as such, as a mapping, or, where it has a
+            ``name``, as that; a path as such.
+        prefix: Of the keys, for messages.
+
+    Raises:
+        ConfigError: There is no such setting, or a value is wrong.
+    """
+    names = [each.name for each in fields(config_class)]  # type: ignore[arg-type]
+    types = get_type_hints(config_class)
+    settings = {}
+    for key, value in values.items():
+        if key not in names:
+            raise ConfigError(f"there is no setting {prefix + key!r}; known are {', '.join(names)}")
+        section = types[key]
+        if is_dataclass(section) and isinstance(section, type) and not isinstance(value, section):
+            if isinstance(value, str) and "name" in get_type_hints(section):
+                value = {"name": value}
+            check_setting(prefix + key, value, isinstance(value, Mapping), f"a mapping or {section.__name__}")
+            settings[key] = settings_from(section, value, f"{prefix}{key}.")
+        else:
+            settings[key] = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return config_class(**settings)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from sam_engine.config import AmgConfig, ExecutorConfig, ModelConfig, check_setting
+from sam_engine.config import AmgConfig, ExecutorConfig, LogConfig, ModelConfig, check_setting
 from sam_engine.errors import ConfigError
 from sam_engine.files import write_atomically
 from sam_engine.training.config import TrainConfig
@@ -26,7 +26,7 @@ METRICS = {
 }
 """Columns of the report and their names among the scores of an evaluation."""
 SETTINGS = "loop.json"
-_OURS = ("output", "export", "init_trunk", "init_checkpoint", "seed")
+_OURS = ("output", "export", "init_trunk", "init_checkpoint", "seed", "log")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,9 @@ class LoopConfig:
     """How it annotates. The thresholds say which masks are confident enough to be learnt from."""
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     """Where it annotates."""
+    log: LogConfig = field(default_factory=LogConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    """How both arms are trained; their output, start, seed and sources are the loop's to set."""
+    """How both arms are trained; their output, start, seed, sources and log are the loop's to set."""
     labelled: list[str] = field(default_factory=list)
     """Sources with annotations that are trusted: SA-1B tars or folders, or our datasets."""
     labelled_weights: list[float] = field(default_factory=list)
@@ -107,6 +108,7 @@ def training_config(config: LoopConfig, run: str, start: Path) -> TrainConfig:
     return replace(
         config.train,
         output=str(Path(config.output) / run),
+        log=config.log,
         init_checkpoint=str(start),
         seed=seed,
         data=replace(config.train.data, sources=sources, weights=weights, packed=str(packed)),
@@ -121,10 +123,9 @@ def claim_output(config: LoopConfig) -> None:
     """
     path = Path(config.output) / SETTINGS
     # As JSON and back: tuples become lists, as they are in the file.
-    settings = json.loads(json.dumps(asdict(config)))
-    del settings["seeds"]  # more of them may be asked for later
+    settings = _deciding(json.loads(json.dumps(asdict(config))))
     if path.exists():
-        there = _read_settings(path)
+        there = _deciding(_read_settings(path))
         changed = sorted(_differing(there, settings))
         if changed:
             raise ConfigError(
@@ -148,6 +149,13 @@ def _read_settings(path: Path) -> dict[str, Any]:
             "on with the settings that are given now"
         )
     return dict(settings)
+
+
+def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without those that may differ when a loop goes on: more seeds, another log."""
+    train = {key: value for key, value in settings.get("train", {}).items() if key != "log"}
+    others = {key: value for key, value in settings.items() if key not in ("seeds", "log")}
+    return {**others, "train": train}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,3 +87,8 @@ class LockedError(SamEngineError):
     """Another run holds the output."""
 
     exit_code: ClassVar[int] = 5
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an exception as one line: its type and what it says."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

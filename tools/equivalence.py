@@ -16,7 +16,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from sam_engine.__main__ import called
-from sam_engine.annotation.ray_pool import run_shards
-from sam_engine.annotation.run import Plan, finish, open_run, prepare, worker_factory
+from sam_engine.annotation.plan import Plan, prepare
+from sam_engine.annotation.run import RunEvent, annotate_dataset, run_prepared
 from sam_engine.catalogue import DEFAULT_MODEL, MODELS
 from sam_engine.config import (
     MODEL_NAMES,
@@ -36,7 +36,7 @@ from sam_engine.config import (
     ModelConfig,
 )
 from sam_engine.dataset.compare import Comparison, compare_datasets
-from sam_engine.dataset.manifest import build_manifest
+from sam_engine.dataset.manifest import Manifest, build_manifest
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.shards import publish_shard
 from sam_engine.errors import ConfigError
@@ -67,17 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _write_weights(out / WEIGHTS, options, images[0])
     for side in options.sides:
         config = _config(out, side, options)
-        preparation = prepare(config)
-        with preparation.store.lock():
-            plan = open_run(preparation)
-            started = time.monotonic()
-            make = _annotate if side == "engine" else _annotate_with_reference
-            reports = []
-            for report in make(plan):
-                reports.append(report)
-                name = plan.manifest.entries(report.shard.start, report.shard.stop)[0].path.decode()
-                sys.stderr.write(f"{side} {name}: {report.num_masks} masks, {report.seconds:.1f} s\n")
-            finish(plan, reports, time.monotonic() - started)
+        if side == "engine":
+            annotate_dataset(config, _lines(side))
+        else:
+            preparation = prepare(config)
+            with preparation.store.lock():
+                run_prepared(preparation, _lines(side), make_shards=_annotate_with_reference)
     made = [side for side in SIDES if (out / side).exists()]
     others = [side for side in made if side != "reference" and "reference" in made]
     results = {side: compare(out / "reference", out / side) for side in others}
@@ -146,13 +141,21 @@ def _config(out: Path, side: str, options: argparse.Namespace) -> AutoAnnotateCo
     )
 
 
-def _annotate(plan: Plan) -> Iterator[ShardReport]:
-    """Annotate what is open with the engine."""
-    events = run_shards(plan.open_shards, worker_factory(plan), plan.preparation.config.executor)
-    return (event for event in events if isinstance(event, ShardReport))
+def _lines(side: str) -> Callable[[RunEvent], None]:
+    """Return what prints a line for each image."""
+    manifests: list[Manifest] = []
+
+    def show(event: RunEvent) -> None:
+        if isinstance(event, Plan):
+            manifests.append(event.manifest)
+        elif isinstance(event, ShardReport):
+            name = manifests[0].entries(event.shard.start, event.shard.stop)[0].path.decode()
+            sys.stderr.write(f"{side} {name}: {event.num_masks} masks, {event.seconds:.1f} s\n")
+
+    return show
 
 
-def _annotate_with_reference(plan: Plan) -> Iterator[ShardReport]:
+def _annotate_with_reference(plan: Plan) -> Generator[ShardReport, None, None]:
     """Annotate what is open with the mask generator of segment_anything."""
     import torch
 

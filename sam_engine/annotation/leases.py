@@ -22,6 +22,9 @@ MAX_BARREN_FAILURES = 20
 """Failures in a row, over all shards, before which the worker finished no image; then the run stops. An image
 is condemned by two, so ten bad ones may follow each other."""
 
+Event = ShardProgress | ShardReport
+"""What is heard of a worker."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -55,7 +58,7 @@ class ShardWorker(Protocol):
     def probe(self) -> None:
         """Do the least that shows that it works; raise otherwise."""
 
-    def work(self, lease: Lease) -> Generator[ShardProgress | ShardReport, None, None]:
+    def work(self, lease: Lease) -> Generator[Event, None, None]:
         """Yield progress before each image and before publishing and, when that is done, the report."""
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Run shards on a pool of Ray actors, or in this process. Nothing else knows Ray, but `ray_session`.
+"""Run shards on a pool of Ray actors. Nothing else in this room knows Ray.
 
 Ray starts processes and carries leases to them; retrying is ours (`leases`), because Ray's retries know
 neither shards nor images. Each worker has one lease and gets it only after it has answered once, so a worker
@@ -9,15 +9,15 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sam_engine.annotation.leases import Lease, ShardQueue, ShardWorker, place_workers
+from sam_engine.annotation.leases import Event, Lease, ShardQueue, ShardWorker, place_workers
 from sam_engine.cluster.ray_session import import_ray, last_line, ray_session
 from sam_engine.config import ExecutorConfig
-from sam_engine.errors import ModelLoadError, SamEngineError, WorkerError
-from sam_engine.structures import ImageStatus, Shard, ShardProgress, ShardReport
+from sam_engine.errors import ModelLoadError, SamEngineError, WorkerError, describe_error
+from sam_engine.structures import ImageStatus, ShardProgress, ShardReport
 
 log = logging.getLogger(__name__)
 
@@ -28,91 +28,28 @@ START_PAUSE_S = 60.0
 """Until others are started all the same, in seconds."""
 POLL_S = 0.5
 """Between looks at the workers' progress, in seconds."""
-ROLL_CALL_S = 5.0
+RAY_CHECK_S = 5.0
 """Between questions whether Ray still runs on this machine, while workers are awaited, in seconds."""
-PATIENCE_S = 60.0
+NO_WORKER_WARNING_S = 60.0
 """Without any worker before the log says so, in seconds."""
 
-Event = ShardProgress | ShardReport
 
-
-def run_shards(
-    shards: Sequence[Shard],
-    make_worker: Callable[[], ShardWorker],
-    config: ExecutorConfig,
-    *,
-    device: str = "auto",
-) -> Generator[Event, None, None]:
-    """Yield the progress of all shards and one report for each, in the order they finish.
-
-    Closing the iterator, or an exception inside it, stops the workers; shards in their hands are lost, those
-    published stay.
+def run_on_ray(
+    queue: ShardQueue, make_worker: Callable[[], ShardWorker], config: ExecutorConfig, device: str
+) -> Iterator[Event]:
+    """Do all shards on actors of a Ray session, which is started if there is none.
 
     Args:
-        shards: What to do; only these descriptions travel.
-        make_worker: Builds a worker in the process that will run it. Picklable, for Ray.
+        queue: What is to be done.
+        make_worker: Builds a worker in the process that will run it. Picklable.
         config: Where and how many.
         device: The model's device; decides what a worker reserves.
 
     Raises:
-        ConfigError: The cluster has no such device, or does not answer.
-        ModelLoadError: Workers cannot load the model.
-        WorkerError: Workers fail at whatever they are given, or Ray itself has died.
-        StorageError: A worker cannot write.
+        ConfigError, ModelLoadError, WorkerError, StorageError: As `run_shards`.
     """
-    if not shards:
-        return
-    queue = ShardQueue(shards, config.max_shard_attempts)
-    if config.name == "inline":
-        yield from _run_inline(queue, make_worker)
-    else:
-        with ray_session(config):
-            yield from _RayPool(queue, make_worker, config, device).run()
-
-
-def _run_inline(queue: ShardQueue, make_worker: Callable[[], ShardWorker]) -> Iterator[Event]:
-    """Do all shards in this process; after a failure with a fresh worker, as a pool would."""
-    is_first = True
-    while queue:
-        with contextlib.closing(_make_inline(make_worker, probe=not is_first)) as worker:
-            is_first = False
-            while queue:
-                lease, last = queue.lease(), None
-                try:
-                    with contextlib.closing(worker.work(lease)) as events:
-                        for event in events:
-                            last = event if isinstance(event, ShardProgress) else None
-                            yield event
-                except SamEngineError:
-                    raise
-                except Exception as error:
-                    reason = _describe(error)
-                    log.warning("shard %d: %s", lease.shard.index, reason, exc_info=True)
-                else:
-                    queue.done(lease)
-                    continue
-                given_up = queue.fail(lease, reason, last=last, certain=True)
-                if given_up is not None:
-                    yield given_up
-                break
-        del worker  # before the next one: both models at once may not fit
-
-
-def _make_inline(make_worker: Callable[[], ShardWorker], *, probe: bool) -> ShardWorker:
-    """Return a worker of this process.
-
-    Raises:
-        ModelLoadError: It cannot be made, or does not work.
-    """
-    try:
-        worker = make_worker()
-        if probe:
-            worker.probe()
-    except SamEngineError:
-        raise
-    except Exception as error:
-        raise ModelLoadError(f"the model cannot be loaded: {_describe(error)}") from error
-    return worker
+    with ray_session(config):
+        yield from _RayPool(queue, make_worker, config, device).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +114,7 @@ class _Actor:
             raise
         except Exception as error:
             log.exception("shard %d", lease.shard.index)
-            return _Failure(_describe(error), last)
+            return _Failure(describe_error(error), last)
         raise AssertionError("a worker ends with a report")
 
 
@@ -212,7 +149,7 @@ class _RayPool:
         )
         self._size = min(placement.num_workers, len(queue))
         self._node_id = ray.get_runtime_context().get_node_id()
-        self._next_roll_call = 0.0
+        self._next_ray_check = 0.0
         node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(self._node_id, soft=True)
         # Restarted by Ray, unlike workers: it holds nothing that has to be true.
         board_class = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=node)(_Board)
@@ -236,48 +173,50 @@ class _RayPool:
         self._had_failures = False
         self._look: Any = None
         self._looked = 0.0
-        self._patience_until = time.monotonic() + PATIENCE_S
+        self._warn_at = time.monotonic() + NO_WORKER_WARNING_S
 
     def run(self) -> Iterator[Event]:
         """Yield events until no shard is left."""
         try:
             while self._queue or self._busy:
-                self._hire()
+                self._start_workers()
                 while self._queue and self._idle:
                     actor, lease = self._idle.pop(), self._queue.lease()
                     self._busy[actor.work.remote(lease)] = _Busy(actor, lease)
                 done, _ = self._ray.wait([*self._starting, *self._busy], num_returns=1, timeout=POLL_S)
                 for reference in done:
                     if reference in self._starting:
-                        self._welcome(reference)
+                        self._on_started(reference)
                     else:
                         yield from self._collect(reference)
                 yield from self._look_at_board()
-                self._complain_of_waiting()
-                self._call_the_roll()
+                self._warn_if_no_worker()
+                self._check_ray_is_alive()
         finally:
             at_work = [busy.actor for busy in self._busy.values()]
             for actor in [*self._starting.values(), *self._idle, *at_work]:
                 self._ray.kill(actor)
             self._ray.kill(self._board)
 
-    def _complain_of_waiting(self) -> None:
+    def _warn_if_no_worker(self) -> None:
         """Say once that no worker has started, if that takes suspiciously long."""
-        if self._patience_until and time.monotonic() > self._patience_until:
-            self._patience_until = 0.0
-            log.warning("no worker has started for %g s: are CPUs or GPUs of the cluster free?", PATIENCE_S)
+        if self._warn_at and time.monotonic() > self._warn_at:
+            self._warn_at = 0.0
+            log.warning(
+                "no worker has started for %g s: are CPUs or GPUs of the cluster free?", NO_WORKER_WARNING_S
+            )
 
-    def _call_the_roll(self) -> None:
+    def _check_ray_is_alive(self) -> None:
         """Raise `WorkerError` if Ray has died on this machine: whoever is awaited would never come."""
         now = time.monotonic()
-        if not self._starting or now < self._next_roll_call:
+        if not self._starting or now < self._next_ray_check:
             return
-        self._next_roll_call = now + ROLL_CALL_S
+        self._next_ray_check = now + RAY_CHECK_S
         nodes = {node["NodeID"]: node["Alive"] for node in self._ray.nodes()}
         if not nodes.get(self._node_id, True):
             raise WorkerError("Ray's process on this machine has died; the same command goes on from here")
 
-    def _hire(self) -> None:
+    def _start_workers(self) -> None:
         """Start actors up to what the open shards can use.
 
         Raises:
@@ -295,7 +234,7 @@ class _RayPool:
             actor = self._new_actor()
             self._starting[actor.start.remote(self._had_failures)] = actor
 
-    def _welcome(self, reference: Any) -> None:
+    def _on_started(self, reference: Any) -> None:
         """Take in an actor that has loaded its model, or note that it could not."""
         actor = self._starting.pop(reference)
         try:
@@ -303,13 +242,13 @@ class _RayPool:
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, SamEngineError):
                 raise error.cause from error
-            reason = _describe(error.cause) if error.cause else last_line(error)
+            reason = describe_error(error.cause) if error.cause else last_line(error)
         except self._ray.exceptions.RayError as error:
             reason = f"its process died: {last_line(error)}"
         else:
             log.debug("a worker is ready on %s", device_name)
             self._failed_starts = 0
-            self._patience_until = 0.0
+            self._warn_at = 0.0
             self._idle.append(actor)
             return
         self._ray.kill(actor)
@@ -330,12 +269,14 @@ class _RayPool:
             # Dead or unreachable; perhaps still writing, which is safe: publishing is exclusive.
             log.info("shard %d: Ray says: %s", busy.lease.shard.index, last_line(error))
             # It names processes and machines: not for rows, which are the same in every run.
-            yield from self._replace(busy, "the worker died")
+            yield from self._on_lost(busy, "the worker died")
             return
         if isinstance(answer, ShardReport):
             self._board.forget.remote(busy.lease.number)
             self._queue.done(busy.lease)
             self._idle.append(busy.actor)
+            for note in answer.notes:  # which the worker's own log says too, but elsewhere
+                log.warning("shard %d: %s", answer.shard.index, note)
             yield answer
             return
         # A fresh process too: after some CUDA errors nothing works in the old one.
@@ -343,7 +284,7 @@ class _RayPool:
         busy.last = answer.last
         yield from self._failed(busy, answer.reason, certain=True)
 
-    def _replace(
+    def _on_lost(
         self, busy: _Busy, reason: str, status: ImageStatus = ImageStatus.WORKER_CRASH
     ) -> Iterator[Event]:
         """Let go of an actor that is dead or hangs, and blame the image in hand if it is certain."""
@@ -388,9 +329,4 @@ class _RayPool:
             elif now - busy.heard > self._config.shard_timeout_s:
                 del self._busy[reference]
                 reason = f"no sign of life for {self._config.shard_timeout_s:g} s (executor.shard_timeout_s)"
-                yield from self._replace(busy, reason, ImageStatus.TIMEOUT)
-
-
-def _describe(error: BaseException) -> str:
-    """Return an exception as one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+                yield from self._on_lost(busy, reason, ImageStatus.TIMEOUT)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sam_engine.annotation.ray_pool import run_shards
-from sam_engine.annotation.run import finish, open_run, prepare, worker_factory
+from sam_engine.annotation.plan import Plan, prepare
+from sam_engine.annotation.run import RunEvent, run_prepared
 from sam_engine.dataset.reader import Dataset
 from sam_engine.dataset.run_info import CONFIG, read_config
 from sam_engine.dataset.schema import SUCCESS
@@ -76,17 +76,18 @@ def repair_dataset(
         set_aside = [store.set_aside(name) for name in damaged]
         if store.list(SUCCESS):  # until it is true again
             set_aside.append(store.set_aside(SUCCESS))
-        plan = open_run(preparation)
-        factory = worker_factory(plan, make_model)
-        events = run_shards(
-            plan.open_shards, factory, preparation.config.executor, device=config.model.device
-        )
-        reports = [event for event in events if isinstance(event, ShardReport)]
-        summary = finish(plan, reports, sum(report.seconds for report in reports))
+        made: dict[str, str] = {}
+        notes: list[str] = []
+
+        def remember(event: RunEvent) -> None:
+            if isinstance(event, Plan):
+                notes.extend(event.notes)
+            elif isinstance(event, ShardReport):
+                made[shard_name(event.shard.index)] = event.sha256
+
+        summary = run_prepared(preparation, remember, make_model=make_model)
     for index, reason in summary.given_up.items():
         raise ShardError(f"{shard_name(index)} could not be made again: {reason}")
-    made = {shard_name(report.shard.index): report.sha256 for report in reports}
-    notes = list(plan.notes)
     notes += [
         f"{name} was made anew, but not with the sha256 that {SUCCESS} had"
         for name, digest in sorted(made.items())

@@ -1,14 +1,16 @@
-"""One run from settings to dataset: prepare, open, (run the shards,) finish. Torch comes late."""
+"""From settings to a dataset: prepare, open, run the shards, finish. Nobody else knows this order."""
 
+import contextlib
 import dataclasses
-import os
-from collections.abc import Callable, Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import pyarrow.compute as pc
+from typing import TYPE_CHECKING, Any
 
 from sam_engine.annotation.card import CARD, dataset_card
+from sam_engine.annotation.leases import Event
+from sam_engine.annotation.plan import Plan, Preparation, open_run, prepare
 from sam_engine.annotation.report import (
     ERRORS,
     REPORT,
@@ -20,29 +22,17 @@ from sam_engine.annotation.report import (
     report_json,
     session_stats,
 )
-from sam_engine.catalogue import ARCHITECTURES
-from sam_engine.checkpoints.resolve import Checkpoint, resolve_checkpoint
-from sam_engine.config import AutoAnnotateConfig
-from sam_engine.dataset.manifest import Manifest, build_manifest, cut_shards, default_shard_size
+from sam_engine.annotation.run_shards import run_shards
+from sam_engine.checkpoints.resolve import Checkpoint
+from sam_engine.config import AutoAnnotateConfig, settings_from
+from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.previews import PREVIEWS_PREFIX, draw_previews
-from sam_engine.dataset.run_info import (
-    CONFIG,
-    RunInfo,
-    config_yaml,
-    deciding_settings,
-    library_versions,
-    refuse_difference,
-    selection_settings,
-    version_notes,
-)
-from sam_engine.dataset.schema import MANIFEST, RUN_INFO, SUCCESS
-from sam_engine.dataset.shards import ShardSummary, committed_shards, shard_sha256, success_json
+from sam_engine.dataset.schema import MANIFEST, SUCCESS
+from sam_engine.dataset.shards import committed_shards, shard_sha256, success_json
 from sam_engine.errors import ConfigError
-from sam_engine.inputs.open import open_input
 from sam_engine.inputs.source import InputSource, short_name
-from sam_engine.storage.local import open_store
 from sam_engine.storage.store import Store
-from sam_engine.structures import Shard, ShardReport
+from sam_engine.structures import ShardReport
 
 if TYPE_CHECKING:
     from sam_engine.annotation.worker import ShardAnnotator
@@ -51,33 +41,8 @@ if TYPE_CHECKING:
 TOO_MANY_FAILED = 3
 """Exit code."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Preparation:
-    """A run that may start: whatever can be wrong with its settings was checked, nothing is written."""
-
-    config: AutoAnnotateConfig
-    source: InputSource
-    store: Store
-    manifest: Manifest
-    """As the input is now; a resumed run uses the one that was frozen."""
-    checkpoint: Checkpoint
-    architecture: Mapping[str, object]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """An open dataset and what is left to do in it."""
-
-    preparation: Preparation
-    info: RunInfo
-    manifest: Manifest
-    """The frozen one."""
-    committed: Mapping[int, ShardSummary]
-    """Shards that were published before."""
-    open_shards: Sequence[Shard]
-    notes: Sequence[str]
-    """What has changed since the manifest was frozen, in a line each."""
+RunEvent = Plan | Event
+"""What a run says while it works: its plan, once; then progress, and a report for each shard."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +90,7 @@ class LoadModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class RunSummary:
     """How a run ended."""
 
     output: str
@@ -139,71 +104,93 @@ class Summary:
     exit_code: int
 
 
-def prepare(config: AutoAnnotateConfig) -> Preparation:
-    """Check everything that can be checked before something is written.
+def annotate_dataset(
+    config: AutoAnnotateConfig | None = None,
+    on_event: Callable[[RunEvent], object] | None = None,
+    *,
+    make_model: "Callable[[], Segmenter] | None" = None,
+    **settings: Any,
+) -> RunSummary:
+    """Make a dataset of images, or go on with it: what ``python -m pipelines.auto_annotate`` does.
+
+    ::
+
+        annotate_dataset(input="photos", output="dataset", amg={"points_per_side": 16}, executor="inline")
+
+    Args:
+        config: All settings; or give those that differ from the defaults as keywords.
+        on_event: Called with the `Plan` when the output is open, then with a `ShardProgress` before each
+            image and a `ShardReport` after each shard. What it raises stops the run; the same call goes on.
+        make_model: Returns the model; None for the configured one. Picklable, for Ray.
+        settings: Fields of `AutoAnnotateConfig`. Its sections are given as such (`AmgConfig`), as mappings,
+            or, for ``model`` and ``executor``, as a name.
+
+    Returns:
+        What the dataset holds now. Look at its ``given_up`` and ``totals.failures``.
 
     Raises:
-        ConfigError: Or one of its kinds: input, output, checkpoint or a setting is wrong.
+        ConfigError: A setting, the input, the checkpoint or the output is wrong; nothing was written.
+        LockedError: Another run is writing the output.
+        ModelLoadError, WorkerError, ShardError, StorageError: The run cannot go on; the same call resumes it.
     """
-    if config.amg.points_per_side is None:
-        raise ConfigError("amg.points_per_side must be at least 1, got None")
-    if config.decode.isolate is None:
-        isolate = config.executor.name == "ray"
-        config = dataclasses.replace(config, decode=dataclasses.replace(config.decode, isolate=isolate))
-    source = open_input(config.input)
-    output = config.output or os.path.join("outputs", f"{source.name}-{config.model.name}")
-    if "://" not in output:  # workers elsewhere have another working directory
-        output = os.path.abspath(output)
-    store = open_store(output)
-    _refuse_nesting(config, source, output)
-    _refuse_foreign(store)
-    manifest = build_manifest(source.iter_files(), limit=config.limit, sample=config.sample, seed=config.seed)
-    checkpoint = resolve_checkpoint(config.model)
-    return Preparation(
-        config=config,
-        source=source,
-        store=store,
-        manifest=manifest,
-        checkpoint=checkpoint,
-        architecture=dataclasses.asdict(ARCHITECTURES[config.model.name]),
-    )
+    if config is None:
+        config = settings_from(AutoAnnotateConfig, settings)
+    elif settings:
+        raise ConfigError(f"give a config or keywords, got both (config and {', '.join(sorted(settings))})")
+    preparation = prepare(config)
+    with preparation.store.lock():
+        return run_prepared(preparation, on_event, make_model=make_model)
 
 
-def open_run(preparation: Preparation) -> Plan:
-    """Start the dataset, or go on with it. The caller holds the store's lock.
+def run_prepared(
+    preparation: Preparation,
+    on_event: Callable[[RunEvent], object] | None = None,
+    *,
+    make_model: "Callable[[], Segmenter] | None" = None,
+    make_shards: Callable[[Plan], Generator[Event, None, None]] | None = None,
+) -> RunSummary:
+    """Open the dataset, make the shards that it lacks, and finish it. The caller holds the store's lock.
+
+    Args:
+        preparation: Of the run.
+        on_event: As of `annotate_dataset`.
+        make_model: As of `annotate_dataset`.
+        make_shards: Makes the open shards instead of `run_shards`.
 
     Raises:
-        FingerprintError: The output holds the dataset of other settings.
-        ShardError: A published shard is damaged.
-        StorageError: The output cannot be written.
+        SamEngineError: As `annotate_dataset`.
     """
-    store, manifest = preparation.store, preparation.manifest
-    notes: list[str] = []
-    store.delete_own_temporaries()
-    store.settle()
-    here = _run_info(preparation, manifest)
-    try:
-        there = RunInfo.from_json(store.read(RUN_INFO))
-    except FileNotFoundError:
-        # A run that died before this line has published nothing: its manifest may be overwritten.
-        store.replace(MANIFEST, manifest.to_bytes())
-        store.replace(CONFIG, config_yaml(preparation.config).encode())
-        store.put_exclusive(RUN_INFO, here.to_json())
+    plan = open_run(preparation)
+    tell = on_event or (lambda event: None)
+    tell(plan)
+    config = preparation.config
+    if make_shards is None:
+        factory = worker_factory(plan, make_model)
+        events = run_shards(plan.open_shards, factory, config.executor, device=config.model.device)
     else:
-        manifest, notes = _frozen_manifest(preparation, there)
-        here = _run_info(preparation, manifest)
-        refuse_difference(store.describe(), there.settings, here.settings)
-        notes += version_notes(there.versions, here.versions)
-    committed = committed_shards(store, here.fingerprint)
-    shards = cut_shards(len(manifest), _shard_size(preparation, manifest))
-    return Plan(
-        preparation=preparation,
-        info=here,
-        manifest=manifest,
-        committed=committed,
-        open_shards=[shard for shard in shards if shard.index not in committed],
-        notes=notes,
-    )
+        events = make_shards(plan)
+    reports: list[ShardReport] = []
+    started = math.inf
+    in_process = bool(plan.open_shards) and config.executor.name == "inline"
+    with _keeping_torch_threads() if in_process else contextlib.nullcontext(), contextlib.closing(events):
+        for event in events:
+            if isinstance(event, ShardReport):
+                reports.append(event)
+                started = min(started, time.monotonic() - event.seconds)
+            tell(event)
+    return finish(plan, reports, max(0.0, time.monotonic() - started))
+
+
+@contextlib.contextmanager
+def _keeping_torch_threads() -> Iterator[None]:
+    """Give the caller's process back the number of threads that it had."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def worker_factory(plan: Plan, make_model: "Callable[[], Segmenter] | None" = None) -> MakeAnnotator:
@@ -223,7 +210,7 @@ def worker_factory(plan: Plan, make_model: "Callable[[], Segmenter] | None" = No
     )
 
 
-def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> Summary:
+def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> RunSummary:
     """Write what belongs to a dataset besides its shards, and say how it went.
 
     Args:
@@ -240,9 +227,7 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> Summar
     given_up = {report.shard.index: report.error for report in reports if report.error is not None}
     summaries = committed_shards(store, plan.info.fingerprint)
     totals, session = add_up(summaries.values()), session_stats(reports, seconds)
-    check_accounts(
-        cut_shards(len(plan.manifest), _shard_size(preparation, plan.manifest)), summaries, given_up
-    )
+    check_accounts(plan.shards, summaries, given_up)
     is_complete = totals.num_images == len(plan.manifest)
     previews = [name for name in store.list(PREVIEWS_PREFIX) if name.endswith(".jpg")]
     if plan.open_shards or not store.list(SUCCESS):
@@ -276,7 +261,7 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> Summar
             digests |= {index: shard_sha256(store, index) for index in summaries if not digests.get(index)}
             store.replace(SUCCESS, success_json(summaries, digests, fingerprint=plan.info.fingerprint))
     allowed = config.max_failed_fraction * len(plan.manifest)
-    return Summary(
+    return RunSummary(
         output=store.describe(),
         num_images=len(plan.manifest),
         totals=totals,
@@ -285,84 +270,3 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> Summar
         num_previews=len(previews),
         exit_code=1 if given_up else TOO_MANY_FAILED if totals.num_failed > allowed else 0,
     )
-
-
-def _refuse_nesting(config: AutoAnnotateConfig, source: InputSource, output: str) -> None:
-    """Raise `ConfigError` if the next listing of the input would find the output in it."""
-    if config.input is None or not os.path.isdir(source.root) or not os.path.isdir(config.input):
-        return
-    root, inside = os.path.realpath(source.root), os.path.realpath(output)
-    if os.path.commonpath([root, inside]) == root:
-        raise ConfigError(f"output {output} lies inside input {source.root}; give an output= beside it")
-
-
-def _refuse_foreign(store: Store) -> None:
-    """Raise `ConfigError` if the output holds things, but no run of ours."""
-    names = store.list("")
-    foreign = [name for name in names if not name.startswith("_meta/")]
-    if foreign and RUN_INFO not in names:
-        raise ConfigError(
-            f"output {store.describe()} is not empty and holds no dataset of this program (but "
-            f"{foreign[0]}); give an empty or a new folder"
-        )
-
-
-def _shard_size(preparation: Preparation, manifest: Manifest) -> int:
-    """Return the images per shard."""
-    return preparation.config.shard_size or default_shard_size(len(manifest))
-
-
-def _run_info(preparation: Preparation, manifest: Manifest) -> RunInfo:
-    """Return what the run's settings say with this manifest."""
-    config = preparation.config
-    return RunInfo(
-        settings=deciding_settings(
-            config,
-            architecture=preparation.architecture,
-            checkpoint_sha256=preparation.checkpoint.sha256,
-            manifest_sha256=manifest.sha256,
-            shard_size=_shard_size(preparation, manifest),
-        ),
-        selection=selection_settings(config, preparation.source.root),
-        random_weights=config.model.checkpoint == "random",
-        num_images=len(manifest),
-        num_shards=len(cut_shards(len(manifest), _shard_size(preparation, manifest))),
-        versions=library_versions(),
-    )
-
-
-def _frozen_manifest(preparation: Preparation, there: RunInfo) -> tuple[Manifest, list[str]]:
-    """Return the manifest of a dataset, and what has changed in the input since it was frozen.
-
-    Raises:
-        FingerprintError: The input is another one, or other images of it are asked for.
-    """
-    store, now = preparation.store, preparation.manifest
-    frozen = Manifest.from_bytes(store.read(MANIFEST))
-    here = selection_settings(preparation.config, preparation.source.root)
-    if now.sha256 == frozen.sha256:
-        if there.selection["input"] != here["input"]:
-            # The same files at another place, as after a copy: their times are what they are now.
-            store.replace(MANIFEST, now.to_bytes())
-            return now, []
-        return frozen, []
-    refuse_difference(store.describe(), there.selection, here)
-    return frozen, _changes(frozen, now)
-
-
-def _changes(frozen: Manifest, now: Manifest) -> list[str]:
-    """Describe how the input differs from the frozen manifest, in a line each."""
-    before, after = frozen.table["path_bytes"], now.table["path_bytes"]
-    new = len(after) - pc.sum(pc.is_in(after, value_set=before)).as_py()
-    vanished = len(before) - pc.sum(pc.is_in(before, value_set=after)).as_py()
-    notes = []
-    if new:
-        notes.append(
-            f"{new:,} images are new since the dataset was started and are left out; to annotate "
-            "them, give another output="
-        )
-    if vanished:
-        notes.append(f"{vanished:,} images have vanished since the dataset was started")
-    if not notes:
-        notes.append("some images have changed since the dataset was started")
-    return notes

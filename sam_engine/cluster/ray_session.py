@@ -22,7 +22,7 @@ from sam_engine.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-KNOCK_TIMEOUT_S = 10.0
+REACH_TIMEOUT_S = 10.0
 """For the first contact with a cluster, in seconds."""
 OBJECT_STORE_BYTES = 100 * 2**20
 """Ray's shared memory: nothing larger than a report crosses it."""
@@ -73,7 +73,7 @@ def ray_session(config: ExecutorConfig) -> Iterator[None]:
                         _temp_dir=folder,
                     )
                 else:
-                    knock(config.address)
+                    check_reachable(config.address)
                     ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(
@@ -82,11 +82,11 @@ def ray_session(config: ExecutorConfig) -> Iterator[None]:
         yield
 
 
-def knock(address: str) -> None:
+def check_reachable(address: str) -> None:
     """Raise `OSError` if nothing listens at ``host:port``. Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "/" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_TIMEOUT_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_TIMEOUT_S).close()
 
 
 @functools.cache

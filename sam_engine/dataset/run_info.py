@@ -11,9 +11,9 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, get_type_hints
+from typing import Any, Self
 
-from sam_engine.config import AutoAnnotateConfig
+from sam_engine.config import AutoAnnotateConfig, settings_from
 from sam_engine.dataset.schema import SCHEMA_VERSION
 from sam_engine.errors import FingerprintError, ShardError
 
@@ -162,20 +162,10 @@ def read_config(data: bytes) -> AutoAnnotateConfig:
             levels[depth][key] = json.loads(value) if value or not colon else {}
             if not value:
                 levels.append(levels[depth][key])
-        config: AutoAnnotateConfig = _from_mapping(AutoAnnotateConfig, document)
+        config = settings_from(AutoAnnotateConfig, document)
     except (ValueError, TypeError, IndexError) as error:
         raise ShardError(f"{CONFIG} is damaged, or of another version: {error}") from error
     return config
-
-
-def _from_mapping(config_class: Any, values: Mapping[str, Any]) -> Any:
-    """Return a dataclass of settings, with those in its sections."""
-    types = get_type_hints(config_class)
-    settings = {
-        key: _from_mapping(types[key], value) if dataclasses.is_dataclass(types.get(key)) else value
-        for key, value in values.items()
-    }
-    return config_class(**settings)
 
 
 def version_notes(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:

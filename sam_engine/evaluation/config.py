@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from sam_engine.config import AmgConfig, ModelConfig, check_setting
+from sam_engine.config import AmgConfig, LogConfig, ModelConfig, check_setting
 
 PARTS = ("prompts", "grid")
 
@@ -14,6 +14,7 @@ class EvaluateConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     amg: AmgConfig = field(default_factory=AmgConfig)
     """The mask generator whose grid is decoded and whose thresholds are judged."""
+    log: LogConfig = field(default_factory=LogConfig)
     truth: list[str] = field(default_factory=list)
     """Ground truth: SA-1B tars or folders, our datasets, COCO JSON files; each is scored by itself."""
     images: list[str | None] = field(default_factory=list)

@@ -97,7 +97,7 @@ class IsolatedDecoder:
                 message = f"decoding took longer than {self._timeout_s:g} s"
                 raise ImageError(ImageStatus.TIMEOUT, message) from None
             except (EOFError, BrokenPipeError):
-                raise self._bury(child) from None
+                raise self._crash_error(child) from None
 
     def close(self) -> None:
         """End the child and free the shared memory."""
@@ -160,7 +160,7 @@ class IsolatedDecoder:
         pixels = self._shared.take_pixels(height, width)
         return DecodedImage(pixels=pixels, exif_orientation=orientation, note=text)
 
-    def _bury(self, child: subprocess.Popen[bytes]) -> ImageError:
+    def _crash_error(self, child: subprocess.Popen[bytes]) -> ImageError:
         """Return the error for a child that died or talks nonsense."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(timeout=1.0)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from sam_engine.catalogue import DEFAULT_MODEL
-from sam_engine.config import check_setting
+from sam_engine.config import LogConfig, check_setting
 
 AUTOCAST_PRECISIONS = ("fp32", "bf16", "fp16")
 LOSSES = ("bce_dice", "focal_dice")
@@ -96,6 +96,7 @@ class TrainConfig:
     export: str | None = None
     """File for a float16 copy of the averaged weights, made when the schedule is completed."""
     data: DataConfig = field(default_factory=DataConfig)
+    log: LogConfig = field(default_factory=LogConfig)
     model: str = DEFAULT_MODEL
     """tiny, vit_b, vit_l or vit_h; a ViT is trained at its own image size, 1024."""
     init_trunk: str | None = None

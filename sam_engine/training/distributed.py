@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sam_engine.cluster.ray_session import ray_session
-from sam_engine.config import ExecutorConfig
+from sam_engine.config import ExecutorConfig, settings_from
 from sam_engine.errors import ConfigError, SamEngineError
 from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.process import train_in_process
@@ -106,7 +106,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    config = TrainConfig(**settings | {"data": DataConfig(**settings["data"])})
+    config = settings_from(TrainConfig, settings)
     context = ray.train.get_context()
     ranks = Ranks(context.get_world_rank(), context.get_world_size())
     stop = Path(config.output) / STOP

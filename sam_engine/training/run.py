@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sam_engine.config import settings_from
 from sam_engine.errors import ConfigError
 from sam_engine.files import write_atomically
 from sam_engine.training.checkpoint import export_weights
@@ -69,7 +70,7 @@ def read_config(path: str | Path, changes: Mapping[str, Any]) -> TrainConfig:
             if name == "data" or name not in {field.name for field in dataclasses.fields(section)}:
                 raise ConfigError(f"there is no setting {key!r}")
             target[name] = value
-        return TrainConfig(data=DataConfig(**data), **settings)
+        return settings_from(TrainConfig, {**settings, "data": data})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, ConfigError):
             raise

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.auto_annotate import run
-from sam_engine.annotation.ray_pool import run_shards
-from sam_engine.cluster.ray_session import knock, ray_session, short_temporary_directory
+from sam_engine.annotation.run_shards import run_shards
+from sam_engine.cluster.ray_session import check_reachable, ray_session, short_temporary_directory
 from sam_engine.config import ExecutorConfig
 from sam_engine.dataset.manifest import cut_shards
 from sam_engine.dataset.reader import open_dataset
@@ -105,6 +105,17 @@ def test_sick_machine_stops_the_run(executor, tmp_path):
     assert (tmp_path / "images.log").read_text().split() == ["0", "1"]
 
 
+def test_a_workers_note_is_said_once(executor, tmp_path, caplog):
+    """In this process its own log has said it; what a Ray worker logs is not seen here, so the pool does."""
+    make_worker = functools.partial(fake_workers.NotingWorker, tmp_path / "images.log", {})
+    outcome(executor, tmp_path, make_worker=make_worker, num_images=4)
+
+    assert [record.getMessage() for record in caplog.records if "memory" in record.message] in (
+        ["memory ran out"],
+        ["shard 0: memory ran out"],
+    )
+
+
 def test_full_disk_stops_the_run_with_its_own_error(executor, tmp_path):
     """Another worker would find the disk as full: no retries."""
     with pytest.raises(StorageError, match=r"^/out: No space left on device$"):
@@ -129,11 +140,11 @@ def test_cluster_that_is_not_there_is_found_out_at_once():
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]  # ours, and nobody listens
         with pytest.raises(ConnectionRefusedError):
-            knock(f"127.0.0.1:{port}")
+            check_reachable(f"127.0.0.1:{port}")
         listener.listen()
-        knock(f"127.0.0.1:{port}")
+        check_reachable(f"127.0.0.1:{port}")
 
-    knock("auto")
+    check_reachable("auto")
 
 
 @pytest.mark.ray

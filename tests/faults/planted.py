@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import sam_engine.annotation.run
+import sam_engine.annotation.plan
 import sam_engine.annotation.worker
 from sam_engine.dataset.manifest import cut_shards
 from sam_engine.dataset.schema import ANNOTATIONS_PREFIX
@@ -164,7 +164,7 @@ def _completion_order() -> None:
         return shards
 
     sam_engine.annotation.worker.publish_shard = publish  # type: ignore[assignment]
-    sam_engine.annotation.run.cut_shards = shuffled
+    sam_engine.annotation.plan.cut_shards = shuffled
 
 
 def _no_settling() -> None:

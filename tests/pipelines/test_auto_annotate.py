@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.auto_annotate import COMMAND, Stopped, _stopped_by_signals, command_line, describe, run
+from pipelines.auto_annotate import COMMAND, command_line, describe, run
 from pipelines.config import load
-from sam_engine.annotation.run import prepare
+from pipelines.signals import Stopped, stopped_by_signals
+from sam_engine.annotation.plan import prepare
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.errors import ConfigError, FingerprintError
 from tests.helpers import fakes
@@ -422,7 +423,7 @@ SCRIPT = """
 import functools, sys, time
 from tests.helpers import fakes
 from pipelines.auto_annotate import COMMAND, command_line, run
-from pipelines import auto_annotate
+from pipelines import auto_annotate, signals
 make_model = functools.partial(fakes.make_troubled_segmenter, {delay})
 if {stubborn}:
     class Stubborn(fakes.DiscSegmenter):
@@ -433,7 +434,7 @@ if {stubborn}:
                 try:
                     print("in hand", flush=True)
                     time.sleep(600)
-                except auto_annotate.Stopped:
+                except signals.Stopped:
                     print("not yet", flush=True)
                     time.sleep(600)
             return super().encode(images)
@@ -524,9 +525,9 @@ def test_signal_in_native_code_stops_too():
         except Stopped:
             raise SystemError("wait returned a result with an exception set") from None
 
-    with pytest.raises(Stopped), _stopped_by_signals():
+    with pytest.raises(Stopped), stopped_by_signals():
         wait()
-    with pytest.raises(SystemError, match="our own"), _stopped_by_signals():
+    with pytest.raises(SystemError, match="our own"), stopped_by_signals():
         raise SystemError("our own")
 
 
@@ -537,7 +538,7 @@ def test_ctrl_c_before_the_run_begins_is_a_line_too(tmp_path, capsys, monkeypatc
         raise KeyboardInterrupt
 
     fakes.write_images(tmp_path / "in", 1)
-    monkeypatch.setattr("pipelines.auto_annotate.prepare", interrupted)
+    monkeypatch.setattr("sam_engine.annotation.run.prepare", interrupted)
 
     assert command_line([f"input={tmp_path}/in", f"output={tmp_path}/out", *INLINE]) == 130
     assert capsys.readouterr().err == "stopped by SIGINT; the same command goes on from here\n"

@@ -7,7 +7,6 @@ one line of JSON.
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -129,7 +128,8 @@ def time_in_memory(job: Job) -> dict[str, Any]:
 
 def time_files(job: Job) -> dict[str, Any]:
     """Make a dataset of the images, in this process, and time all but the loading of the model."""
-    from sam_engine.annotation.run import open_run, prepare, worker_factory
+    from sam_engine.annotation.run import RunEvent, annotate_dataset
+    from sam_engine.structures import ShardReport
 
     from .run import load_images, our_lap, warm_up
 
@@ -143,17 +143,21 @@ def time_files(job: Job) -> dict[str, Any]:
             amg=job.amg_config,
             executor=ExecutorConfig(name="inline", threads_per_worker=job.threads),
             shard_size=10**6,
+            previews=0,
         )
-        plan = open_run(prepare(config))
-        worker = worker_factory(plan, lambda: sam)()
-        start = time.perf_counter()
-        report = worker.annotate(plan.open_shards[0])
-        seconds = time.perf_counter() - start
+        reports: list[ShardReport] = []
+
+        def keep(event: RunEvent) -> None:
+            if isinstance(event, ShardReport):
+                reports.append(event)
+
+        annotate_dataset(config, keep, make_model=lambda: sam)
+    (report,) = reports
     return asdict(
         FilesPass(
             num_images=report.shard.num_images,
             num_masks=report.num_masks,
-            seconds=seconds,
+            seconds=report.seconds,
             stage_seconds=dict(report.stage_seconds),
             notes=report.notes,
         )

@@ -78,9 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(model: str, num_images: int, points_per_side: int, threads: int) -> Soak:
     """Make a dataset of so many images and note the memory."""
-    from sam_engine.annotation.ray_pool import run_shards
-    from sam_engine.annotation.run import finish, open_run, prepare, worker_factory
-    from sam_engine.structures import ShardReport
+    from sam_engine.annotation.run import RunEvent, annotate_dataset
+    from sam_engine.structures import ShardProgress
 
     sides = SMALL_SIDES if model == "small" else TINY_SIDES
     # Random weights find nothing above any threshold, and what they find covers the whole image.
@@ -102,17 +101,14 @@ def measure(model: str, num_images: int, points_per_side: int, threads: int) -> 
             shard_size=SHARD_SIZE,
             previews=0,
         )
-        plan = open_run(prepare(config))
-        factory = worker_factory(plan, _make_small if model == "small" else None)
-        reports: list[ShardReport] = []
         rss: dict[int, int] = {}
-        for event in run_shards(plan.open_shards, factory, config.executor):
-            if isinstance(event, ShardReport):
-                reports.append(event)
-            elif event.image_id is not None:
+
+        def note(event: RunEvent) -> None:
+            if isinstance(event, ShardProgress) and event.image_id is not None:
                 rss[event.image_id] = _rss_bytes()
+
+        summary = annotate_dataset(config, note, make_model=_make_small if model == "small" else None)
         rss[num_images] = _rss_bytes()
-        summary = finish(plan, reports, 1.0)
     num_masks = summary.totals.num_masks
     return Soak(model=model, num_images=num_images, num_masks=num_masks, rss_bytes=tuple(rss.values()))
 

@@ -30,6 +30,7 @@ def pack(config: DataConfig, path: str | Path) -> None:
         InputError: Or if there is no mask at all.
     """
     selections = select(config)
+    log.info("packing %d sources to %s", len(selections), path)
     jpegs: list[bytes] = []
     runs: list[NDArray[np.uint32]] = []
     columns: dict[str, list[int]] = {

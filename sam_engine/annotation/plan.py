@@ -1,0 +1,218 @@
+"""What a run is to do: settings checked, the dataset opened, shards cut. No torch."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow.compute as pc
+
+from sam_engine.catalogue import ARCHITECTURES
+from sam_engine.checkpoints.resolve import Checkpoint, resolve_checkpoint
+from sam_engine.config import AutoAnnotateConfig
+from sam_engine.dataset.manifest import Manifest, build_manifest, cut_shards, default_shard_size
+from sam_engine.dataset.run_info import (
+    CONFIG,
+    RunInfo,
+    config_yaml,
+    deciding_settings,
+    library_versions,
+    refuse_difference,
+    selection_settings,
+    version_notes,
+)
+from sam_engine.dataset.schema import MANIFEST, RUN_INFO
+from sam_engine.dataset.shards import ShardSummary, committed_shards
+from sam_engine.errors import ConfigError
+from sam_engine.inputs.open import open_input
+from sam_engine.inputs.source import InputSource
+from sam_engine.storage.local import open_store
+from sam_engine.storage.store import Store
+from sam_engine.structures import Shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """A run that may start: whatever can be wrong with its settings was checked, nothing is written."""
+
+    config: AutoAnnotateConfig
+    source: InputSource
+    store: Store
+    manifest: Manifest
+    """As the input is now; a resumed run uses the one that was frozen."""
+    checkpoint: Checkpoint
+    architecture: Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """An open dataset and what is left to do in it."""
+
+    preparation: Preparation
+    info: RunInfo
+    manifest: Manifest
+    """The frozen one."""
+    shards: Sequence[Shard]
+    """All of the dataset."""
+    committed: Mapping[int, ShardSummary]
+    """Shards that were published before."""
+    notes: Sequence[str]
+    """What has changed since the manifest was frozen, in a line each."""
+
+    @property
+    def open_shards(self) -> list[Shard]:
+        """Those that are still to be made, in order."""
+        return [shard for shard in self.shards if shard.index not in self.committed]
+
+
+def prepare(config: AutoAnnotateConfig) -> Preparation:
+    """Check everything that can be checked before something is written.
+
+    Raises:
+        ConfigError: Or one of its kinds: input, output, checkpoint or a setting is wrong.
+    """
+    if config.amg.points_per_side is None:
+        raise ConfigError("amg.points_per_side must be at least 1, got None")
+    if config.decode.isolate is None:
+        isolate = config.executor.name == "ray"
+        config = dataclasses.replace(config, decode=dataclasses.replace(config.decode, isolate=isolate))
+    source = open_input(config.input)
+    output = config.output or os.path.join("outputs", f"{source.name}-{config.model.name}")
+    if "://" not in output:  # workers elsewhere have another working directory
+        output = os.path.abspath(output)
+    store = open_store(output)
+    _refuse_nesting(config, source, output)
+    _refuse_foreign(store)
+    manifest = build_manifest(source.iter_files(), limit=config.limit, sample=config.sample, seed=config.seed)
+    checkpoint = resolve_checkpoint(config.model)
+    return Preparation(
+        config=config,
+        source=source,
+        store=store,
+        manifest=manifest,
+        checkpoint=checkpoint,
+        architecture=dataclasses.asdict(ARCHITECTURES[config.model.name]),
+    )
+
+
+def open_run(preparation: Preparation) -> Plan:
+    """Start the dataset, or go on with it. The caller holds the store's lock.
+
+    Raises:
+        FingerprintError: The output holds the dataset of other settings.
+        ShardError: A published shard is damaged.
+        StorageError: The output cannot be written.
+    """
+    store, manifest = preparation.store, preparation.manifest
+    notes: list[str] = []
+    store.delete_own_temporaries()
+    store.settle()
+    shards = _cut(preparation, manifest)
+    here = _run_info(preparation, manifest, shards)
+    try:
+        there = RunInfo.from_json(store.read(RUN_INFO))
+    except FileNotFoundError:
+        # A run that died before this line has published nothing: its manifest may be overwritten.
+        store.replace(MANIFEST, manifest.to_bytes())
+        store.replace(CONFIG, config_yaml(preparation.config).encode())
+        store.put_exclusive(RUN_INFO, here.to_json())
+    else:
+        manifest, notes = _frozen_manifest(preparation, there)
+        shards = _cut(preparation, manifest)
+        here = _run_info(preparation, manifest, shards)
+        refuse_difference(store.describe(), there.settings, here.settings)
+        notes += version_notes(there.versions, here.versions)
+    return Plan(
+        preparation=preparation,
+        info=here,
+        manifest=manifest,
+        shards=shards,
+        committed=committed_shards(store, here.fingerprint),
+        notes=notes,
+    )
+
+
+def _refuse_nesting(config: AutoAnnotateConfig, source: InputSource, output: str) -> None:
+    """Raise `ConfigError` if the next listing of the input would find the output in it."""
+    if config.input is None or not os.path.isdir(source.root) or not os.path.isdir(config.input):
+        return
+    root, inside = os.path.realpath(source.root), os.path.realpath(output)
+    if os.path.commonpath([root, inside]) == root:
+        raise ConfigError(f"output {output} lies inside input {source.root}; give an output= beside it")
+
+
+def _refuse_foreign(store: Store) -> None:
+    """Raise `ConfigError` if the output holds things, but no run of ours."""
+    names = store.list("")
+    foreign = [name for name in names if not name.startswith("_meta/")]
+    if foreign and RUN_INFO not in names:
+        raise ConfigError(
+            f"output {store.describe()} is not empty and holds no dataset of this program (but "
+            f"{foreign[0]}); give an empty or a new folder"
+        )
+
+
+def _shard_size(preparation: Preparation, manifest: Manifest) -> int:
+    """Return the images per shard."""
+    return preparation.config.shard_size or default_shard_size(len(manifest))
+
+
+def _cut(preparation: Preparation, manifest: Manifest) -> list[Shard]:
+    """Return the shards of the dataset."""
+    return cut_shards(len(manifest), _shard_size(preparation, manifest))
+
+
+def _run_info(preparation: Preparation, manifest: Manifest, shards: Sequence[Shard]) -> RunInfo:
+    """Return what the run's settings say with this manifest."""
+    config = preparation.config
+    return RunInfo(
+        settings=deciding_settings(
+            config,
+            architecture=preparation.architecture,
+            checkpoint_sha256=preparation.checkpoint.sha256,
+            manifest_sha256=manifest.sha256,
+            shard_size=_shard_size(preparation, manifest),
+        ),
+        selection=selection_settings(config, preparation.source.root),
+        random_weights=config.model.checkpoint == "random",
+        num_images=len(manifest),
+        num_shards=len(shards),
+        versions=library_versions(),
+    )
+
+
+def _frozen_manifest(preparation: Preparation, there: RunInfo) -> tuple[Manifest, list[str]]:
+    """Return the manifest of a dataset, and what has changed in the input since it was frozen.
+
+    Raises:
+        FingerprintError: The input is another one, or other images of it are asked for.
+    """
+    store, now = preparation.store, preparation.manifest
+    frozen = Manifest.from_bytes(store.read(MANIFEST))
+    here = selection_settings(preparation.config, preparation.source.root)
+    if now.sha256 == frozen.sha256:
+        if there.selection["input"] != here["input"]:
+            # The same files at another place, as after a copy: their times are what they are now.
+            store.replace(MANIFEST, now.to_bytes())
+            return now, []
+        return frozen, []
+    refuse_difference(store.describe(), there.selection, here)
+    return frozen, _changes(frozen, now)
+
+
+def _changes(frozen: Manifest, now: Manifest) -> list[str]:
+    """Describe how the input differs from the frozen manifest, in a line each."""
+    before, after = frozen.table["path_bytes"], now.table["path_bytes"]
+    new = len(after) - pc.sum(pc.is_in(after, value_set=before)).as_py()
+    vanished = len(before) - pc.sum(pc.is_in(before, value_set=after)).as_py()
+    notes = []
+    if new:
+        notes.append(
+            f"{new:,} images are new since the dataset was started and are left out; to annotate "
+            "them, give another output="
+        )
+    if vanished:
+        notes.append(f"{vanished:,} images have vanished since the dataset was started")
+    if not notes:
+        notes.append("some images have changed since the dataset was started")
+    return notes
