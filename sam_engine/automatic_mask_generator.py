@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sam_engine.amg.found_mask import FoundMask
@@ -16,8 +16,10 @@ from sam_engine.amg.mask_finder import MaskFinder, PointGrids, point_grids_of
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError
 from sam_engine.modeling.segmenter import Segmenter
-from sam_engine.ops.rle import decode_runs, runs_to_counts
+from sam_engine.ops.rle import Runs, decode_runs, runs_to_counts
 from sam_engine.predictor import SamPredictor
+from sam_engine.utils.amg import area_from_rle
+from sam_engine.utils.stepwise import Stepwise
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +34,14 @@ class _Setting:
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, generator: "SamAutomaticMaskGenerator", owner: type) -> Any:
-        return getattr(generator.config, self.name)
+    def __get__(self, generator: "SamAutomaticMaskGenerator | None", owner: type) -> Any:
+        return self if generator is None else getattr(generator.config, self.name)
 
     def __set__(self, generator: "SamAutomaticMaskGenerator", value: Any) -> None:
         generator.config = replace(generator.config, **{self.name: value})
 
 
-class SamAutomaticMaskGenerator:
+class SamAutomaticMaskGenerator(Stepwise):
     """Find the masks of whole images. Arguments, defaults and records are those of ``segment_anything`` 1.0.
 
     A mask whose logits or predicted IoU are not finite is dropped, and a warning logged. If a crop yields
@@ -49,12 +51,22 @@ class SamAutomaticMaskGenerator:
     ``points_per_batch`` is what fitted, and a warning says so. If not one fits, `ImageError` with status
     ``oom`` is raised. The masks found stay the same up to rounding.
 
+    Where a subclass replaces one of the steps of segment_anything (`Stepwise`), or ``predictor`` is assigned,
+    the masks are made in these steps and through that predictor, slowly.
+
     Attributes:
         model: The model.
+        predictor: A `SamPredictor` over the same model; of use for prompts of one's own.
         config: The settings; each is also an attribute of its own, as in segment_anything.
         point_grids: For the whole image and each layer of crops, (P, 2) points as fractions of the crop.
         output_mode: What a record's ``segmentation`` is.
     """
+
+    config = AmgConfig()
+    _predictor: Any = None
+    _is_assigned = False
+    """Whether the predictor was assigned."""
+    _is_slow_said = False
 
     points_per_batch = _Setting()
     pred_iou_thresh = _Setting()
@@ -142,11 +154,18 @@ class SamAutomaticMaskGenerator:
         self.config = config
         self.output_mode = output_mode
         self.point_grids: PointGrids = point_grids_of(config) if point_grids is None else point_grids
+        self._predictor, self._is_assigned = None, False
 
-    @cached_property
-    def predictor(self) -> SamPredictor:
-        """A predictor over the same model, for prompts of one's own; the generator does not use it."""
-        return SamPredictor(self.model)
+    @property
+    def predictor(self) -> Any:
+        """A predictor over the same model, made on first use, or whatever was assigned."""
+        if self._predictor is None:
+            self._predictor = SamPredictor(self.model)
+        return self._predictor
+
+    @predictor.setter
+    def predictor(self, predictor: Any) -> None:
+        self._predictor, self._is_assigned = predictor, True
 
     def generate(self, image: Image) -> list[Record]:
         """Find the masks of one image.
@@ -167,7 +186,7 @@ class SamAutomaticMaskGenerator:
             ValueError: The image is of another type or shape.
             ImageError: The model's outputs are not finite, or memory ran out.
         """
-        return self.generate_batch([image])[0]
+        return self._generate_stepwise(image) if self._is_slow() else self._generate_fast([image])[0]
 
     def generate_batch(self, images: Sequence[Image]) -> list[list[Record]]:
         """Find the masks of several images of any sizes, encoding images and crops together.
@@ -179,6 +198,10 @@ class SamAutomaticMaskGenerator:
             ValueError: As `generate`.
             ImageError: As `generate`, for the first image that it befalls.
         """
+        return [self.generate(image) for image in images] if self._is_slow() else self._generate_fast(images)
+
+    def _generate_fast(self, images: Sequence[Image]) -> list[list[Record]]:
+        """See `generate_batch`."""
         finder = MaskFinder(self.model, self.config, self.point_grids)
         try:
             found = list(find_in_turn(finder, images))
@@ -191,17 +214,58 @@ class SamAutomaticMaskGenerator:
             for image, masks in zip(images, found, strict=True)
         ]
 
+    def _is_slow(self) -> bool:
+        """Return whether masks are made in the steps of segment_anything; the first time, say why."""
+        reason = self._replaced()
+        if reason is not None and not self._is_slow_said:
+            self._is_slow_said = True
+            log.warning("%s is replaced: masks are made as in segment_anything, more slowly", reason)
+        return reason is not None
+
+    def _replaced(self) -> str | None:
+        """Return what of the generator, or of its predictor, is not ours any more."""
+        predictor, step = self._predictor, self.replaced_step()
+        if step is not None or predictor is None:
+            return step
+        is_ours = type(predictor) is SamPredictor and predictor.model is self.model
+        if is_ours and not self._is_assigned and not vars(predictor).keys() & vars(SamPredictor).keys():
+            return None
+        return "predictor"
+
+    def _generate_stepwise(self, image: Image) -> list[Record]:
+        """See `generate`; in the steps of segment_anything."""
+        if self.config.drop_small_masks:
+            raise ConfigError(f"drop_small_masks is not possible while {self._replaced()} is replaced")
+        with torch.no_grad():
+            data = self._generate_masks(image)
+            if self.config.min_mask_region_area > 0:
+                nms_thresh = max(self.config.box_nms_thresh, self.config.crop_nms_thresh)
+                data = self.postprocess_small_regions(data, self.config.min_mask_region_area, nms_thresh)
+        columns = zip(
+            *(data[name] for name in ("boxes", "iou_preds", "points", "stability_score", "crop_boxes")),
+            strict=True,
+        )
+        return [
+            {
+                "segmentation": self._segmentation(
+                    np.asarray(rle["counts"], dtype=np.int64), (rle["size"][0], rle["size"][1])
+                ),
+                "area": area_from_rle(rle),
+                "bbox": _xywh(box.tolist()),
+                "predicted_iou": predicted_iou.item(),
+                "point_coords": [point.tolist()],
+                "stability_score": stability_score.item(),
+                "crop_box": _xywh(crop_box.tolist()),
+            }
+            for rle, (box, predicted_iou, point, stability_score, crop_box) in zip(
+                data["rles"], columns, strict=True
+            )
+        ]
+
     def _record(self, mask: FoundMask, size: tuple[int, int]) -> Record:
         """Return the mask in segment_anything's form."""
-        segmentation: Any
-        if self.output_mode == "binary_mask":
-            segmentation = decode_runs(mask.runs, size, max_pixels=size[0] * size[1])
-        elif self.output_mode == "coco_rle":
-            segmentation = {"size": list(size), "counts": runs_to_counts(mask.runs)}
-        else:
-            segmentation = {"size": list(size), "counts": mask.runs.tolist()}
         return {
-            "segmentation": segmentation,
+            "segmentation": self._segmentation(mask.runs, size),
             "area": mask.area,
             "bbox": list(mask.bbox_xywh),
             "predicted_iou": mask.predicted_iou,
@@ -209,6 +273,20 @@ class SamAutomaticMaskGenerator:
             "stability_score": mask.stability_score,
             "crop_box": list(mask.crop_box_xywh),
         }
+
+    def _segmentation(self, runs: Runs, size: tuple[int, int]) -> Any:
+        """Return a mask of (H, W) as ``output_mode`` says."""
+        if self.output_mode == "binary_mask":
+            return decode_runs(runs, size, max_pixels=size[0] * size[1])
+        if self.output_mode == "coco_rle":
+            return {"size": list(size), "counts": runs_to_counts(runs)}
+        return {"size": list(size), "counts": runs.tolist()}
+
+
+def _xywh(box_xyxy: Sequence[float]) -> list[float]:
+    """Return [x, y, x1 - x0, y1 - y0]."""
+    left, top, right, bottom = box_xyxy
+    return [left, top, right - left, bottom - top]
 
 
 def _check_grids(point_grids: PointGrids, crop_n_layers: int) -> None:

@@ -5,6 +5,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from sam_engine.compute.device import upload
 from sam_engine.modeling.image_encoder import SkipFeatures
 from sam_engine.modeling.sam import Sam
 from sam_engine.modeling.segmenter import ImageEmbedding, Segmenter
@@ -63,7 +64,12 @@ class SamPredictor:
         check_image(image)
         if image_format != getattr(self.model, "image_format", "RGB"):
             image = image[..., ::-1]
-        self._set_embedding(self.model.encode([np.ascontiguousarray(image)])[0])
+        image = np.ascontiguousarray(image)
+        if not isinstance(self.model, Sam):
+            self._set_embedding(self.model.encode([image])[0])
+            return
+        resized = upload(self.transform.apply_image(image), self.device).permute(2, 0, 1).contiguous()
+        self.set_torch_image(resized[None], (image.shape[0], image.shape[1]))
 
     @torch.no_grad()
     def set_torch_image(self, transformed_image: Tensor, original_image_size: tuple[int, ...]) -> None:
@@ -187,9 +193,14 @@ class SamPredictor:
             mask_input=mask_input,
             multimask_output=multimask_output,
         )
-        masks = upscale_logits(
-            low_res_logits, self.model.image_size, embedding.input_size, embedding.original_size
-        )
+        if isinstance(self.model, Sam):
+            masks = self.model.postprocess_masks(
+                low_res_logits, embedding.input_size, embedding.original_size
+            )
+        else:
+            masks = upscale_logits(
+                low_res_logits, self.model.image_size, embedding.input_size, embedding.original_size
+            )
         if not return_logits:
             masks = masks > self.model.mask_threshold
         return masks, predicted_iou, low_res_logits

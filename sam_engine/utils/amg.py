@@ -1,8 +1,7 @@
 """``segment_anything.utils.amg``: its helpers under their names, with run lengths as dicts.
 
 Two differ. `calculate_stability_score` gives 0 for a mask without pixels instead of NaN, and
-`generate_crop_boxes` gives tuples and leaves out crops without pixels. ``MaskData`` and ``batch_iterator``
-have no equivalent.
+`generate_crop_boxes` gives tuples and leaves out crops without pixels.
 """
 
 from typing import Any
@@ -26,9 +25,12 @@ from sam_engine.ops.masks import (
 )
 from sam_engine.ops.points import build_all_layer_point_grids, build_point_grid
 from sam_engine.ops.rle import decode_runs, mask_to_runs, runs_to_counts
+from sam_engine.utils.mask_data import MaskData, batch_iterator
 
 __all__ = [
+    "MaskData",
     "area_from_rle",
+    "batch_iterator",
     "batched_mask_to_box",
     "box_xyxy_to_xywh",
     "build_all_layer_point_grids",
