@@ -61,6 +61,10 @@ class Annotation:
     """The crop that the mask was found in."""
     point_coords: tuple[tuple[float, float], ...]
     """The prompts, in pixels of the upright image."""
+    label: str | None = None
+    """What a person or another program called it; SAM gives none."""
+    parent_id: int | None = None
+    """Its id in the dataset that this one was derived from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,21 @@ class ImageRecord:
     error: str | None = None
     """One line: why it failed, or what was wrong with an image that was annotated all the same."""
     annotations: tuple[Annotation, ...] = ()
+    licence: str | None = None
+    attribution: str | None = None
+    """Whom to name."""
+    source_url: str | None = None
+    """Where the image was had."""
+    source_key: str | None = None
+    """Its name there: the key of a WebDataset sample, an id in a table."""
+    frame_time_s: float | None = None
+    """Of a video frame: seconds from the start."""
+    image: bytes | None = None
+    """The image itself, encoded, where it is stored in the row."""
+    parent_dataset: str | None = None
+    """Fingerprint of the dataset that this one was derived from."""
+    parent_image_id: int | None = None
+    """Its id there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from sam_engine.dataset.schema import (
     RUN_INFO,
     SCALAR_COLUMNS,
-    SCHEMA,
     display_path,
     table_to_records,
 )
@@ -84,12 +83,12 @@ class Dataset:
         return dict(sorted(counts.items()))
 
     def tables(
-        self, columns: Sequence[str] = tuple(SCHEMA.names), *, shards: Iterable[int] | None = None
+        self, columns: Sequence[str] | None = None, *, shards: Iterable[int] | None = None
     ) -> Iterator[pa.Table]:
         """Yield the rows in order of image id, one row group at a time.
 
         Args:
-            columns: Top-level columns to read.
+            columns: To read; None for all, optional ones included.
             shards: Indices to read; None for all.
 
         Raises:
@@ -149,7 +148,7 @@ def open_dataset(path: str | Path) -> Dataset:
 def read_tables(
     store: Store,
     name: str,
-    columns: Sequence[str] = tuple(SCHEMA.names),
+    columns: Sequence[str] | None = None,
     *,
     groups: Sequence[int] | None = None,
 ) -> Iterator[pa.Table]:
@@ -158,7 +157,7 @@ def read_tables(
     Args:
         store: Where the shard lies.
         name: Its object name.
-        columns: To read, or leaves of them as ``annotations.list.element.area``.
+        columns: To read; None for all. Leaves may be named as ``annotations.list.element.area``.
         groups: Numbers of the row groups to read; None for all.
 
     Raises:
@@ -173,10 +172,11 @@ def read_tables(
             yield table
 
 
-def _read_group(file: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:
+def _read_group(file: pq.ParquetFile, group: int, columns: Sequence[str] | None) -> pa.Table:
     """Return a row group that is not larger than any that we would write; raises as `open_shard`."""
     _check_group_size(file.metadata.row_group(group))
-    table = file.read_row_group(group, columns=list(columns), use_threads=False)
+    names = None if columns is None else list(columns)
+    table = file.read_row_group(group, columns=names, use_threads=False)
     table.validate(full=True)
     _check_text_size(table)
     return table
@@ -201,21 +201,23 @@ def _check_group_size(group: Any) -> None:
 def _check_text_size(table: pa.Table) -> None:
     """Raise `ValueError` if the text of a table is larger than any that we would write."""
     for name in table.column_names:
-        column = table[name]
-        if name == "annotations":
-            column = pc.list_flatten(column)
-            for leaf in ("segmentation", "counts"):  # readers may leave out either
-                column = pc.struct_field(column, [leaf]) if _has_field(column, leaf) else column
-        if pa.types.is_dictionary(column.type):
+        for column in _texts(table[name]):
+            size = 0
             for chunk in column.chunks:
                 lengths = pc.binary_length(chunk.dictionary).cast(pa.int64())
-                size = pc.sum(lengths.take(chunk.indices)).as_py() or 0
-                if size > MAX_GROUP_BYTES:
-                    raise ValueError(
-                        f"a row group has {size} bytes of {name}; at most {MAX_GROUP_BYTES} are read"
-                    )
+                size += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+            if size > MAX_GROUP_BYTES:
+                raise ValueError(
+                    f"a row group has {size} bytes of {name}; at most {MAX_GROUP_BYTES} are read"
+                )
 
 
-def _has_field(column: Any, name: str) -> bool:
-    """Return whether a column is of structs with a field of this name."""
-    return bool(pa.types.is_struct(column.type)) and column.type.get_field_index(name) >= 0
+def _texts(column: pa.ChunkedArray) -> Iterator[pa.ChunkedArray]:
+    """Yield a column, or what lies in its lists and structs, where it was read as a dictionary."""
+    if pa.types.is_dictionary(column.type):
+        yield column
+    elif pa.types.is_list(column.type) and pa.types.is_struct(column.type.value_type):
+        yield from _texts(pc.list_flatten(column))
+    elif pa.types.is_struct(column.type):
+        for field in column.type:
+            yield from _texts(pc.struct_field(column, [field.name]))

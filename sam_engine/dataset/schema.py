@@ -1,6 +1,6 @@
 """A dataset on disk: the names of its files, the columns of its rows, and rows to and from `ImageRecord`."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 from typing import Any
 
@@ -65,8 +65,58 @@ SCHEMA = pa.schema(
 )
 """One row per input image. ``docs/dataset_format.md`` explains every column."""
 
+OPTIONAL_COLUMNS = (
+    pa.field("licence", pa.string()),
+    pa.field("attribution", pa.string()),
+    pa.field("source_url", pa.string()),
+    pa.field("source_key", pa.string()),
+    pa.field("frame_time_s", pa.float64()),
+    pa.field("image", pa.binary()),
+    pa.field("parent_dataset", pa.string()),
+    pa.field("parent_image_id", pa.int64()),
+)
+"""What a dataset may say of its images besides, in this order behind `SCHEMA`."""
+OPTIONAL_MASK_FIELDS = (pa.field("label", pa.string()), pa.field("parent_id", pa.int64()))
+"""What it may say of its masks besides, in this order behind the fields of `ANNOTATION_TYPE`."""
+EXTRAS = tuple(field.name for field in OPTIONAL_COLUMNS) + tuple(
+    f"annotations.{field.name}" for field in OPTIONAL_MASK_FIELDS
+)
+"""Names of all that is optional; fields of masks as ``annotations.label``."""
+
 SCALAR_COLUMNS = tuple(name for name in SCHEMA.names if name != "annotations")
 """Every column but the masks: a few bytes per image."""
+
+
+def schema_with(extras: Collection[str] = ()) -> pa.Schema:
+    """Return `SCHEMA` with some of `EXTRAS`, in the order of the format whatever theirs is."""
+    unknown = sorted(set(extras) - set(EXTRAS))
+    if unknown:
+        raise ValueError(f"there is no optional column {unknown[0]!r}; there are {', '.join(EXTRAS)}")
+    schema = SCHEMA
+    masks = [field for field in OPTIONAL_MASK_FIELDS if f"annotations.{field.name}" in extras]
+    if masks:
+        place = schema.get_field_index("annotations")
+        column = _required("annotations", _list_of(pa.struct([*ANNOTATION_TYPE, *masks])))
+        schema = schema.set(place, column)
+    for field in OPTIONAL_COLUMNS:
+        if field.name in extras:
+            schema = schema.append(field)
+    return schema
+
+
+def extras_of(schema: pa.Schema) -> tuple[str, ...]:
+    """Return which of `EXTRAS` a shard has.
+
+    Raises:
+        ValueError: It has other columns than those of this version.
+    """
+    annotations = schema.field("annotations").type if "annotations" in schema.names else pa.null()
+    fields = annotations.value_type if pa.types.is_list(annotations) else pa.struct([])
+    mask_names = {f"annotations.{field.name}" for field in fields} if pa.types.is_struct(fields) else set()
+    extras = tuple(name for name in EXTRAS if name in schema.names or name in mask_names)
+    if not schema.equals(schema_with(extras)):
+        raise ValueError(f"does not have the columns of schema version {SCHEMA_VERSION}")
+    return extras
 
 
 def display_path(path: bytes) -> str:
@@ -88,8 +138,12 @@ def annotation_id(image_id: int, index: int) -> int:
     return image_id * ANNOTATIONS_PER_IMAGE + index
 
 
-def records_to_table(records: Sequence[ImageRecord]) -> pa.Table:
+def records_to_table(records: Sequence[ImageRecord], extras: Collection[str] = ()) -> pa.Table:
     """Return the records as rows of `SCHEMA`, in their order.
+
+    Args:
+        records: One a row.
+        extras: Which of `EXTRAS` the rows have; what records say of others is left out.
 
     Raises:
         ShardError: An image has more masks than there are annotation ids for it.
@@ -116,19 +170,25 @@ def records_to_table(records: Sequence[ImageRecord]) -> pa.Table:
         statuses.dictionary_encode(),
         pa.array(errors, pa.string()),
         pa.array(num_masks),
-        _annotation_lists(records, image_ids, num_masks),
+        _annotation_lists(records, image_ids, num_masks, extras),
     ]
-    return pa.Table.from_arrays(columns, schema=SCHEMA)
+    columns += [
+        pa.array([getattr(record, field.name) for record in records], field.type)
+        for field in OPTIONAL_COLUMNS
+        if field.name in extras
+    ]
+    return pa.Table.from_arrays(columns, schema=schema_with(extras))
 
 
 def table_to_records(table: pa.Table) -> list[ImageRecord]:
-    """Return the rows of a table of `SCHEMA` as records; the inverse of `records_to_table`.
+    """Return the rows of a table of `SCHEMA`, with any `EXTRAS`, as records: `records_to_table` backwards.
 
     Raises:
         ShardError: A status is unknown, or a box or size has the wrong length.
     """
     try:
-        return [_record(row) for row in table.select(SCHEMA.names).to_pylist()]
+        extras = [field.name for field in OPTIONAL_COLUMNS if field.name in table.column_names]
+        return [_record(row, extras) for row in table.select([*SCHEMA.names, *extras]).to_pylist()]
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"rows do not follow schema version {SCHEMA_VERSION}: {error}") from error
 
@@ -145,7 +205,7 @@ def _one_line(text: str) -> str:
 
 
 def _annotation_lists(
-    records: Sequence[ImageRecord], image_ids: np.ndarray, num_masks: np.ndarray
+    records: Sequence[ImageRecord], image_ids: np.ndarray, num_masks: np.ndarray, extras: Collection[str]
 ) -> pa.ListArray:
     """Return the ``annotations`` column: one flat array per leaf, cut by offsets."""
     annotations = [annotation for record in records for annotation in record.annotations]
@@ -168,8 +228,14 @@ def _annotation_lists(
         _fixed_lists([annotation.crop_box for annotation in annotations], 4, _NUMBERS),
         pa.ListArray.from_arrays(pa.array(point_offsets), points, type=_POINTS),
     ]
-    values = pa.StructArray.from_arrays(leaves, fields=list(ANNOTATION_TYPE))
-    return pa.ListArray.from_arrays(pa.array(offsets), values, type=SCHEMA.field("annotations").type)
+    list_type = schema_with(extras).field("annotations").type
+    leaves += [
+        pa.array([getattr(mask, field.name) for mask in annotations], field.type)
+        for field in OPTIONAL_MASK_FIELDS
+        if f"annotations.{field.name}" in extras
+    ]
+    values = pa.StructArray.from_arrays(leaves, fields=list(list_type.value_type))
+    return pa.ListArray.from_arrays(pa.array(offsets), values, type=list_type)
 
 
 def _fixed_lists(rows: Sequence[Sequence[float]], length: int, list_type: pa.ListType) -> pa.ListArray:
@@ -180,7 +246,7 @@ def _fixed_lists(rows: Sequence[Sequence[float]], length: int, list_type: pa.Lis
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), type=list_type)
 
 
-def _record(row: dict[str, Any]) -> ImageRecord:
+def _record(row: dict[str, Any], extras: Sequence[str]) -> ImageRecord:
     """Return one row as a record."""
     return ImageRecord(
         image_id=row["image_id"],
@@ -192,6 +258,7 @@ def _record(row: dict[str, Any]) -> ImageRecord:
         sha256=row["sha256"],
         error=row["error"],
         annotations=tuple(_annotation(item) for item in row["annotations"]),
+        **{name: row[name] for name in extras},
     )
 
 
@@ -209,4 +276,6 @@ def _annotation(item: dict[str, Any]) -> Annotation:
         stability_score=item["stability_score"],
         crop_box=(crop_x, crop_y, crop_w, crop_h),
         point_coords=tuple((x, y) for x, y in item["point_coords"]),
+        label=item.get("label"),
+        parent_id=item.get("parent_id"),
     )

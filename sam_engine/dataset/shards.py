@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 
 from sam_engine.dataset.schema import (
     ANNOTATIONS_PREFIX,
-    SCHEMA,
     SCHEMA_VERSION,
     display_path,
+    extras_of,
     records_to_table,
+    schema_with,
 )
 from sam_engine.dataset.seal import BLANK, FILE_KEY, FOOTER_KEY, Digest, check_footer, read_digest, seal
 from sam_engine.errors import RleError, ShardError, StorageError
@@ -39,8 +40,16 @@ TEXT_COLUMNS = (
     "path_bytes",
     "sha256",
     "error",
+    "licence",
+    "attribution",
+    "source_url",
+    "source_key",
+    "image",
+    "parent_dataset",
     "annotations.list.element.segmentation.counts",
+    "annotations.list.element.label",
 )
+"""Columns, where a shard has them, whose values may be long and many times the same."""
 
 NOT_INTACT = "is not as it was written: its bytes do not give the sha256 in its footer"
 
@@ -90,13 +99,16 @@ def shard_index(name: str) -> int | None:
     return index if match and shard_name(index) == name else None
 
 
-def encode_shard(records: Sequence[ImageRecord], *, shard: Shard, fingerprint: str) -> bytes:
+def encode_shard(
+    records: Sequence[ImageRecord], *, shard: Shard, fingerprint: str, extras: Collection[str] = ()
+) -> bytes:
     """Return the Parquet file of a shard; equal rows give equal bytes with one version of pyarrow.
 
     Args:
         records: One per image of the shard, in order.
         shard: Which part of the manifest they are.
         fingerprint: Of the run: dataset shards with another one do not belong together.
+        extras: Optional columns (`schema.EXTRAS`) of the dataset.
 
     Raises:
         ShardError: The records are not those of the shard, or one contradicts itself.
@@ -111,7 +123,7 @@ def encode_shard(records: Sequence[ImageRecord], *, shard: Shard, fingerprint: s
     sink = pa.BufferOutputStream()
     writer = pq.ParquetWriter(
         sink,
-        SCHEMA,
+        schema_with(extras),
         compression="zstd",
         compression_level=3,
         use_dictionary=_DICTIONARY_COLUMNS,
@@ -120,7 +132,7 @@ def encode_shard(records: Sequence[ImageRecord], *, shard: Shard, fingerprint: s
     )
     # Not as a context manager: that would finish a footer over half the rows after an exception.
     tables = [
-        records_to_table(records[start : start + ROW_GROUP_IMAGES])
+        records_to_table(records[start : start + ROW_GROUP_IMAGES], extras)
         for start in range(0, len(records), ROW_GROUP_IMAGES)
     ]
     for table in tables:
@@ -133,7 +145,12 @@ def encode_shard(records: Sequence[ImageRecord], *, shard: Shard, fingerprint: s
 
 
 def publish_shard(
-    store: Store, records: Sequence[ImageRecord], *, shard: Shard, fingerprint: str
+    store: Store,
+    records: Sequence[ImageRecord],
+    *,
+    shard: Shard,
+    fingerprint: str,
+    extras: Collection[str] = (),
 ) -> PublishedShard:
     """Make a shard durable under its final name, unless another writer has; then adopt that one.
 
@@ -141,7 +158,7 @@ def publish_shard(
         ShardError: The records are not those of the shard, or the name is taken by something else.
         StorageError: It could not be written, or may not last. Calling again is safe.
     """
-    data = encode_shard(records, shard=shard, fingerprint=fingerprint)
+    data = encode_shard(records, shard=shard, fingerprint=fingerprint, extras=extras)
     name = shard_name(shard.index)
     created = store.put_exclusive(name, data)
     if not created:
@@ -280,10 +297,13 @@ def open_shard(file: BinaryIO) -> tuple[pq.ParquetFile, str, ShardSummary]:
     check_footer(file)
     metadata = pq.read_metadata(file)
     fingerprint, summary = read_footer(metadata.metadata or {}, metadata.num_rows, file.seek(0, 2))
-    if not metadata.schema.to_arrow_schema().equals(SCHEMA):
-        raise ValueError(f"does not have the columns of schema version {SCHEMA_VERSION}")
+    extras_of(metadata.schema.to_arrow_schema())
+    paths = {metadata.schema.column(number).path for number in range(metadata.num_columns)}
     parquet = pq.ParquetFile(
-        file, metadata=metadata, read_dictionary=TEXT_COLUMNS, page_checksum_verification=True
+        file,
+        metadata=metadata,
+        read_dictionary=[name for name in TEXT_COLUMNS if name in paths],
+        page_checksum_verification=True,
     )
     return parquet, fingerprint, summary
 

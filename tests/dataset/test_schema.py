@@ -8,7 +8,15 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from sam_engine.dataset.schema import SCHEMA, is_exact, records_to_table, table_to_records
+from sam_engine.dataset.schema import (
+    EXTRAS,
+    SCHEMA,
+    extras_of,
+    is_exact,
+    records_to_table,
+    schema_with,
+    table_to_records,
+)
 from sam_engine.errors import ShardError
 from sam_engine.structures import ImageStatus
 from tests.helpers.dataset_builder import image, rectangle_mask, sample_records
@@ -162,6 +170,57 @@ def test_the_document_names_every_column():
     documented = set(re.findall(r"`([a-z0-9_.]+)`", " ".join(cells)))
     fields = {f"annotations.{field.name}" for field in SCHEMA.field("annotations").type.value_type}
     fields |= {"annotations.segmentation.size", "annotations.segmentation.counts"}
-    wanted = (set(SCHEMA.names) | fields) - {"annotations.segmentation"}
+    wanted = (set(SCHEMA.names) | fields | set(EXTRAS)) - {"annotations.segmentation"}
 
     assert wanted <= documented
+
+
+def test_optional_columns_come_back():
+    """Every optional column and field, alone and all together, in the order of the format."""
+    [mask] = image(0, b"a", [rectangle_mask(24, 32, 1, 2, 3, 4)]).annotations
+    record = replace(
+        image(0, b"a"),
+        status=ImageStatus.OK,
+        annotations=(replace(mask, label="cup", parent_id=9), mask),
+        licence="CC0",
+        attribution="A. N. Author",
+        source_url="https://example.org/1",
+        source_key="k1",
+        frame_time_s=1.5,
+        image=b"\xff\xd8",
+        parent_dataset="f" * 64,
+        parent_image_id=7,
+    )
+    table = records_to_table([record], EXTRAS[::-1])
+
+    assert table_to_records(table) == [record]
+    assert extras_of(table.schema) == EXTRAS
+    for name in EXTRAS:
+        assert extras_of(records_to_table([record], [name]).schema) == (name,)
+
+
+def test_without_optional_columns_rows_are_as_ever():
+    """What a record knows besides is not written unless the dataset has the column."""
+    table = records_to_table([replace(image(0, b"a"), licence="CC0")])
+
+    assert table.schema.equals(SCHEMA)
+    assert table_to_records(table)[0].licence is None
+
+
+def test_other_columns_are_refused():
+    """One more, one in another order, one of another type."""
+    licence, key = pa.field("licence", pa.string()), pa.field("source_key", pa.string())
+    others = [
+        SCHEMA.append(pa.field("colour", pa.string())),
+        SCHEMA.append(key).append(licence),
+        SCHEMA.append(pa.field("licence", pa.int32())),
+        SCHEMA.remove(0),
+        pa.schema([pa.field("annotations", pa.string())]),
+        pa.schema([]),
+    ]
+
+    for schema in others:
+        with pytest.raises(ValueError, match="does not have the columns"):
+            extras_of(schema)
+    with pytest.raises(ValueError, match="no optional column 'colour'"):
+        schema_with(["colour"])

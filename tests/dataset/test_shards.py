@@ -1,6 +1,7 @@
 """Shards: sound records in, the same bytes always, published once, read back from footers."""
 
 import errno
+import io
 import os
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from sam_engine.dataset.shards import (
     ROW_GROUP_IMAGES,
     committed_shards,
     encode_shard,
+    open_shard,
     publish_shard,
     record_problems,
     shard_index,
@@ -354,3 +356,12 @@ def test_other_columns_are_refused(store):
 
     with pytest.raises(ShardError, match="does not have the columns of schema version 1"):
         committed_shards(store, FINGERPRINT)
+
+
+def test_optional_columns_are_published_and_read():
+    """A shard with licences and labels is read with them, through the same checks."""
+    records = [replace(record, licence=f"CC {record.image_id}") for record in RECORDS]
+    data = encode_shard(records, shard=SHARD, fingerprint=FINGERPRINT, extras=["licence"])
+    file, _, _ = open_shard(io.BytesIO(data))
+
+    assert table_to_records(file.read()) == records

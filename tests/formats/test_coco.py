@@ -152,6 +152,6 @@ def test_run_lengths_are_checked_before_others_see_them(dataset, tmp_path):
     records[0] = replace(records[0], annotations=(replace(bad, counts="oooo"), *records[0].annotations[1:]))
     dataset.store.replace(name, sealed(records_to_table(records), footer))
 
-    with pytest.raises(ShardError, match=r"image 0 \(a.jpg\): mask 0: .*tools.verify"):
+    with pytest.raises(ShardError, match=r"image 0 \(a.jpg\): mask 0: .*sam-engine verify"):
         export_coco(dataset, tmp_path / "out.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
