@@ -6,6 +6,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from sam_engine.compute.device import upload
+from sam_engine.modeling.check_prompts import check_prompts
 from sam_engine.modeling.image_encoder import SkipFeatures
 from sam_engine.modeling.sam import Sam
 from sam_engine.modeling.segmenter import ImageEmbedding, Segmenter
@@ -22,7 +23,7 @@ class SamPredictor:
         model: The model.
         transform: Maps images, points and boxes to the model's input frame.
         is_image_set: Whether prompts can be answered.
-        features: (1, C, h, w) image embedding; None if no image is set.
+        features: (1, C, h, w) image embedding; None if no image is set. Assigned, ``skip_features`` are None.
         skip_features: Finer maps of models that have them.
         original_size: (H, W) of the image.
         input_size: (H, W) of the image in the model's input frame.
@@ -41,11 +42,21 @@ class SamPredictor:
         """Where the model is."""
         return self.model.device
 
+    @property
+    def features(self) -> Tensor | None:
+        """The (1, C, h, w) image embedding."""
+        return self._features
+
+    @features.setter
+    def features(self, features: Tensor | None) -> None:
+        """Take an embedding; the skip features of another image are none of its own."""
+        self._features = features
+        self.skip_features: SkipFeatures | None = None
+
     def reset_image(self) -> None:
         """Forget the image."""
         self.is_image_set = False
-        self.features: Tensor | None = None
-        self.skip_features: SkipFeatures | None = None
+        self.features = None
         self.original_size: tuple[int, int] | None = None
         self.input_size: tuple[int, int] | None = None
 
@@ -85,7 +96,7 @@ class SamPredictor:
         """
         side = self.model.image_size
         shape = tuple(transformed_image.shape)
-        if len(shape) != 4 or shape[1] != 3 or max(shape[2:]) != side:
+        if len(shape) != 4 or shape[:2] != (1, 3) or max(shape[2:]) != side:
             raise ValueError(
                 f"transformed_image has shape {shape}; wanted is (1, 3, H, W) with a longer side of {side}, "
                 "as transform.apply_image_torch makes it"
@@ -127,28 +138,21 @@ class SamPredictor:
 
         Raises:
             RuntimeError: No image is set.
-            ValueError: Points without labels, or shapes that do not fit.
+            ValueError: Prompts do not fit together; see `check_prompts`.
         """
         original_size = self._embedding().original_size
+        check_prompts(
+            point_coords, point_labels, box, mask_input, mask_size=self._mask_size(), is_batch=False
+        )
         coords_torch = labels_torch = box_torch = mask_torch = None
         if point_coords is not None:
-            if point_labels is None:
-                raise ValueError("point_labels must be given with point_coords: 1 foreground, 0 background")
-            coords, labels = np.asarray(point_coords), np.asarray(point_labels)
-            if coords.ndim != 2 or coords.shape[1] != 2 or labels.shape != coords.shape[:1]:
-                raise ValueError(
-                    f"point_coords and point_labels have shapes {coords.shape} and {labels.shape}; wanted "
-                    "are (N, 2) and (N,)"
-                )
-            coords_torch = self._float(self.transform.apply_coords(coords, original_size))[None]
-            labels_torch = torch.as_tensor(labels, dtype=torch.int, device=self.device)[None]
+            coords = self.transform.apply_coords(np.asarray(point_coords), original_size)
+            coords_torch = self._float(coords)[None]
+            labels_torch = torch.as_tensor(np.asarray(point_labels), dtype=torch.int, device=self.device)[
+                None
+            ]
         if box is not None:
-            corners = np.asarray(box)
-            if corners.size != 4:
-                raise ValueError(
-                    f"box has shape {corners.shape}; wanted is (4,). predict_torch takes several boxes"
-                )
-            box_torch = self._float(self.transform.apply_boxes(corners, original_size))
+            box_torch = self._float(self.transform.apply_boxes(np.asarray(box), original_size))
         if mask_input is not None:
             mask_torch = self._float(mask_input)[None]
         masks, predicted_iou, low_res_logits = self.predict_torch(
@@ -182,9 +186,10 @@ class SamPredictor:
 
         Raises:
             RuntimeError: No image is set.
-            ValueError: Points without labels.
+            ValueError: Prompts do not fit together; see `check_prompts`.
         """
         embedding = self._embedding()
+        check_prompts(point_coords, point_labels, boxes, mask_input, mask_size=self._mask_size())
         low_res_logits, predicted_iou = self.model.decode(
             embedding,
             point_coords=point_coords,
@@ -216,6 +221,13 @@ class SamPredictor:
     def _float(self, values: ArrayLike) -> Tensor:
         """Return float32 on the model's device."""
         return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=self.device)
+
+    def _mask_size(self) -> tuple[int, int] | None:
+        """Return the (h, w) of masks that the model takes, if it says so."""
+        size: tuple[int, int] | None = getattr(
+            getattr(self.model, "prompt_encoder", None), "mask_input_size", None
+        )
+        return size
 
     def _set_embedding(self, embedding: ImageEmbedding) -> None:
         """Take over a new image."""

@@ -6,7 +6,7 @@ configured by Kirillov et al. 2023, "Segment Anything".
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,17 @@ class ImageEncoder(nn.Module):
     def forward_features(self, x: Tensor) -> tuple[Tensor, SkipFeatures | None]:
         """Map normalised images (B, 3, S, S) to embeddings (B, C, S/16, S/16) and, if any, skip features."""
         raise NotImplementedError
+
+
+def unwrapped(encoder: nn.Module) -> Any:
+    """Return what `torch.nn.DataParallel` and its like wrap, or the encoder itself."""
+    return getattr(encoder, "module", encoder)
+
+
+def has_skip_features(encoder: nn.Module) -> bool:
+    """Return whether an encoder, of ours or not, wrapped or not, has skip features by `forward_features`."""
+    family = getattr(unwrapped(encoder), "family", None)
+    return isinstance(family, Family) and family.has_skip_features
 
 
 class ImageEncoderViT(ImageEncoder):

@@ -104,6 +104,11 @@ class MaskDecoder(nn.Module):
         places: PromptPlaces | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the logits and IoU of all mask tokens: (P, 1 + M, 4h, 4w) and (P, 1 + M)."""
+        if self.has_prompt_maps and (skip_features is None or places is None):
+            raise ValueError(
+                "this decoder reads more than the original's: give it skip_features of the image's embedding "
+                "and places=prompt_encoder.places(points, boxes), or call Sam.decode"
+            )
         batch = len(sparse_prompt_embeddings)
         own_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own_tokens.expand(batch, -1, -1), sparse_prompt_embeddings], dim=1)

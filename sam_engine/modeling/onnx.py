@@ -97,7 +97,7 @@ class SamOnnxModel(nn.Module):
     def _embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
         """Return the (1, N, C) tokens of points and box corners."""
         encoder = self.model.prompt_encoder
-        embedding = encoder.pe_layer.encode((coords + 0.5) / self.img_size)
+        embedding = encoder.pe_layer._pe_encoding((coords + 0.5) / self.img_size)
         labels = labels[..., None]
         embedding = embedding * (labels != -1) + encoder.not_a_point_embed.weight * (labels == -1)
         for value, kind in enumerate(encoder.point_embeddings):

@@ -1,15 +1,19 @@
 """What ``model.precision`` stands for."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 
 from sam_engine.compute.device import is_queued
+from sam_engine.errors import ConfigError
 
 HALF_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 """Of the image encoder; other precisions have none."""
+
+
+_AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def image_dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -19,6 +23,25 @@ def image_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     bf16 moves outlines. Not on a CPU, where products in fp16 take many times as long as in float32.
     """
     return torch.float16 if precision in HALF_DTYPES and is_queued(device) else None
+
+
+def refuse_half(dtype: torch.dtype | None) -> None:
+    """Raise `ConfigError` if a whole model is to be made of half precision: its scores would be, too."""
+    names = {half: name for name, half in HALF_DTYPES.items()}
+    if dtype in names:
+        raise ConfigError(
+            f"a Sam of {dtype} would round predicted IoU to a few values: set sam.precision = "
+            f"{names[dtype]!r}, which computes the image in it, and masks and scores in float32"
+        )
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Compute in the model's own dtype: neither rounded to TF32 nor under the caller's autocast."""
+    is_autocast = device.type in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device.type)
+    autocast_off = torch.autocast(device.type, enabled=False) if is_autocast else nullcontext()
+    with cuda_tf32(device, False), autocast_off:
+        yield
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """From points, boxes and masks to the tokens and maps that the mask decoder reads."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,13 @@ class PositionEmbeddingRandom(nn.Module):
 
     positional_encoding_gaussian_matrix: Tensor
 
-    def __init__(self, num_pos_feats: int) -> None:
+    def __init__(self, num_pos_feats: int = 64, scale: float | None = None) -> None:
+        """Draw the projection, of deviation ``scale`` if that is above 0, else 1."""
         super().__init__()
-        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, num_pos_feats))
+        deviation = scale if scale is not None and scale > 0 else 1.0
+        self.register_buffer("positional_encoding_gaussian_matrix", deviation * torch.randn(2, num_pos_feats))
 
-    def encode(self, coords: Tensor) -> Tensor:
+    def _pe_encoding(self, coords: Tensor) -> Tensor:
         """Map (x, y) in [0, 1], (..., 2), to (..., 2 * num_pos_feats)."""
         matrix = self.positional_encoding_gaussian_matrix
         angles = 2 * math.pi * ((2 * coords.to(matrix.dtype) - 1) @ matrix)
@@ -36,7 +39,19 @@ class PositionEmbeddingRandom(nn.Module):
         y = (torch.arange(height, device=matrix.device, dtype=matrix.dtype) + 0.5) / height
         x = (torch.arange(width, device=matrix.device, dtype=matrix.dtype) + 0.5) / width
         grid = torch.stack([x[None, :].expand(height, width), y[:, None].expand(height, width)], dim=-1)
-        return self.encode(grid).permute(2, 0, 1)
+        return self._pe_encoding(grid).permute(2, 0, 1)
+
+    def forward_with_coords(self, coords_input: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """Map (x, y) in pixels of an (H, W) image, (..., 2), to (..., 2 * num_pos_feats)."""
+        # Divided before the cast: the generator's coordinates are float64, as in the original.
+        return self._pe_encoding(in_unit_square(coords_input, image_size))
+
+
+def in_unit_square(coords: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Map (x, y) in pixels of an (H, W) image to [0, 1]."""
+    height, width = image_size
+    # By numbers: a tensor of them would be a copy from the host, for which a device's queue is emptied.
+    return torch.stack([coords[..., 0] / width, coords[..., 1] / height], dim=-1)
 
 
 class PromptEncoder(nn.Module):
@@ -48,7 +63,9 @@ class PromptEncoder(nn.Module):
         image_embedding_size: tuple[int, int],
         input_image_size: tuple[int, int],
         mask_in_chans: int,
+        activation: Callable[[], nn.Module] = nn.GELU,
     ) -> None:
+        """Make one for embeddings and images of these sizes, (H, W)."""
         super().__init__()
         self.embed_dim = embed_dim
         self.input_image_size = input_image_size
@@ -56,15 +73,18 @@ class PromptEncoder(nn.Module):
         self.mask_input_size = (4 * image_embedding_size[0], 4 * image_embedding_size[1])
         self.pe_layer = PositionEmbeddingRandom(embed_dim // 2)
         # In order: background point, foreground point, top left and bottom right corner of a box.
-        self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(4))
+        self.num_point_embeddings = 4
+        self.point_embeddings = nn.ModuleList(
+            nn.Embedding(1, embed_dim) for _ in range(self.num_point_embeddings)
+        )
         self.not_a_point_embed = nn.Embedding(1, embed_dim)
         self.mask_downscaling = nn.Sequential(
             nn.Conv2d(1, mask_in_chans // 4, 2, stride=2),
             LayerNorm2d(mask_in_chans // 4),
-            nn.GELU(),
+            activation(),
             nn.Conv2d(mask_in_chans // 4, mask_in_chans, 2, stride=2),
             LayerNorm2d(mask_in_chans),
-            nn.GELU(),
+            activation(),
             nn.Conv2d(mask_in_chans, embed_dim, 1),
         )
         self.no_mask_embed = nn.Embedding(1, embed_dim)
@@ -98,10 +118,10 @@ class PromptEncoder(nn.Module):
             tokens.append(self._embed_points(*points, pad=boxes is None))
         if boxes is not None:
             tokens.append(self._embed_boxes(boxes))
-        batch = len(tokens[0]) if tokens else 1 if masks is None else len(masks)
+        batch = self._get_batch_size(points, boxes, masks)
         sparse = torch.cat(tokens, dim=1) if tokens else matrix.new_empty(batch, 0, self.embed_dim)
         if masks is not None:
-            dense: Tensor = self.mask_downscaling(masks)
+            dense = self._embed_masks(masks)
         else:
             dense = matrix.reshape(1, -1, 1, 1).expand(batch, -1, *self.image_embedding_size)
         return sparse, dense
@@ -121,16 +141,17 @@ class PromptEncoder(nn.Module):
             return PromptPlaces(coords=matrix.new_zeros(1, 0, 2), labels=matrix.new_zeros(1, 0))
         pixels = torch.cat(coords, dim=1)
         return PromptPlaces(
-            coords=self._in_unit_square(pixels + 0.5).to(matrix.dtype), labels=torch.cat(labels, dim=1)
+            coords=in_unit_square(pixels + 0.5, self.input_image_size).to(matrix.dtype),
+            labels=torch.cat(labels, dim=1),
         )
 
-    def _embed_points(self, coords: Tensor, labels: Tensor, *, pad: bool) -> Tensor:
+    def _embed_points(self, points: Tensor, labels: Tensor, pad: bool) -> Tensor:
         """Return (P, N, C); with ``pad``, a token that is not a point stands where a box would."""
-        coords = coords + 0.5  # to pixel centres
+        coords = points + 0.5  # to pixel centres
         if pad:
             coords = F.pad(coords, (0, 0, 0, 1))
             labels = F.pad(labels, (0, 1), value=-1)
-        embedding = self._encode_pixels(coords)
+        embedding = self.pe_layer.forward_with_coords(coords, self.input_image_size)
         is_point = (labels != -1)[..., None]
         embedding = torch.where(is_point, embedding, self.not_a_point_embed.weight)
         for value in (0, 1):
@@ -138,22 +159,28 @@ class PromptEncoder(nn.Module):
             embedding = embedding + chosen * self._kind_embedding(value)
         return embedding
 
-    def _embed_boxes(self, boxes_xyxy: Tensor) -> Tensor:
-        """Return (P, 2, C), one token for each of the two corners."""
-        corners = self._encode_pixels(boxes_xyxy.reshape(-1, 2, 2) + 0.5)
+    def _embed_boxes(self, boxes: Tensor) -> Tensor:
+        """Return (P, 2, C), one token for each of the two corners of boxes XYXY."""
+        pixels = boxes.reshape(-1, 2, 2) + 0.5
+        corners = self.pe_layer.forward_with_coords(pixels, self.input_image_size)
         return corners + torch.cat([self._kind_embedding(2), self._kind_embedding(3)])
 
     def _kind_embedding(self, index: int) -> Tensor:
         """Return the learned (1, C) of a kind of point, by its place in ``point_embeddings``."""
         return self.point_embeddings.get_parameter(f"{index}.weight")
 
-    def _encode_pixels(self, coords: Tensor) -> Tensor:
-        """Encode (x, y) in pixels of the model's input."""
-        # Divided before the cast: the generator's coordinates are float64, as in the original.
-        return self.pe_layer.encode(self._in_unit_square(coords))
+    def _embed_masks(self, masks: Tensor) -> Tensor:
+        """Return (P, C, h, w)."""
+        embedding: Tensor = self.mask_downscaling(masks)
+        return embedding
 
-    def _in_unit_square(self, coords: Tensor) -> Tensor:
-        """Map (x, y) in pixels of the model's input to [0, 1]."""
-        height, width = self.input_image_size
-        # By numbers: a tensor of them would be a copy from the host, for which a device's queue is emptied.
-        return torch.stack([coords[..., 0] / width, coords[..., 1] / height], dim=-1)
+    def _get_batch_size(
+        self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
+    ) -> int:
+        """Return the number of prompts, 1 if there is nothing at all."""
+        given = points[0] if points is not None else boxes if boxes is not None else masks
+        return 1 if given is None else len(given)
+
+    def _get_device(self) -> torch.device:
+        """Return where the weights are."""
+        return self.no_mask_embed.weight.device

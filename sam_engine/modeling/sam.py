@@ -1,9 +1,10 @@
 """The whole model: images to embeddings, embeddings and prompts to masks."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam_engine.compute.device import is_queued, upload
+from sam_engine.modeling.by_calls import decode_by_calls
+from sam_engine.modeling.check_prompts import check_prompts
+from sam_engine.modeling.fast.applies import why_not_fast
 from sam_engine.modeling.fast.decoder import (
     DecodedPrompts,
     decode_prompts,
@@ -19,13 +23,15 @@ from sam_engine.modeling.fast.decoder import (
 )
 from sam_engine.modeling.fast.prepared_image import prepare_image
 from sam_engine.modeling.fast.upscaling import upscale_masks
-from sam_engine.modeling.image_encoder import ImageEncoder, SkipFeatures
+from sam_engine.modeling.image_encoder import ImageEncoder, SkipFeatures, has_skip_features, unwrapped
 from sam_engine.modeling.mask_decoder import MaskDecoder
-from sam_engine.modeling.precision import HALF_DTYPES, cuda_tf32, image_dtype
+from sam_engine.modeling.precision import HALF_DTYPES, cuda_tf32, full_precision, image_dtype, refuse_half
 from sam_engine.modeling.prompt_encoder import PromptEncoder
 from sam_engine.modeling.segmenter import ImageEmbedding as ImageEmbedding
 from sam_engine.modeling.segmenter import Segmenter as Segmenter
 from sam_engine.ops.resize import ResizeLongestSide, upscale_logits
+
+log = logging.getLogger(__name__)
 
 
 class Sam(nn.Module):
@@ -51,6 +57,7 @@ class Sam(nn.Module):
         self.set_normalisation(pixel_mean, pixel_std)
         self.precision = "fp32"
         """As ``ModelConfig.precision``: of the image, in encoder and decoder. Prompts and masks are fp32."""
+        self._said: str | None = None
 
     def set_normalisation(self, pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> None:
         """Set mean and deviation of RGB in [0, 255]; as in the released models, no checkpoint holds them."""
@@ -64,8 +71,26 @@ class Sam(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """Side of the square input, in pixels."""
-        return self.image_encoder.img_size
+        """Side of the square input, in pixels: the encoder's ``img_size``, or else the prompts' frame."""
+        size = getattr(unwrapped(self.image_encoder), "img_size", None)
+        return self.prompt_encoder.input_image_size[0] if size is None else int(size)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move to a device or into another precision, as `torch.nn.Module.to` does, but not into a half one.
+
+        Raises:
+            ConfigError: The dtype is a half precision.
+        """
+        refuse_half(torch._C._nn._parse_to(*args, **kwargs)[1])
+        return super().to(*args, **kwargs)
+
+    def half(self) -> Self:
+        """Raise `ConfigError`; see `to`."""
+        return self.to(torch.float16)
+
+    def bfloat16(self) -> Self:
+        """Raise `ConfigError`; see `to`."""
+        return self.to(torch.bfloat16)
 
     @torch.no_grad()
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[ImageEmbedding]:
@@ -81,17 +106,16 @@ class Sam(nn.Module):
             [self.preprocess(upload(image, self.device).permute(2, 0, 1)) for image in resized]
         )
         features, skips = self.encode_inputs(inputs)
-        return [
-            self.prepare(
-                ImageEmbedding(
-                    features=features[i : i + 1],
-                    skip_features=None if skips is None else (skips[0][i : i + 1], skips[1][i : i + 1]),
-                    input_size=(resized[i].shape[0], resized[i].shape[1]),
-                    original_size=(image.shape[0], image.shape[1]),
-                )
+        embeddings = [
+            ImageEmbedding(
+                features=features[i : i + 1],
+                skip_features=None if skips is None else (skips[0][i : i + 1], skips[1][i : i + 1]),
+                input_size=(resized[i].shape[0], resized[i].shape[1]),
+                original_size=(image.shape[0], image.shape[1]),
             )
             for i, image in enumerate(images)
         ]
+        return [self.prepare(embedding) for embedding in embeddings] if self._is_fast() else embeddings
 
     def encode_inputs(self, inputs: Tensor) -> tuple[Tensor, SkipFeatures | None]:
         """Run the image encoder in the chosen precision on preprocessed images (B, 3, S, S).
@@ -103,7 +127,10 @@ class Sam(nn.Module):
         half = HALF_DTYPES.get(self.precision)
         in_half = nullcontext() if half is None else torch.autocast(self.device.type, half)
         with cuda_tf32(self.device, self.precision == "tf32"), in_half:
-            features, skips = self.image_encoder.forward_features(inputs)
+            if has_skip_features(self.image_encoder):
+                features, skips = self.image_encoder.forward_features(inputs)
+            else:  # Whatever encodes: other networks have methods of this name and another meaning.
+                features, skips = self.image_encoder(inputs), None
         return features.to(dtype), None if skips is None else (skips[0].to(dtype), skips[1].to(dtype))
 
     def decode(
@@ -122,8 +149,27 @@ class Sam(nn.Module):
         Prompts and masks are always of the model's own dtype: predicted IoU decides filters and the order of
         NMS, and bfloat16 has 31 values between 0.88 and 1. Without gradients and mask prompts, the fast
         decoder is used; it gives the same up to rounding. `image_dtype` says in what it keeps the image.
+        Autocast has no effect. Where something was put into decoder or prompt encoder (`why_not_fast`), they
+        are called instead, as segment_anything does, under autocast if that is on.
+
+        Raises:
+            ValueError: Prompts do not fit together, or the embedding is not one image's.
         """
-        if mask_input is None and not torch.is_grad_enabled():
+        self._check(embedding, point_coords, point_labels, boxes, mask_input)
+        points = None if point_coords is None or point_labels is None else (point_coords, point_labels)
+        embedding = embedding.in_dtype(self.pixel_mean.dtype)
+
+        def by_calls() -> tuple[Tensor, Tensor]:
+            return decode_by_calls(
+                self.mask_decoder, self.prompt_encoder, embedding, points, boxes, mask_input, multimask_output
+            )
+
+        if not self._is_fast():
+            with cuda_tf32(self.device, False):
+                return by_calls()
+        with full_precision(self.device):
+            if mask_input is not None or torch.is_grad_enabled():
+                return by_calls()
             prompts = {"point_coords": point_coords, "point_labels": point_labels, "boxes": boxes}
             return self._decode_in_blocks(
                 embedding if embedding.prepared else self.prepare(embedding),
@@ -131,19 +177,36 @@ class Sam(nn.Module):
                 multimask_output,
                 iou_thresh,
             )
-        points = _paired(point_coords, point_labels)
-        with cuda_tf32(self.device, False):
-            sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=mask_input)
-            low_res_logits, iou_predictions = self.mask_decoder(
-                image_embeddings=embedding.features,
-                image_pe=self.prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=multimask_output,
-                skip_features=embedding.skip_features,
-                places=self.prompt_encoder.places(points, boxes),
-            )
-        return low_res_logits, iou_predictions
+
+    def _is_fast(self) -> bool:
+        """Return whether the fast decoder may stand in; if not, say in the log why, once for each reason."""
+        reason = why_not_fast(self.mask_decoder, self.prompt_encoder, self.pixel_mean.dtype)
+        if reason is not None and reason != self._said:
+            log.warning("%s: prompts are decoded by its own calls, which takes longer", reason)
+            self._said = reason
+        return reason is None
+
+    def _check(
+        self,
+        embedding: ImageEmbedding,
+        point_coords: Tensor | None,
+        point_labels: Tensor | None,
+        boxes: Tensor | None,
+        mask_input: Tensor | None,
+    ) -> None:
+        """Raise `ValueError` unless the prompts fit together, and the embedding this model."""
+        check_prompts(
+            point_coords,
+            point_labels,
+            boxes,
+            mask_input,
+            mask_size=getattr(self.prompt_encoder, "mask_input_size", None),
+        )
+        if embedding.features.ndim != 4 or len(embedding.features) != 1:
+            shape = tuple(embedding.features.shape)
+            raise ValueError(f"features have shape {shape}; wanted are those of one image, (1, C, h, w)")
+        if has_skip_features(self.image_encoder) and embedding.skip_features is None:
+            raise ValueError("this model's masks need skip_features besides features, of the same image")
 
     def _decode_in_blocks(
         self,
@@ -186,7 +249,7 @@ class Sam(nn.Module):
 
         Like the embedding itself it is of the weights that the model has now.
         """
-        with cuda_tf32(self.device, False):
+        with full_precision(self.device):
             prepared = prepare_image(
                 self.mask_decoder,
                 embedding.features,
@@ -215,8 +278,8 @@ class Sam(nn.Module):
         tokens, C), and as long as nothing else is written there.
         """
         assert embedding.prepared is not None, "the embedding comes from Sam.prepare"
-        with cuda_tf32(self.device, False):
-            points = _paired(point_coords, point_labels)
+        with full_precision(self.device):
+            points = None if point_coords is None or point_labels is None else (point_coords, point_labels)
             sparse, _ = self.prompt_encoder(points=points, boxes=boxes, masks=None)
             places = self.prompt_encoder.places(points, boxes)
             return decode_prompts(
@@ -243,7 +306,7 @@ class Sam(nn.Module):
         """
         assert embedding.prepared is not None, "the embedding comes from Sam.prepare"
         valid = self._tokens_of_image(embedding) if skip_padding else None
-        with cuda_tf32(self.device, False):
+        with full_precision(self.device):
             return upscale_masks(self.mask_decoder, embedding.prepared, decoded, chosen, valid)
 
     def _tokens_of_image(self, embedding: ImageEmbedding) -> tuple[int, int]:
@@ -271,6 +334,12 @@ class Sam(nn.Module):
             For each image a dict with ``masks`` (P, M, H, W) bool, ``iou_predictions`` (P, M) and
             ``low_res_logits`` (P, M, 4h, 4w).
         """
+        for record in batched_input:
+            shape, side = tuple(record["image"].shape), self.image_size
+            if len(shape) != 3 or shape[0] != 3 or max(shape[1:]) > side:
+                raise ValueError(
+                    f"image has shape {shape}; wanted is (3, H, W) of at most {side} pixels a side"
+                )
         inputs = torch.stack([self.preprocess(record["image"]) for record in batched_input])
         features, skips = self.encode_inputs(inputs)
         outputs = []
@@ -310,12 +379,3 @@ class Sam(nn.Module):
         x = (x - self.pixel_mean) / self.pixel_std
         height, width = x.shape[-2:]
         return F.pad(x, (0, self.image_size - width, 0, self.image_size - height))
-
-
-def _paired(coords: Tensor | None, labels: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    """Return points as the prompt encoder takes them."""
-    if coords is None:
-        return None
-    if labels is None:
-        raise ValueError("point_coords need point_labels")
-    return coords, labels

@@ -1,8 +1,8 @@
 """The seam between the networks and what uses them: `Segmenter`, and the embedding that goes across."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,18 @@ class ImageEmbedding:
     skip_features: SkipFeatures | None = None
     prepared: PreparedImage | None = None
     """What `Sam.prepare` adds, for many prompts on one image."""
+
+    def in_dtype(self, dtype: torch.dtype) -> Self:
+        """Return it with maps of this dtype: under autocast, an encoder may give others."""
+        if self.features.dtype == dtype:
+            return self
+        skips = self.skip_features
+        return replace(
+            self,
+            features=self.features.to(dtype),
+            skip_features=None if skips is None else (skips[0].to(dtype), skips[1].to(dtype)),
+            prepared=None,
+        )
 
 
 class Segmenter(Protocol):

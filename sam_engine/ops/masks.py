@@ -54,11 +54,12 @@ def batched_mask_to_box(masks: Tensor) -> Tensor:
     """Return the XYXY box of each mask, of inclusive pixel indices; all 0 for an empty mask.
 
     Args:
-        masks: (..., H, W) bool.
+        masks: (..., H, W); what is not 0 is foreground.
 
     Returns:
         (..., 4) int64.
     """
+    masks = masks.bool()
     left, right = first_and_last(masks.any(dim=-2))
     top, bottom = first_and_last(masks.any(dim=-1))
     return torch.stack([left, top, right, bottom], dim=-1)
@@ -83,13 +84,13 @@ def remove_small_regions(mask: BoolMask, area_thresh: float, mode: str) -> tuple
     """Fill the small holes of a mask, or remove its small islands; regions touch at sides and corners.
 
     Args:
-        mask: (H, W).
+        mask: (H, W); what is not 0 is foreground.
         area_thresh: Regions of fewer pixels are small.
         mode: ``holes``: background regions, the one around the mask among them, become foreground.
             ``islands``: foreground regions become background; if all are small, the largest stays.
 
     Returns:
-        The mask and whether it changed.
+        The mask, bool if it changed, and whether it did.
 
     Raises:
         ValueError: The mode is neither.
@@ -99,14 +100,15 @@ def remove_small_regions(mask: BoolMask, area_thresh: float, mode: str) -> tuple
 
     if mode not in ("holes", "islands"):
         raise ValueError(f"mode is {mode!r}; choose holes or islands")
-    of_interest = ~mask if mode == "holes" else mask
+    foreground = np.asarray(mask) != 0
+    of_interest = ~foreground if mode == "holes" else foreground
     _, labels, stats, _ = cv2.connectedComponentsWithStats(of_interest.astype(np.uint8), connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]  # label 0 is what is not of interest
     is_small = areas < area_thresh
     if not is_small.any():
         return mask, False
     if mode == "holes":
-        return mask | np.append(False, is_small)[labels], True
+        return foreground | np.append(False, is_small)[labels], True
     if is_small.all():
         is_small[np.argmax(areas)] = False
     return np.append(False, ~is_small)[labels], True

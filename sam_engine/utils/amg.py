@@ -49,9 +49,9 @@ __all__ = [
 
 
 def mask_to_rle_pytorch(tensor: Tensor) -> list[dict[str, Any]]:
-    """Return ``{"size": [H, W], "counts": runs}`` of each of (N, H, W) bool masks."""
+    """Return ``{"size": [H, W], "counts": runs}`` of each of (N, H, W) masks; not 0 is foreground."""
     size = list(tensor.shape[-2:])
-    return [{"size": size, "counts": mask_to_runs(mask).tolist()} for mask in tensor.cpu().numpy()]
+    return [{"size": size, "counts": mask_to_runs(mask).tolist()} for mask in tensor.bool().cpu().numpy()]
 
 
 def rle_to_mask(rle: dict[str, Any]) -> NDArray[np.bool_]:

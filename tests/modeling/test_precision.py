@@ -1,5 +1,6 @@
 """Half precision of the image, in the decoder: what is kept, and what becomes of masks."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from sam_engine.build_sam import build_architecture, build_tiny
 from sam_engine.catalogue import ARCHITECTURES
+from sam_engine.errors import ConfigError
 from sam_engine.modeling.fast.prepared_image import prepare_image
 from sam_engine.modeling.precision import image_dtype
 from sam_engine.modeling.sam import Sam
@@ -123,3 +125,21 @@ def test_masks_of_the_released_decoder_in_half_precision() -> None:
     everything = torch.ones(scores.numel(), dtype=torch.bool)
     assert share_alike(logits - middle, expected - middle, everything) >= 0.99
     assert (half_scores - scores).abs().max() < 0.001 * scores.abs().max()
+
+
+@pytest.mark.parametrize(
+    "cast",
+    [
+        lambda sam: sam.to(torch.bfloat16),
+        lambda sam: sam.to(device="cpu", dtype=torch.float16),
+        lambda sam: sam.half(),
+        lambda sam: sam.bfloat16(),
+    ],
+)
+def test_a_whole_model_of_half_precision_is_refused(cast: Callable[[Sam], Sam]) -> None:
+    """The message names the setting that does what is wanted; moving and widening go on."""
+    sam = build_architecture(SMALL)
+
+    with pytest.raises(ConfigError, match=r"sam\.precision = '(fp16|bf16)'"):
+        cast(sam)
+    assert sam.to("cpu").double().pixel_mean.dtype == torch.float64

@@ -12,6 +12,8 @@ from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.modeling.sam import Sam
 from sam_engine.modeling.segmenter import ImageEmbedding
 from sam_engine.modeling.tiny_encoder import ConvReLU6, TinyEncoder
+from sam_engine.predictor import SamPredictor
+from tests.helpers.reduced_model import reduced_model
 
 
 @pytest.mark.parametrize("size", [64, 96, 256])
@@ -142,3 +144,34 @@ def test_images_encoded_together_are_as_if_alone() -> None:
     for image, embedding in zip(images, together, strict=True):
         [alone] = sam.encode([image])
         assert torch.allclose(embedding.features, alone.features, atol=1e-5)
+
+
+def test_saved_features_do_not_borrow_skips() -> None:
+    """Features put back without their skip features are refused, not decoded with another image's."""
+    predictor = SamPredictor(reduced_model())
+    predictor.set_image(np.zeros((40, 64, 3), np.uint8))
+    saved, skips = predictor.features, predictor.skip_features
+    box = np.array([5, 5, 20, 20])
+    expected = predictor.predict(box=box)[2]
+    predictor.set_image(np.full((40, 64, 3), 99, np.uint8))
+    predictor.features = saved
+
+    with pytest.raises(ValueError, match="skip_features"):
+        predictor.predict(box=box)
+    predictor.skip_features = skips
+    assert np.array_equal(predictor.predict(box=box)[2], expected)
+
+
+def test_the_decoder_of_tiny_says_what_it_needs_more() -> None:
+    """Called with the original's five keywords, it names the other two."""
+    sam = reduced_model()
+    sparse, dense = sam.prompt_encoder(None, torch.tensor([[5.0, 5, 20, 20]]), None)
+
+    with pytest.raises(ValueError, match=r"skip_features.*places"):
+        sam.mask_decoder(
+            image_embeddings=torch.zeros(1, 32, 4, 4),
+            image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+        )

@@ -14,6 +14,7 @@ from sam_engine.ops.masks import (
     remove_small_regions,
     uncrop_masks,
 )
+from sam_engine.utils.amg import mask_to_rle_pytorch
 from tests.helpers import queued_device
 
 
@@ -141,3 +142,22 @@ def test_counting_flags_copies_none_of_them():
         count_true(flags)
 
     assert events.peak_bytes - before <= 2 * (2 * 1000) + 2 * 4 * 2 * 1000
+
+
+@pytest.mark.parametrize("value", [True, np.uint8(1), np.uint8(255)], ids=["bool", "0/1", "0/255"])
+def test_helpers_take_masks_of_any_type(value: bool | np.uint8) -> None:
+    """Boxes, run lengths and small regions of masks of 0 and 1, or 0 and 255, are those of bool masks."""
+    mask = np.zeros((12, 14), dtype=bool)
+    mask[2:9, 3:11] = True
+    mask[4, 5] = mask[1, 1] = False
+    mask[11, 13] = True
+    drawn = mask * value
+    tensor, plain = torch.from_numpy(drawn)[None], torch.from_numpy(mask)[None]
+
+    assert batched_mask_to_box(tensor).tolist() == batched_mask_to_box(plain).tolist()
+    assert mask_to_rle_pytorch(tensor) == mask_to_rle_pytorch(plain)
+    for mode in ("holes", "islands"):
+        found, changed = remove_small_regions(drawn, 2, mode)
+        assert changed
+        assert np.array_equal(found, remove_small_regions(mask, 2, mode)[0])
+    assert remove_small_regions(drawn, 1, "islands")[1] is False

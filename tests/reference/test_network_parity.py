@@ -114,7 +114,7 @@ def prompts(kinds: str, image_size: int, num_prompts: int = 24) -> dict[str, Ten
         made["point_coords"] = pixels(num_prompts, num_points, 2)
         made["point_labels"] = torch.tensor([[1, 0, -1, 1]] * num_prompts)[:, :num_points]
     if "boxes" in kinds:
-        made["boxes"] = pixels(num_prompts, 4)
+        made["boxes"] = pixels(num_prompts, 2, 2).sort(dim=1).values.flatten(1)
     if "masks" in kinds:
         side = image_size // 4
         made["mask_inputs"] = 4 * torch.randn(num_prompts, 1, side, side, generator=generator)

@@ -96,7 +96,7 @@ def test_tied_attention_looks_at_the_click():
     tie_cross_attention(sam)
     attention = sam.mask_decoder.transformer.final_attn_token_to_image
     pe = sam.prompt_encoder.get_dense_pe()  # (1, C, 32, 32)
-    point = sam.prompt_encoder.pe_layer.encode(torch.tensor([[(20.5) / 32, (9.5) / 32]]))
+    point = sam.prompt_encoder.pe_layer._pe_encoding(torch.tensor([[(20.5) / 32, (9.5) / 32]]))
 
     logits = attention.q_proj(point) @ attention.k_proj(pe[0].flatten(1).T).T
 

@@ -72,7 +72,8 @@ def make_prompts(kinds: str, image_size: int, num_prompts: int = 9) -> dict[str,
         made["point_coords"] = torch.randint(image_size, shape, generator=generator).float()
         made["point_labels"] = torch.tensor([[1, 0, -1, 1]] * num_prompts)[:, :num_points]
     if "boxes" in kinds:
-        made["boxes"] = torch.randint(image_size, (num_prompts, 4), generator=generator).float()
+        corners = torch.randint(image_size, (num_prompts, 2, 2), generator=generator).float()
+        made["boxes"] = corners.sort(dim=1).values.flatten(1)
     return made
 
 
