@@ -10,6 +10,7 @@ from sam_engine.annotation.report import ERRORS, add_up
 from sam_engine.annotation.run import RunEvent, RunSummary, annotate_dataset
 from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.previews import PREVIEWS_PREFIX
+from sam_engine.structures import ImageStatus
 
 from .config import CommandLine, main
 from .logs import set_up_logging
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pipelines.auto_annotate")  # not __name__, which is __main__ under python -m
 
+DAMAGED = frozenset({ImageStatus.CORRUPT, ImageStatus.TRUNCATED})
 COMMAND = CommandLine(
     name="auto_annotate",
     config_class=AutoAnnotateConfig,
@@ -62,11 +64,11 @@ def run(config: AutoAnnotateConfig, make_model: "Callable[[], Segmenter] | None"
                 progress.show(event)
 
         summary = annotate_dataset(config, follow, make_model=make_model)
-    print(describe(summary))
+    print(describe(summary, strict=config.decode.strict))
     return summary.exit_code
 
 
-def describe(summary: RunSummary) -> str:
+def describe(summary: RunSummary, *, strict: bool = False) -> str:
     """Return what a run prints at its end."""
     totals, session = summary.totals, summary.session
     failures = ", ".join(f"{count} {status}" for status, count in totals.failures.items())
@@ -76,6 +78,10 @@ def describe(summary: RunSummary) -> str:
         f"failures  {totals.num_failed:,}"
         + (f" ({failures}; see {summary.output}/{ERRORS})" if failures else ""),
     ]
+    if strict and not DAMAGED.isdisjoint(totals.failures):
+        lines.append(
+            "damaged   decode.strict=false, into another output, keeps what is left of JPEGs and unfinished PNGs"
+        )
     if session.num_images:
         lines.append(
             f"speed     {session.images_per_second:.2f} images/s, {session.masks_per_second:.1f} masks/s "

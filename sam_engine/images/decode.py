@@ -113,11 +113,11 @@ def _decode(
         pixels, note = decode_jpeg(data, header, config, buffer)
         return pixels, header.orientation, note
     if header.format == "PNG":
-        clean, orientation = clean_png(data, header)
+        clean, orientation, note = clean_png(data, header, strict=config.strict)
         with PngImagePlugin.PngImageFile(io.BytesIO(clean)) as image:
             if header.components == 3 and header.bits == 16:
                 image.info.pop("transparency", None)  # a 16-bit colour key cannot be told in the 8 bits read
-            return to_rgb(image, config.background), orientation, None
+            return to_rgb(image, config.background), orientation, note
     if header.format == "WebP":
         orientation = webp_orientation(data)
         with WebPImagePlugin.WebPImageFile(io.BytesIO(data)) as image:

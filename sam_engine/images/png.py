@@ -10,6 +10,17 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _DEFLATE_MAX_RATIO = 1032
+_INFLATED_AT_ONCE = 2**20
+_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+_ADAM7 = (  # first column and row, then the steps
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
 
 
 def png_header(data: bytes) -> ImageHeader:
@@ -28,36 +39,70 @@ def png_header(data: bytes) -> ImageHeader:
     return ImageHeader(format="PNG", width=width, height=height, components=_CHANNELS[color], bits=bits)
 
 
-def clean_png(data: bytes, header: ImageHeader) -> tuple[bytes, int]:
-    """Return the PNG reduced to what its pixels need, all checksums verified, and its orientation.
+def clean_png(data: bytes, header: ImageHeader, *, strict: bool) -> tuple[bytes, int, str | None]:
+    """Return the PNG reduced to what its pixels need, all checksums verified, its orientation, and a note.
 
-    Text, colour profiles and animation frames are dropped unread, so that none of them can inflate.
+    Text, colour profiles and animation frames are dropped unread, so that none of them can inflate. Unless
+    ``strict``, a file that ends after its last pixel and before its end mark is completed, with a note.
 
     Raises:
         ImageError: TRUNCATED or CORRUPT, naming the chunk.
     """
     view = memoryview(data)
-    kept, pixel_bytes, orientation, position = [view[:8]], 0, 1, 8
-    while True:
-        if position + 8 > len(data):
-            raise truncated(f"the file ends after {len(data)} bytes, before the PNG's end mark")
-        length, name = struct.unpack_from(">I4s", data, position)
-        end = position + 12 + length
+    kept, orientation, position, note, name = [view[:8]], 1, 8, None, b""
+    while name != b"IEND":
+        end = position + 8
+        if end <= len(data):
+            length, name = struct.unpack_from(">I4s", data, position)
+            end += length + 4
         if end > len(data):
-            raise truncated(f"the file ends after {len(data)} bytes, inside PNG chunk {ascii(name)[1:]}")
+            place = (
+                f"inside PNG chunk {ascii(name)[1:]}"
+                if position + 8 <= len(data)
+                else "before the PNG's end mark"
+            )
+            problem = f"the file ends after {len(data)} bytes, {place}"
+            if strict or not _is_complete(kept, header, interlaced=data[28] == 1):
+                raise truncated(problem)
+            kept.append(memoryview(_END))
+            note = f"decoded leniently: {problem}"
+            break
         if name in _KEPT:
             if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end]):
                 raise corrupt(f"wrong checksum of PNG chunk {name.decode()} at byte {position}")
             kept.append(view[position:end])
-            pixel_bytes += length if name == b"IDAT" else 0
         elif name == b"eXIf":
             orientation = read_orientation(bytes(view[position + 8 : end - 4]))
         position = end
-        if name == b"IEND":
-            break
+    pixel_bytes = sum(len(part) - 12 for part in _pixel_chunks(kept))
     raw_bytes = header.width * header.height * header.components * header.bits // 8
     if pixel_bytes * _DEFLATE_MAX_RATIO < raw_bytes:
         raise corrupt(
             f"{pixel_bytes} bytes of pixel data cannot fill {header.width} x {header.height} pixels"
         )
-    return b"".join(kept), orientation
+    return b"".join(kept), orientation, note
+
+
+def _pixel_chunks(chunks: list[memoryview]) -> list[memoryview]:
+    return [chunk for chunk in chunks[1:] if bytes(chunk[4:8]) == b"IDAT"]
+
+
+def _is_complete(chunks: list[memoryview], header: ImageHeader, *, interlaced: bool) -> bool:
+    """Return whether whole chunks of pixel data inflate to all rows."""
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = [
+        (-(-max(0, header.width - x) // step_x), -(-max(0, header.height - y) // step_y))
+        for x, y, step_x, step_y in passes
+    ]
+    pixel_bits = header.components * header.bits
+    missing = sum(rows * (1 + (columns * pixel_bits + 7) // 8) for columns, rows in sizes if columns)
+    inflater = zlib.decompressobj()
+    try:
+        for chunk in _pixel_chunks(chunks):
+            rest: bytes | memoryview = chunk[8:-4]
+            while rest and missing >= 0 and not inflater.eof:
+                missing -= len(inflater.decompress(rest, _INFLATED_AT_ONCE))
+                rest = inflater.unconsumed_tail
+    except zlib.error:
+        return False
+    return inflater.eof and missing == 0

@@ -114,6 +114,16 @@ def test_end_of_run_says_what_was_made(tmp_path, capsys):
     assert printed[4:] == [f"dataset   {tmp_path}/out", f"previews  {tmp_path}/out/previews/"]
 
 
+def test_end_of_run_names_the_setting_that_lets_damage_through(forty, tmp_path, capsys):
+    """Where files failed as damaged, the last lines name decode.strict=false; not to who has set it."""
+    annotate(forty, tmp_path / "out")
+    told = capsys.readouterr().out
+    annotate(forty, tmp_path / "lenient", decode__strict=False)
+
+    assert "damaged   decode.strict=false" in told
+    assert "decode.strict=false" not in capsys.readouterr().out
+
+
 def test_second_run_does_nothing(tmp_path, capsys):
     """Nothing is written, nothing is computed; it says so and is content."""
     fakes.write_images(tmp_path / "in", 5)
