@@ -80,7 +80,7 @@ def describe(summary: RunSummary, *, strict: bool = False) -> str:
     ]
     if strict and not DAMAGED.isdisjoint(totals.failures):
         lines.append(
-            "damaged   decode.strict=false, into another output, keeps what is left of JPEGs and unfinished PNGs"
+            "damaged   decode.strict=false, with another output, keeps what is left of JPEGs and cut PNGs"
         )
     if session.num_images:
         lines.append(

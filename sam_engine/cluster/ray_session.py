@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import fcntl
 import functools
 import logging
 import os
@@ -96,6 +95,8 @@ def private_folder() -> str:
     It goes when the process ends. If that was killed, the next one to ask for a folder deletes it: a lock
     tells the dead from the living.
     """
+    import fcntl  # late: readers of datasets run on systems that have none
+
     parent = short_temporary_directory()
     for lock in Path(parent).glob(f"{_PREFIX}*/{_LOCK}"):
         _delete_if_dead(lock)
@@ -112,6 +113,8 @@ def private_folder() -> str:
 
 def _delete_if_dead(lock: Path) -> None:
     """Delete a process's private folder if the process is gone."""
+    import fcntl
+
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:  # another user's, or deleted meanwhile

@@ -20,8 +20,8 @@ OUT_OF_MEMORY_TEXTS = (
     "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasLtCreate",
     "CUDNN_STATUS_NOT_INITIALIZED",
 )
-"""Where torch has no type for it: its CPU and MPS allocators, the CUDA driver, cuBLAS and cuDNN. The latter two
-say that they are not initialised where there is no memory for their own handles."""
+"""Where torch has no type for it: its CPU and MPS allocators, the CUDA driver, cuBLAS and cuDNN. The latter
+two say that they are not initialised where there is no memory for their own handles."""
 
 
 def is_queued(device: torch.device) -> bool:

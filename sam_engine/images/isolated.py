@@ -9,7 +9,6 @@ import contextlib
 import json
 import math
 import os
-import resource
 import selectors
 import signal
 import subprocess
@@ -222,6 +221,8 @@ def serve(decode: Decode = decode_image) -> None:
 
 def limit_process(config: DecodeConfig) -> None:
     """Limit this process for good, as one that decodes images."""
+    import resource  # late: systems without it decode in the process that asks
+
     limits = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: _MAX_OPEN_FILES,
@@ -236,6 +237,8 @@ def limit_process(config: DecodeConfig) -> None:
 
 def limit_image(data: bytes, timeout_s: float) -> None:
     """Limit what one image may take: CPU time from now on, and memory by the size that its header claims."""
+    import resource
+
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = math.ceil(used.ru_utime + used.ru_stime + timeout_s)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))

@@ -5,7 +5,6 @@ it off would turn the parent's next look into a bus error. Where there are no se
 system calls, which take longer.
 """
 
-import fcntl
 import mmap
 import os
 import tempfile
@@ -16,7 +15,12 @@ from numpy.typing import NDArray
 
 from sam_engine.config import DecodeConfig
 
-CAN_SEAL = hasattr(os, "memfd_create") and hasattr(fcntl, "F_ADD_SEALS")
+try:
+    import fcntl
+
+    CAN_SEAL = hasattr(os, "memfd_create") and hasattr(fcntl, "F_ADD_SEALS")
+except ImportError:  # a system that only reads datasets
+    CAN_SEAL = False
 KEPT_BYTES = 64 * 2**20
 """Larger files and pixels are given back to the system after each image."""
 

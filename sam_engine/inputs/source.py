@@ -85,6 +85,11 @@ class FileInput:
         return read_file(os.path.join(os.fsencode(self.root), entry.path), entry, config)
 
 
+# O_NONBLOCK: opening a named pipe would otherwise wait for a writer for ever. Where there are no such pipes
+# there is no such flag, but one without which bytes would be changed as if they were text.
+_READ_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
+
+
 def read_file(path: bytes, entry: ManifestEntry, config: DecodeConfig) -> bytes:
     """Return a regular file's bytes if it is still the one in the manifest, in one pass and without blocking.
 
@@ -92,8 +97,7 @@ def read_file(path: bytes, entry: ManifestEntry, config: DecodeConfig) -> bytes:
         ImageError: VANISHED, CHANGED, UNREADABLE or TOO_LARGE.
     """
     try:
-        # O_NONBLOCK: opening a named pipe would otherwise wait for a writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, _READ_FLAGS)
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(ImageStatus.VANISHED, "the file no longer exists") from None
     except (OSError, ValueError) as error:

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import itertools
 import json
 import logging
@@ -14,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 from sam_engine.errors import ConfigError, LockedError, StorageError
@@ -161,7 +161,7 @@ class LocalStore:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold ``_meta/lock``; the kernel lets go of it when this process ends, however it ends."""
-        path = self._path(LOCK)
+        path, fcntl = self._path(LOCK), _file_locks()
         try:
             _make_directory(path.parent)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -229,8 +229,24 @@ class LocalStore:
         return StorageError(f"{path}: {error.strerror or error} ({_free_space(self.root)})")
 
 
+def _file_locks() -> ModuleType:
+    """Return the module of file locks. Late: where there is none, datasets can still be read.
+
+    Raises:
+        ConfigError: This system has none.
+    """
+    try:
+        import fcntl
+    except ImportError as error:
+        raise ConfigError(
+            "datasets are written on Linux and macOS: this system has no file locks (fcntl); it can read them"
+        ) from error
+    return fcntl
+
+
 def _create_held(folder: Path) -> tuple[int, Path]:
     """Create and lock a new file; return its descriptor and path."""
+    fcntl = _file_locks()
     while True:
         path = folder / uuid.uuid4().hex
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -243,6 +259,7 @@ def _create_held(folder: Path) -> tuple[int, Path]:
 
 def _delete_unless_held(path: Path) -> None:
     """Delete a temporary unless its writer is alive, or its file system cannot tell."""
+    fcntl = _file_locks()
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Any module with ``forward`` encodes images, as in ``segment_anything`` 1.0: traced, wrapped, another kind."""
+"""Any module with ``forward`` encodes images, as in ``segment_anything``: traced, wrapped, another kind."""
 
 from collections.abc import Callable
 from types import ModuleType
