@@ -92,9 +92,23 @@ def choose_device(config: ModelConfig) -> torch.device:
         raise ConfigError(f"model.device is {config.device!r}, but torch finds {num_cuda} CUDA devices here")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("model.device is 'mps', but torch finds no MPS device here")
+    if device.type == "mps" and not _lists_flags(device):
+        raise ConfigError(
+            f"model.device is 'mps', for which torch {torch.__version__} lacks nonzero_static; versions "
+            "since the spring of 2026 have it: update torch, or use model.device=cpu"
+        )
     if config.precision == "tf32" and device.type != "cuda":
         raise ConfigError(f"model.precision is 'tf32', which only CUDA has; the device is {device.type!r}")
     return device
+
+
+def _lists_flags(device: torch.device) -> bool:
+    """Return whether a device has what the mask generator lists set flags with."""
+    try:
+        torch.nonzero_static(torch.zeros(1, dtype=torch.bool, device=device), size=1)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def build_model(name: str, checkpoint: str | os.PathLike[str] | None = None) -> Sam:

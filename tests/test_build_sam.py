@@ -17,6 +17,7 @@ from sam_engine.build_sam import (
     build_sam_vit_b,
     build_sam_vit_h,
     build_tiny,
+    choose_device,
     load_model,
     sam_model_registry,
 )
@@ -206,3 +207,20 @@ def test_names_of_segment_anything_are_public() -> None:
     names |= {"sam_model_registry", "SamPredictor", "SamAutomaticMaskGenerator"}
 
     assert names <= set(sam_engine.__all__)
+
+
+def test_mps_that_lacks_an_operation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a model is loaded; the error names what is missing."""
+
+    def missing(*_: object, **__: object) -> None:
+        raise NotImplementedError("aten::nonzero_static is not implemented for the MPS device")
+
+    zeros = torch.zeros
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "zeros", lambda *size, device, **rest: zeros(*size, **rest))
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "nonzero_static", missing)
+        with pytest.raises(ConfigError, match="lacks nonzero_static"):
+            choose_device(ModelConfig(device="mps"))
+
+    assert choose_device(ModelConfig(device="mps")).type == "mps"

@@ -273,7 +273,7 @@ def _write_weights(path: Path, options: argparse.Namespace, image: Path) -> None
     with new_path(path) as part:
         if options.checkpoint is None and MODELS[options.model].bundled is None:
             pixels = decode_image(image.read_bytes(), DecodeConfig()).pixels
-            save_calibrated(options.model, pixels, AmgConfig(**_amg_settings(options)), part)
+            save_calibrated(options.model, pixels, AmgConfig(**_amg_settings(options)), part, options.device)
         else:
             sam = load_model(ModelConfig(name=options.model, checkpoint=options.checkpoint, device="cpu"))
             torch.save(sam.state_dict(), part)

@@ -13,13 +13,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam_engine.catalogue import FAMILIES, VIT, Architecture, Family
+from sam_engine.compute.device import is_queued
 from sam_engine.modeling.as_built import is_as_built
+from sam_engine.modeling.attention_kernels import biased_attention
 from sam_engine.modeling.common import LayerNorm2d, MLPBlock
 
 CPU_BLOCK_BYTES = 16 << 20
 """Of attention bias on a CPU: about what its caches hold; 64 MiB took 1.4 times as long."""
 GPU_BLOCK_BYTES = 256 << 20
 """Of attention bias on a GPU, which wants large blocks: an image's global bias is 12 to 16 times 64 MiB."""
+
+GPU_BIAS_MULTIPLE = 8
+"""Elements that a row of bias is padded to in memory on a GPU, without being longer: 16 bytes in half
+precision, which fast kernels ask for. A window's row has 196."""
 
 SkipFeatures = tuple[Tensor, Tensor]
 """Maps at strides 4 and 8, (B, C/8, S/4, S/4) and (B, C/4, S/8, S/8), added in the mask decoder."""
@@ -270,8 +276,9 @@ class Attention(nn.Module):
                 v,
                 get_rel_pos(rows, rows, self.rel_pos_h),
                 get_rel_pos(columns, columns, self.rel_pos_w),
-                block_bytes=CPU_BLOCK_BYTES if q.device.type == "cpu" else GPU_BLOCK_BYTES,
+                block_bytes=GPU_BLOCK_BYTES if is_queued(q.device) else CPU_BLOCK_BYTES,
                 scale=self.scale,
+                bias_multiple=GPU_BIAS_MULTIPLE if is_queued(q.device) else 1,
             )
         else:
             y = F.scaled_dot_product_attention(q[None], k[None], v[None], scale=self.scale)[0]
@@ -291,6 +298,7 @@ def attend(
     *,
     block_bytes: int,
     scale: float | None = None,
+    bias_multiple: int = 1,
 ) -> Tensor:
     """Return softmax(q k^T / sqrt(c) + bias) v, without ever holding the bias of all queries and keys.
 
@@ -305,6 +313,7 @@ def attend(
         table_w: (S, S, c) by column of the query and of the key.
         block_bytes: Size of a block's bias. It does not change the result.
         scale: Factor of the products of queries and keys. None: 1 / sqrt(c).
+        bias_multiple: Elements that rows of bias are apart, a multiple of. It does not change the result.
 
     Returns:
         (N, R * S, c).
@@ -322,12 +331,19 @@ def attend(
         for row in range(0, num_rows, rows_per_block):
             rows = slice(row, row + rows_per_block)
             bias = bias_h[heads, rows, :, :, None] + bias_w[heads, rows, :, None, :]  # (n, r, S, R, S)
-            mask = bias.flatten(3).flatten(1, 2)[None]
+            mask = _in_aligned_rows(bias.flatten(3).flatten(1, 2)[None], bias_multiple)
             queries = maps[heads, rows].flatten(1, 2)[None]
-            y = F.scaled_dot_product_attention(queries, k[None, heads], v[None, heads], mask, scale=scale)
+            with biased_attention(q.device):
+                y = F.scaled_dot_product_attention(queries, k[None, heads], v[None, heads], mask, scale=scale)
             # Blocks are several whole heads, or a part of one: either way the next block's tokens follow.
             blocks.append(y.flatten(0, 2))
     return torch.cat(blocks).view_as(q)
+
+
+def _in_aligned_rows(bias: Tensor, multiple: int) -> Tensor:
+    """Return the same bias (..., L), whose rows begin at multiples of some elements in memory."""
+    length = bias.shape[-1]
+    return bias if length % multiple == 0 else F.pad(bias, (0, -length % multiple))[..., :length]
 
 
 def get_rel_pos(q_size: int, k_size: int, rel_pos: Tensor) -> Tensor:

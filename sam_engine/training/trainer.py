@@ -1,4 +1,8 @@
-"""A step of training, resumable to the bit, because it depends on nothing but the state and its number."""
+"""A step of training, resumable because it depends on nothing but the state and its number.
+
+On a CPU that is to the bit. On CUDA, what is float32 is not rounded to TF32 either, but some gradients are
+added up in any order.
+"""
 
 import contextlib
 import json
@@ -14,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sam_engine.errors import CheckpointError
+from sam_engine.modeling.precision import cuda_tf32
 from sam_engine.modeling.sam import Sam
 from sam_engine.training.checkpoint import load_state, save_state, save_tensors
 from sam_engine.training.config import TrainConfig
@@ -93,7 +98,7 @@ class Trainer:
         num_rounds = self._draw_rounds()
         parts = []
         for number, batch in enumerate(islice(batches, config.accumulate), 1):
-            with self._gradients_shared(number == config.accumulate):
+            with self._gradients_shared(number == config.accumulate), cuda_tf32(self.device, False):
                 rounds = self._module(batch.to(self.device), num_rounds, loss_of_step(self.step, config))
                 loss = torch.stack([losses.total.mean() for losses in rounds]).mean()
                 self.scaler.scale(loss / config.accumulate).backward()

@@ -13,7 +13,7 @@ from sam_engine.build_sam import build_architecture
 from sam_engine.errors import CheckpointError
 from sam_engine.training.checkpoint import load_state
 from sam_engine.training.config import DataConfig, TrainConfig
-from sam_engine.training.data.batches import StepBatches
+from sam_engine.training.data.batches import Batch, StepBatches
 from sam_engine.training.data.packed import PackedDataset
 from sam_engine.training.data.packing import pack
 from sam_engine.training.held_out import HeldOut
@@ -66,6 +66,28 @@ def test_resumed_run_equals_an_undisturbed_one(dataset: PackedDataset, tmp_path:
     ours, theirs = (load_state(tmp_path / name / WEIGHTS).tensors for name in ("parts", "whole"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch has the legacy flags alone")
+def test_float32_is_not_rounded_in_training(
+    dataset: PackedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Torch's default for convolutions on CUDA is TF32; forwards and backwards they are float32's."""
+    config = settings(tmp_path, total_steps=1)
+    trainer, seen = Trainer(reduced_model(), config), []
+    trainer.device = torch.device("cuda")
+    monkeypatch.setattr(Batch, "to", lambda batch, device: batch)
+
+    def look(*_: object) -> None:
+        seen.append(torch.backends.cudnn.conv.fp32_precision)
+
+    handles = [trainer.sam.image_encoder.register_forward_pre_hook(look)]
+    handles.append(next(p for p in trainer.sam.parameters() if p.requires_grad).register_hook(look))
+    trainer.rounds.register_forward_pre_hook(look)
+    trainer.train_step(StepBatches(dataset, config).from_step(0))
+
+    assert len(seen) >= 2
+    assert set(seen) == {"ieee"}
 
 
 def test_schedule_may_be_shortened_when_resuming(dataset: PackedDataset, tmp_path: Path):

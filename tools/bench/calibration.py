@@ -58,11 +58,16 @@ def measure_survival(sam: Sam, embedding: ImageEmbedding, config: AmgConfig) -> 
     return Survival(iou=good.float().mean().item(), both=stable.sum().item() / good.numel())
 
 
-def save_calibrated(model: str, image: NDArray[np.uint8], config: AmgConfig, path: Path) -> None:
-    """Write weights of a ViT of the releases that was never trained but finds masks on this image."""
-    sam = load_model(ModelConfig(name=model, checkpoint="random", device="cpu"))
+def save_calibrated(
+    model: str, image: NDArray[np.uint8], config: AmgConfig, path: Path, device: str = "cpu"
+) -> None:
+    """Write weights of a ViT of the releases that was never trained but finds masks on this image.
+
+    On a CPU, whatever the device, vit_h would take minutes.
+    """
+    sam = load_model(ModelConfig(name=model, checkpoint="random", device=device))
     calibrate(sam, sam.encode([image])[0], config)
-    torch.save(sam.state_dict(), path)
+    torch.save(sam.cpu().state_dict(), path)
 
 
 @torch.no_grad()

@@ -74,7 +74,7 @@ def calibrate_weights(job: Job) -> dict[str, Any]:
     from .calibration import save_calibrated
     from .run import load_images
 
-    save_calibrated(job.model, load_images(job.images)[0], job.amg_config, Path(job.output))
+    save_calibrated(job.model, load_images(job.images)[0], job.amg_config, Path(job.output), job.device)
     return {}
 
 

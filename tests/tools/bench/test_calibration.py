@@ -1,5 +1,7 @@
 """Random networks that find masks."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from PIL import Image
 
 from sam_engine.build_sam import build_architecture
 from sam_engine.config import AmgConfig
+from sam_engine.errors import ConfigError
 from tests.helpers.reference_models import SMALL
-from tools.bench.calibration import calibrate, measure_survival
+from tools.bench.calibration import calibrate, measure_survival, save_calibrated
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -27,3 +30,11 @@ def test_the_wanted_shares_of_candidates_pass(seed: int, size: tuple[int, int]) 
     assert before.both == 0
     assert after.iou == pytest.approx(0.68, abs=0.03)
     assert after.both == pytest.approx(0.42, abs=0.03)
+
+
+def test_weights_are_calibrated_on_the_device_that_runs_them(tmp_path: Path) -> None:
+    """And not on a CPU in secret, where vit_h would take minutes."""
+    image = np.zeros((60, 90, 3), np.uint8)
+
+    with pytest.raises(ConfigError, match="'cuda:99'"):
+        save_calibrated("vit_h", image, AmgConfig(), tmp_path / "weights.pt", "cuda:99")
