@@ -101,7 +101,7 @@ def _announce(plan: Plan) -> None:
     output = plan.preparation.store.describe()
     if plan.info.random_weights:
         log.warning("random weights: the masks will be meaningless")
-    for note in plan.notes:
+    for note in (*plan.notes, *plan.preparation.account.describe()):
         log.warning("%s", note)
     done = len(plan.committed)
     log.info(

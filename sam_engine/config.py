@@ -242,6 +242,8 @@ class AutoAnnotateConfig:
     """Exit with 3 if more than this fraction of the images failed."""
     previews: int = 8
     """Overlay pictures to draw, at most."""
+    input_incomplete: str = "refuse"
+    """refuse, or accept: annotate the whole images of a tar or video of which a part is missing."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -255,3 +257,7 @@ class AutoAnnotateConfig:
             "max_failed_fraction", self.max_failed_fraction, 0 <= self.max_failed_fraction <= 1, "in [0, 1]"
         )
         check_setting("previews", self.previews, self.previews >= 0, "at least 0")
+        choices = ("refuse", "accept")
+        check_setting(
+            "input_incomplete", self.input_incomplete, self.input_incomplete in choices, "refuse or accept"
+        )

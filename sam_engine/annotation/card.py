@@ -1,7 +1,7 @@
 """The dataset card: ``README.md`` of a dataset, which the Hugging Face Hub and ``datasets`` read too."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sam_engine.annotation.report import Totals
@@ -17,13 +17,22 @@ _RANDOM_WEIGHTS = """
 """
 
 
-def dataset_card(*, name: str, info: RunInfo, totals: Totals, checkpoint: str, previews: list[str]) -> bytes:
+def dataset_card(
+    *,
+    name: str,
+    info: RunInfo,
+    totals: Totals,
+    passed_over: Sequence[str],
+    checkpoint: str,
+    previews: list[str],
+) -> bytes:
     """Return the card.
 
     Args:
         name: Of the dataset.
         info: Of its run.
         totals: Of its shards.
+        passed_over: What the listing of the input left out, a line each.
         checkpoint: Where the weights came from.
         previews: Object names of the overlay pictures.
     """
@@ -31,6 +40,7 @@ def dataset_card(*, name: str, info: RunInfo, totals: Totals, checkpoint: str, p
     settings = "\n".join(
         f"| `{key}` | `{json.dumps(value)}` |" for key, value in _shown(info.settings).items()
     )
+    gaps = "".join(f"\n{line[0].upper()}{line[1:]}.\n" for line in passed_over)
     pictures = "\n".join(f"![Masks over an image]({name})" for name in previews)
     masks_per_image = totals.num_masks / max(1, totals.num_images - totals.num_failed)
     text = f"""---
@@ -76,7 +86,7 @@ The images themselves are not in the dataset; `file_name` is relative to the fol
 | status | images |
 |---|---|
 {statuses}
-
+{gaps}
 ## How it was made
 
 | setting | value |

@@ -25,7 +25,7 @@ from sam_engine.dataset.schema import MANIFEST, RUN_INFO
 from sam_engine.dataset.shards import ShardSummary, committed_shards
 from sam_engine.errors import ConfigError
 from sam_engine.inputs.open import open_input
-from sam_engine.inputs.source import InputSource
+from sam_engine.inputs.source import Account, InputSource, ListingRules
 from sam_engine.storage.local import open_store
 from sam_engine.storage.store import Store
 from sam_engine.structures import Shard
@@ -37,6 +37,8 @@ class Preparation:
 
     config: AutoAnnotateConfig
     source: InputSource
+    account: Account
+    """What the listing passed over."""
     store: Store
     manifest: Manifest
     """As the input is now; a resumed run uses the one that was frozen."""
@@ -76,18 +78,22 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     if config.decode.isolate is None:
         isolate = config.executor.name == "ray"
         config = dataclasses.replace(config, decode=dataclasses.replace(config.decode, isolate=isolate))
-    source = open_input(config.input)
+    rules = ListingRules(accept_incomplete=config.input_incomplete == "accept")
+    source, account = open_input(config.input, rules), Account()
     output = config.output or os.path.join("outputs", f"{source.name}-{config.model.name}")
     if "://" not in output:  # workers elsewhere have another working directory
         output = os.path.abspath(output)
     store = open_store(output)
     _refuse_nesting(config, source, output)
     _refuse_foreign(store)
-    manifest = build_manifest(source.iter_files(), limit=config.limit, sample=config.sample, seed=config.seed)
+    manifest = build_manifest(
+        source.iter_files(account), limit=config.limit, sample=config.sample, seed=config.seed
+    )
     checkpoint = resolve_checkpoint(config.model)
     return Preparation(
         config=config,
         source=source,
+        account=account,
         store=store,
         manifest=manifest,
         checkpoint=checkpoint,

@@ -10,6 +10,7 @@ from sam_engine.dataset.reader import read_tables
 from sam_engine.dataset.schema import SCALAR_COLUMNS
 from sam_engine.dataset.shards import ShardSummary, shard_name
 from sam_engine.errors import ShardError
+from sam_engine.images.headers import says_no_image
 from sam_engine.storage.store import Store
 from sam_engine.structures import ImageStatus, Shard, ShardReport
 
@@ -137,6 +138,8 @@ def report_json(
     config: Mapping[str, Any],
     versions: Mapping[str, str],
     num_images: int,
+    left_out: Mapping[str, int],
+    incomplete: Sequence[str],
     given_up: Mapping[int, str],
     random_weights: bool,
 ) -> bytes:
@@ -148,6 +151,8 @@ def report_json(
         config: All settings of this process, nested.
         versions: Of libraries.
         num_images: In the manifest.
+        left_out: Number of things that the listing of the input passed over, by reason.
+        incomplete: Containers of the input that are not whole, a sentence each.
         given_up: Why, by shard.
         random_weights: The model was never trained.
     """
@@ -159,6 +164,8 @@ def report_json(
         "num_masks": totals.num_masks,
         "num_bytes": totals.num_bytes,
         "statuses": dict(totals.statuses),
+        "input_left_out": dict(sorted(left_out.items())),
+        "input_incomplete": list(incomplete),
         "shards_given_up": {str(index): reason for index, reason in sorted(given_up.items())},
         "random_weights": random_weights,
         "session": {
@@ -180,6 +187,14 @@ def report_json(
 def errors_jsonl(store: Store, summaries: Mapping[int, ShardSummary]) -> bytes:
     """Return one JSON line for each image that could not be used. Reads only shards that have some."""
     return "".join(json.dumps(row) + "\n" for row in _failed_rows(store, summaries)).encode()
+
+
+def count_damaged(store: Store, summaries: Mapping[int, ShardSummary]) -> int:
+    """Return how many images failed that should not have: all but those of a kind that is not read."""
+    return sum(
+        row["status"] != ImageStatus.UNSUPPORTED or says_no_image(row["error"] or "")
+        for row in _failed_rows(store, summaries)
+    )
 
 
 def _failed_rows(store: Store, summaries: Mapping[int, ShardSummary]) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,7 @@ from sam_engine.annotation.report import (
     Totals,
     add_up,
     check_accounts,
+    count_damaged,
     errors_jsonl,
     report_json,
     session_stats,
@@ -244,6 +245,8 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> RunSum
             config=dataclasses.asdict(config),
             versions=plan.info.versions,
             num_images=len(plan.manifest),
+            left_out=preparation.account.left_out,
+            incomplete=preparation.account.incomplete,
             given_up=given_up,
             random_weights=plan.info.random_weights,
         )
@@ -252,6 +255,7 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> RunSum
             name=short_name(store.describe(), keep_extension=True),
             info=plan.info,
             totals=totals,
+            passed_over=list(preparation.account.describe()),
             checkpoint=f"{preparation.checkpoint.name} (sha256 {preparation.checkpoint.sha256})",
             previews=previews,
         )
@@ -261,6 +265,7 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> RunSum
             digests |= {index: shard_sha256(store, index) for index in summaries if not digests.get(index)}
             store.replace(SUCCESS, success_json(summaries, digests, fingerprint=plan.info.fingerprint))
     allowed = config.max_failed_fraction * len(plan.manifest)
+    num_damaged = count_damaged(store, summaries) if totals.num_failed > allowed else 0
     return RunSummary(
         output=store.describe(),
         num_images=len(plan.manifest),
@@ -268,5 +273,5 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> RunSum
         session=session,
         given_up=given_up,
         num_previews=len(previews),
-        exit_code=1 if given_up else TOO_MANY_FAILED if totals.num_failed > allowed else 0,
+        exit_code=1 if given_up else TOO_MANY_FAILED if num_damaged > allowed else 0,
     )

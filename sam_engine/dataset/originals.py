@@ -13,7 +13,7 @@ from sam_engine.dataset.manifest import Manifest, build_manifest
 from sam_engine.errors import ImageError, InputError
 from sam_engine.images.decode import decode_image
 from sam_engine.inputs.open import open_input
-from sam_engine.inputs.source import InputSource
+from sam_engine.inputs.source import Account, InputSource, ListingRules
 from sam_engine.structures import ImageRecord, ImageStatus
 
 
@@ -75,6 +75,6 @@ def open_originals(run_info: Mapping[str, Any], images: str | None = None) -> Or
     spec = images if images is not None else selection.get("input")
     if not isinstance(spec, str):
         raise InputError("the dataset does not say where its images are")
-    source = open_input(spec)
+    source = open_input(spec, ListingRules(accept_incomplete=True))  # the rows say what was taken
     background = settings.get("decode.background", DecodeConfig.background)
-    return Originals(source, build_manifest(source.iter_files()), background)
+    return Originals(source, build_manifest(source.iter_files(Account())), background)

@@ -32,6 +32,19 @@ _KNOWN_BUT_UNREAD = (
     (0, b"version https://git-lfs", "a Git LFS pointer: the image itself was not downloaded"),
 )
 
+_EMPTY = "the file is empty"
+_MARKUP = "markup (HTML, XML or SVG)"
+_NO_IMAGE = "not an image"
+_NO_IMAGES = (
+    *(_EMPTY, _MARKUP, _NO_IMAGE),
+    *("PostScript", "a PDF", "gzip data", "a zip archive", "a video", "a Git LFS pointer"),
+)
+
+
+def says_no_image(error: str) -> bool:
+    """Return whether the error of an UNSUPPORTED image says that it is none, not even of another kind."""
+    return error.startswith(_NO_IMAGES)
+
 
 def read_header(data: bytes) -> ImageHeader:
     """Return the size and orientation of an image, told by its first bytes and never by its name.
@@ -40,7 +53,7 @@ def read_header(data: bytes) -> ImageHeader:
         ImageError: UNSUPPORTED if it is none of the formats read, TRUNCATED or CORRUPT if the header is.
     """
     if not data:
-        raise unsupported("the file is empty (0 bytes)")
+        raise unsupported(f"{_EMPTY} (0 bytes)")
     if data.startswith(b"\xff\xd8\xff"):
         return jpeg_header(data)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -55,5 +68,5 @@ def read_header(data: bytes) -> ImageHeader:
         if data.startswith(magic, offset):
             raise unsupported(f"{name}, not {SUPPORTED}")
     if data.lstrip()[:1] == b"<":
-        raise unsupported(f"markup (HTML, XML or SVG), not {SUPPORTED}")
-    raise unsupported(f"not an image: starts with {data[:8].hex(' ')}, not with the mark of {SUPPORTED}")
+        raise unsupported(f"{_MARKUP}, not {SUPPORTED}")
+    raise unsupported(f"{_NO_IMAGE}: starts with {data[:8].hex(' ')}, not with the mark of {SUPPORTED}")

@@ -4,22 +4,21 @@ import difflib
 import fnmatch
 import functools
 import importlib.util
-import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
 
 from sam_engine.errors import InputError
 from sam_engine.inputs.source import (
-    IMAGE_EXTENSIONS,
+    Account,
     FileInput,
     InputFile,
-    is_image_name,
+    ListingRules,
     short_name,
     stat_file,
+    why_left_out,
 )
 
-log = logging.getLogger(__name__)
 SAMPLE_PHOTOS = (
     "astronaut.png",
     "camera.png",
@@ -56,18 +55,18 @@ def sample_photos() -> FileInput:
     )
 
 
-def folder_input(path: str) -> FileInput:
+def folder_input(path: str, rules: ListingRules) -> FileInput:
     """Return all images in a folder and below."""
     return FileInput(
         name=short_name(path, keep_extension=True),
         root=path,
-        walk=functools.partial(_walk_folder, path, ()),
-        if_empty=f"no images in {path!r} or below: looked for {', '.join(IMAGE_EXTENSIONS)} in any case, "
+        walk=functools.partial(_walk_folder, path, (), rules.suffixes),
+        if_empty=f"no images in {path!r} or below: looked for {', '.join(rules.suffixes)} in any case, "
         "hidden files left out",
     )
 
 
-def glob_input(path: str, spec: str) -> FileInput:
+def glob_input(path: str, spec: str, rules: ListingRules) -> FileInput:
     """Return the images below the part of the pattern that is fixed."""
     parts = path.split("/")
     fixed = next(index for index, part in enumerate(parts) if GLOB.search(part))
@@ -78,21 +77,23 @@ def glob_input(path: str, spec: str) -> FileInput:
     return FileInput(
         name=short_name(root, keep_extension=True),
         root=root,
-        walk=functools.partial(_walk_folder, root, pattern),
-        if_empty=f"no images match {spec!r}: looked for {', '.join(IMAGE_EXTENSIONS)}, hidden files left out",
+        walk=functools.partial(_walk_folder, root, pattern, rules.suffixes),
+        if_empty=f"no images match {spec!r}: looked for {', '.join(rules.suffixes)}, hidden files left out",
     )
 
 
-def _walk_folder(root: str, pattern: tuple[bytes, ...]) -> Iterator[InputFile]:
+def _walk_folder(
+    root: str, pattern: tuple[bytes, ...], suffixes: tuple[str, ...], account: Account
+) -> Iterator[InputFile]:
     """Yield the images below a folder whose relative path matches, all if the pattern is empty.
 
     Links to folders are not followed, links to files only inside the root. Everything else with an image's
-    name is listed, also if it will turn out to be unreadable: what is listed gets a row.
+    name is listed, also if it will turn out to be unreadable: what is listed gets a row. What is passed over
+    is counted by its reason; with a pattern, only of what matches it.
     """
     root_bytes = os.fsencode(root)
     real_root = os.path.realpath(root_bytes)
     max_depth = len(pattern) if pattern and b"**" not in pattern else None
-    num_outside = 0
     folders: list[tuple[bytes, ...]] = [()]
     while folders:
         parts = folders.pop()
@@ -100,31 +101,41 @@ def _walk_folder(root: str, pattern: tuple[bytes, ...]) -> Iterator[InputFile]:
         if os.path.isfile(os.path.join(folder, b"_meta", b"run.json")):
             if not parts:
                 raise InputError(f"input {root!r} is a dataset made by this engine, not a folder of images")
-            continue  # a run's own output, whose previews are no input
+            account.leave_out("folders that are datasets of this engine")
+            continue  # whose previews are no input
         try:
             with os.scandir(folder) as listing:
                 for item in listing:
-                    if item.name.startswith(b"."):
-                        continue
                     path = (*parts, item.name)
-                    if item.is_dir(follow_symlinks=False):
+                    is_folder = item.is_dir(follow_symlinks=False)
+                    if is_folder and not item.name.startswith(b"."):
                         if max_depth is None or len(path) < max_depth:
                             folders.append(path)
-                    elif is_image_name(item.name) and (not pattern or _matches(path, pattern)):
-                        if item.is_symlink():
-                            if os.path.isdir(item.path):
-                                continue
-                            if not _is_inside(os.path.realpath(item.path), real_root):
-                                num_outside += 1
-                                continue
-                        yield stat_file(item.path, b"/".join(path))
+                    elif not pattern or _matches(path, pattern):
+                        reason = _why_not(item, is_folder, real_root, suffixes)
+                        if reason is None:
+                            yield stat_file(item.path, b"/".join(path))
+                        else:
+                            account.leave_out(reason)
         except OSError as error:
             raise InputError(f"input: cannot list {os.fsdecode(folder)!r}: {error.strerror}") from error
-    if num_outside:
-        log.warning("%d links in %r lead out of it and were left out", num_outside, root)
 
 
-def walk_list(list_path: str) -> Iterator[InputFile]:
+def _why_not(
+    item: "os.DirEntry[bytes]", is_folder: bool, real_root: bytes, suffixes: tuple[str, ...]
+) -> str | None:
+    """Return why something in a folder is not listed; None if it is."""
+    if is_folder:
+        return "hidden folders"
+    if item.is_symlink() and not item.name.startswith(b"."):
+        if os.path.isdir(item.path):
+            return "links to folders"
+        reason = why_left_out(item.name, suffixes)
+        return reason or (None if _is_inside(os.path.realpath(item.path), real_root) else "links out of it")
+    return why_left_out(item.name, suffixes)
+
+
+def walk_list(list_path: str, _account: Account) -> Iterator[InputFile]:
     """Yield the paths of a list file as they are written there, one a line; also those that do not exist."""
     folder = os.path.dirname(os.fsencode(list_path))
     try:
@@ -142,7 +153,7 @@ def walk_list(list_path: str) -> Iterator[InputFile]:
         raise InputError(f"input: cannot read {list_path!r}: {error.strerror}") from error
 
 
-def stat_existing(root: str, names: Iterable[str]) -> Iterator[InputFile]:
+def stat_existing(root: str, names: Iterable[str], _account: Account) -> Iterator[InputFile]:
     """Yield those of the named files that exist."""
     for name in names:
         if os.path.isfile(os.path.join(root, name)):

@@ -14,44 +14,46 @@ from sam_engine.inputs.folder import (
     suggest,
     walk_list,
 )
-from sam_engine.inputs.source import IMAGE_EXTENSIONS, FileInput, InputSource, short_name
+from sam_engine.inputs.source import FileInput, InputSource, ListingRules, short_name
 
 VIDEO_EXTENSIONS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 _KINDS = "a folder, a glob, a list of paths (.txt), an image, a .parquet, a .tar or a video"
 
 
-def open_input(spec: str | None) -> InputSource:
+def open_input(spec: str | None, rules: ListingRules | None = None) -> InputSource:
     """Return the input that ``spec`` names. Nothing is listed yet.
 
     Args:
         spec: A path or a glob; None for the sample photos.
+        rules: What to list; None for images.
 
     Raises:
         InputError: There is no such thing, or it is of a kind that is not read.
     """
+    rules = rules or ListingRules()
     if spec is None:
         return sample_photos()
     path = os.path.abspath(os.path.expanduser(spec) if spec.startswith("~") else spec)
     if not spec:
         raise InputError(f"input is empty; give {_KINDS}")
     if os.path.isdir(path):
-        return folder_input(path)
+        return folder_input(path, rules)
     if os.path.isfile(path):
-        return _open_file(path, spec)
+        return _open_file(path, spec, rules)
     if os.path.lexists(path):
         raise InputError(f"input {spec!r} is neither a file nor a folder, or a link to nothing")
     if URL.match(spec):
         raise InputError(f"input {spec!r} is a URL; download it first and give {_KINDS}")
     if GLOB.search(spec):
-        return glob_input(path, spec)
+        return glob_input(path, spec, rules)
     raise InputError(f"input {spec!r} does not exist{suggest(path)}; give {_KINDS}")
 
 
-def _open_file(path: str, spec: str) -> InputSource:
+def _open_file(path: str, spec: str, rules: ListingRules) -> InputSource:
     """Return the input that one file stands for, by its extension."""
     folder, base = os.path.split(path)
     extension = os.path.splitext(base)[1].lower()
-    if extension in IMAGE_EXTENSIONS:
+    if extension in rules.suffixes:
         walk = functools.partial(stat_existing, folder, (base,))
         return FileInput(name=short_name(path), root=folder, walk=walk, if_empty=f"{spec!r} has vanished")
     if extension == ".txt":
@@ -61,7 +63,7 @@ def _open_file(path: str, spec: str) -> InputSource:
     if extension == ".tar":
         from sam_engine.inputs.tar import TarInput
 
-        return TarInput(name=short_name(path), root=path)
+        return TarInput(name=short_name(path), root=path, rules=rules)
     if extension == ".parquet":
         from sam_engine.inputs.parquet import open_parquet
 
@@ -69,7 +71,7 @@ def _open_file(path: str, spec: str) -> InputSource:
     if extension in VIDEO_EXTENSIONS:
         from sam_engine.inputs.video import open_video
 
-        return open_video(path)
+        return open_video(path, rules)
     if base.lower().endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".zip")):
         raise InputError(f"input {spec!r} is compressed, which allows no random access; unpack it first")
     raise InputError(f"input {spec!r} is a file of an unknown kind; give {_KINDS}")

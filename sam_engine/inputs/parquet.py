@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError, InputError
 from sam_engine.inputs.source import (
+    Account,
     FileInput,
     InputFile,
     InputSource,
     container_mtime_ns,
-    refuse_empty,
+    listed,
     refuse_large,
     short_name,
     stat_file,
@@ -53,14 +54,18 @@ class ParquetInput:
     column: str
     """Leaf column with the bytes: ``jpg``, or ``image.bytes`` of a Hugging Face image."""
 
-    def iter_files(self) -> Iterator[InputFile]:
+    def iter_files(self, account: Account | None = None) -> Iterator[InputFile]:
         """Yield one image a row; of the file itself only the footer is read."""
+        return listed(self._walk, f"{self.root!r} has no rows", account)
+
+    def _walk(self, _account: Account) -> Iterator[InputFile]:
+        """Yield one image a row."""
         mtime_ns = os.stat(self.root).st_mtime_ns
         prefix = _row_prefix(self.root)
         with _open_column(self.root, self.column) as file:
             num_rows = file.metadata.num_rows
-        files = (InputFile(path=prefix + b"%09d" % row, size=0, mtime_ns=mtime_ns) for row in range(num_rows))
-        return refuse_empty(files, f"{self.root!r} has no rows")
+        for row in range(num_rows):
+            yield InputFile(path=prefix + b"%09d" % row, size=0, mtime_ns=mtime_ns)
 
     def list_files(self) -> list[InputFile]:
         """Return one image a row, which is also their order by path."""
@@ -116,7 +121,7 @@ def open_parquet(path: str) -> InputSource:
     )
 
 
-def _walk_path_column(path: str, column: str) -> Iterator[InputFile]:
+def _walk_path_column(path: str, column: str, _account: Account) -> Iterator[InputFile]:
     """Yield the files that a column of paths names, also those that do not exist."""
     folder = os.path.dirname(os.fsencode(path))
     with _open_column(path, column) as file:

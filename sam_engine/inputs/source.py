@@ -3,17 +3,87 @@
 Paths are bytes everywhere, because that is what a file system has. The rules are in docs/images.md.
 """
 
+import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError, InputError
 from sam_engine.structures import ImageStatus, ManifestEntry
 
-IMAGE_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+log = logging.getLogger(__name__)
+
+IMAGE_EXTENSIONS = (
+    ".apng",
+    ".bmp",
+    ".dib",
+    ".gif",
+    ".jfif",
+    ".jif",
+    ".jpe",
+    ".jpeg",
+    ".jpg",
+    ".mpo",
+    ".png",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
+RAW_EXTENSIONS = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw")
+"""Raw files of cameras. They look like TIFF, and the image that a decoder finds first is a thumbnail."""
+UNREAD_EXTENSIONS = (
+    *RAW_EXTENSIONS,
+    *(".avif", ".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jpx", ".jxl"),
+    *(".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psb", ".psd", ".svg", ".tga", ".xcf"),
+)
+"""Known kinds of image that most installations do not decode: listed, so that each has a row that says so."""
+_MAX_REASONS = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListingRules:
+    """What to list, and what to do about containers of which a part is missing."""
+
+    suffixes: tuple[str, ...] = (*IMAGE_EXTENSIONS, *UNREAD_EXTENSIONS)
+    """Of the names that are listed, in lower case."""
+    accept_incomplete: bool = False
+    """List what is whole of a container that is not, and say so, in place of refusing it."""
+
+
+@dataclass(kw_only=True)
+class Account:
+    """What a listing saw besides what it lists. Every lister adds to the one that it is given."""
+
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Number of things passed over, by reason."""
+    incomplete: list[str] = field(default_factory=list)
+    """Containers of which only the whole images were taken, in a sentence each."""
+
+    def leave_out(self, reason: str, count: int = 1) -> None:
+        """Count something that is not listed. Reasons beyond the first forty are one."""
+        known = reason in self.left_out or len(self.left_out) < _MAX_REASONS
+        self.left_out[reason if known else "other reasons"] += count
+
+    def accept(self, problem: str, rules: "ListingRules") -> None:
+        """Take note of a container that is not whole.
+
+        Raises:
+            InputError: The rules do not accept it.
+        """
+        if not rules.accept_incomplete:
+            raise InputError(f"{problem}; get it again, or take what is whole: input_incomplete=accept")
+        self.incomplete.append(problem)
+
+    def describe(self) -> Iterator[str]:
+        """Yield what to say of it, a line each; nothing if everything was listed."""
+        if self.left_out:
+            listed = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.left_out.items()))
+            yield f"left out of the input: {listed}"
+        yield from (f"not whole: {problem}" for problem in self.incomplete)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +110,14 @@ class InputSource(Protocol):
         """Absolute path that image paths are relative to."""
         ...
 
-    def iter_files(self) -> Iterator[InputFile]:
+    def iter_files(self, account: Account | None = None) -> Iterator[InputFile]:
         """Yield every image once, in no particular order, holding none of them.
 
+        Args:
+            account: Where to count what is not yielded.
+
         Raises:
-            InputError: The input cannot be listed, or holds no images.
+            InputError: The input cannot be listed, is not whole, or holds no images.
         """
         ...
 
@@ -67,14 +140,14 @@ class FileInput:
 
     name: str
     root: str
-    walk: Callable[[], Iterable[InputFile]]
-    """Lists the files; a function of this module with its arguments bound, so that it pickles."""
+    walk: Callable[[Account], Iterable[InputFile]]
+    """Lists the files; a function of a module with its other arguments bound, so that it pickles."""
     if_empty: str
     """What to say when there is none."""
 
-    def iter_files(self) -> Iterator[InputFile]:
+    def iter_files(self, account: Account | None = None) -> Iterator[InputFile]:
         """Yield every image once, in no particular order."""
-        return refuse_empty(self.walk(), self.if_empty)
+        return listed(self.walk, self.if_empty, account)
 
     def list_files(self) -> list[InputFile]:
         """Return every image, sorted bytewise by path."""
@@ -82,6 +155,7 @@ class FileInput:
 
     def read(self, entry: ManifestEntry, config: DecodeConfig) -> bytes:
         """Return the file's bytes."""
+        refuse_raw(entry.path)
         return read_file(os.path.join(os.fsencode(self.root), entry.path), entry, config)
 
 
@@ -128,19 +202,42 @@ def refuse_large(size: int, config: DecodeConfig) -> None:
         raise ImageError(ImageStatus.TOO_LARGE, message)
 
 
-def refuse_empty(files: Iterable[InputFile], message: str) -> Iterator[InputFile]:
-    """Yield the files; raise `InputError` if there was none."""
+def listed(
+    walk: Callable[[Account], Iterable[InputFile]], if_empty: str, account: Account | None
+) -> Iterator[InputFile]:
+    """Yield the files of a walk. Without an account, what it passes over goes to the log.
+
+    Raises:
+        InputError: There was no file; the message says what else there was.
+    """
+    kept = Account() if account is None else account
     is_empty = True
-    for file in files:
+    for file in walk(kept):
         is_empty = False
         yield file
     if is_empty:
-        raise InputError(message)
+        raise InputError("; ".join([if_empty, *kept.describe()]))
+    for line in kept.describe() if account is None else ():
+        log.warning("%s", line)
 
 
-def is_image_name(name: bytes) -> bool:
-    """Return whether a file name is visible and has an image extension, in any case."""
-    return not name.startswith(b".") and os.fsdecode(os.path.splitext(name)[1]).lower() in IMAGE_EXTENSIONS
+def why_left_out(name: bytes, suffixes: tuple[str, ...]) -> str | None:
+    """Return why a file of this name is not listed; None if it is: visible, with one of the suffixes."""
+    if name.startswith(b"."):
+        return "hidden"
+    suffix = os.fsdecode(os.path.splitext(name)[1]).lower()
+    if suffix in suffixes:
+        return None
+    kind = suffix if suffix.isascii() and suffix.isprintable() and len(suffix) <= 12 else "of odd suffixes"
+    return f"other files ({kind or 'no suffix'})"
+
+
+def refuse_raw(path: bytes) -> None:
+    """Raise `ImageError` UNSUPPORTED for a camera's raw file: decoders would take its thumbnail for it."""
+    suffix = os.fsdecode(os.path.splitext(path)[1]).lower()
+    if suffix in RAW_EXTENSIONS:
+        message = f"a camera's raw file ({suffix}) is not developed here; convert it to TIFF or JPEG"
+        raise ImageError(ImageStatus.UNSUPPORTED, message)
 
 
 def short_name(path: str, *, keep_extension: bool = False) -> str:

@@ -1,40 +1,67 @@
-"""Images inside one tar, read at random without unpacking. Objects hold only paths; the index is cached."""
+"""Images inside one tar, read at random without unpacking. One walker for inputs and training.
+
+Objects hold only paths; the index is cached by process. A compressed tar, whatever its name, is unpacked once
+into a cache, see `sam_engine.inputs.unpack`.
+"""
 
 import functools
 import os
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO
 
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError, InputError
 from sam_engine.inputs.source import (
-    IMAGE_EXTENSIONS,
+    Account,
     InputFile,
+    ListingRules,
     container_mtime_ns,
-    is_image_name,
-    refuse_empty,
+    listed,
     refuse_large,
+    refuse_raw,
+    why_left_out,
 )
 from sam_engine.structures import ImageStatus, ManifestEntry
+
+BLOCK_BYTES = tarfile.BLOCKSIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Where a file lies in a tar."""
+
+    offset: int
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarIndex:
+    """The files of a tar by path, and what else was found in it."""
+
+    members: Mapping[bytes, Member]
+    """In their order; of equal names the last."""
+    left_out: Mapping[str, int]
+    problem: str | None
+    """Why the tar is not whole, in a sentence; None if it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TarInput:
-    """The images of an uncompressed tar, named by their members (SA-1B, webdataset)."""
+    """The images of a tar, named by their members (SA-1B, webdataset)."""
 
     name: str
     root: str
     """The tar itself."""
+    rules: ListingRules = field(default_factory=ListingRules)
 
-    def iter_files(self) -> Iterator[InputFile]:
-        """Yield every image member once."""
-        index = _tar_index(self.root, os.stat(self.root).st_mtime_ns)
-        files = (
-            InputFile(path=path, size=size, mtime_ns=mtime_ns)
-            for path, (_offset, size, mtime_ns) in index.items()
-        )
-        return refuse_empty(files, f"no images in {self.root!r}: looked for {', '.join(IMAGE_EXTENSIONS)}")
+    def iter_files(self, account: Account | None = None) -> Iterator[InputFile]:
+        """Yield every image member once, in the order of the tar."""
+        if_empty = f"no images in {self.root!r}: looked for {', '.join(self.rules.suffixes)}"
+        return listed(self._walk, if_empty, account)
 
     def list_files(self) -> list[InputFile]:
         """Return every image member, sorted bytewise by path."""
@@ -42,47 +69,159 @@ class TarInput:
 
     def read(self, entry: ManifestEntry, config: DecodeConfig) -> bytes:
         """Return one member's bytes."""
-        mtime_ns = container_mtime_ns(self.root)
+        refuse_raw(entry.path)
         try:
-            member = _tar_index(self.root, mtime_ns).get(entry.path)
+            member = self._index(container_mtime_ns(self.root)).members.get(entry.path)
         except InputError as error:
             raise ImageError(ImageStatus.CHANGED, str(error)) from None
         if member is None:
             raise ImageError(ImageStatus.VANISHED, "the tar no longer holds this member")
-        offset, size, member_mtime_ns = member
-        refuse_large(size, config)
-        if (size, member_mtime_ns) != (entry.size, entry.mtime_ns):
+        refuse_large(member.size, config)
+        if (member.size, member.mtime_ns) != (entry.size, entry.mtime_ns):
             raise ImageError(ImageStatus.CHANGED, "the tar's member is not the one that was listed")
         try:
             with open(self.root, "rb") as file:
-                file.seek(offset)
-                data = file.read(size)
+                file.seek(member.offset)
+                data = file.read(member.size)
         except OSError as error:
             raise ImageError(ImageStatus.UNREADABLE, f"cannot be read: {error.strerror}") from None
-        if len(data) != size:
+        if len(data) != member.size:
             raise ImageError(ImageStatus.CHANGED, f"the tar ends inside this member, after {len(data)} bytes")
         return data
 
+    def _walk(self, account: Account) -> Iterator[InputFile]:
+        """Yield every image member, and count the others."""
+        index = self._index(os.stat(self.root).st_mtime_ns)
+        if index.problem:
+            account.accept(index.problem, self.rules)
+        for reason, count in index.left_out.items():
+            account.leave_out(reason, count)
+        for path, member in index.members.items():
+            yield InputFile(path=path, size=member.size, mtime_ns=member.mtime_ns)
+
+    def _index(self, mtime_ns: int) -> TarIndex:
+        """Return the index of the tar as it is now."""
+        return tar_index(self.root, mtime_ns, self.rules.suffixes)
+
+
+class TarEnd(Exception):  # noqa: N818 - how a walk over a tar ends that is not whole, caught by who walks
+    """A tar goes on or stops where it should not; what came before is whole."""
+
 
 @functools.lru_cache(maxsize=4)
-def _tar_index(path: str, _mtime_ns: int) -> dict[bytes, tuple[int, int, int]]:
-    """Return offset, size and modification time of every image member; of equal names the last one counts."""
-    index = {}
+def tar_index(path: str, _mtime_ns: int, suffixes: tuple[str, ...]) -> TarIndex:
+    """Return where the files with these suffixes lie in a tar.
+
+    Raises:
+        InputError: It is no tar.
+    """
+    members: dict[bytes, Member] = {}
+    links: dict[bytes, bytes] = {}
+    left_out: Counter[str] = Counter()
+    problem = None
     try:
-        num_bytes = os.path.getsize(path)
-        with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as tar:
-            for member in tar:
-                tar.members.clear()  # type: ignore[attr-defined]  # or it keeps an object for every member
-                member_path = os.fsencode(member.name).removeprefix(b"./")
-                if (
-                    not member.isreg()
-                    or member.issparse()
-                    or not is_image_name(os.path.basename(member_path))
-                ):
-                    continue
-                if member.offset_data + member.size > num_bytes:
-                    raise InputError(f"input {path!r} is cut short: {member.name!r} lies beyond its end")
-                index[member_path] = (member.offset_data, member.size, int(member.mtime * 1e9))
+        with open(path, "rb") as file:
+            for info in walk_tar(file):
+                _enter(info, suffixes, members, links, left_out)
+    except TarEnd as error:
+        problem = f"input {path!r} is not whole: {error}; {len(members)} whole files of the kinds looked for"
     except (tarfile.TarError, OSError) as error:
         raise InputError(f"input {path!r} is not a readable uncompressed tar: {error}") from error
-    return index
+    if links:
+        _resolve(path, links, members, left_out)
+    return TarIndex(members=members, left_out=left_out, problem=problem)
+
+
+def walk_tar(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Yield every member whose bytes are all there, in order, reading headers only.
+
+    tarfile itself ends without a word at a damaged header, at the end of a file that was cut between members,
+    and at the first of two archives in one file.
+
+    Args:
+        file: Seekable.
+
+    Raises:
+        TarEnd: When all whole members were yielded: the archive is cut, damaged, or has no end. Where another
+            archive follows the first, its members are yielded too.
+        TarError: It is no tar.
+    """
+    num_bytes = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    tar = tarfile.TarFile(fileobj=file, encoding="utf-8", errors="surrogateescape")
+    tar.offset, start, has_end, joined = 0, 0, False, None
+    while start < num_bytes:
+        file.seek(start)
+        try:
+            info = tar.tarinfo.fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # a block of zeros
+            has_end, start = True, start + BLOCK_BYTES
+            continue
+        except (tarfile.HeaderError, ValueError, OverflowError, RecursionError) as error:
+            if num_bytes - start < BLOCK_BYTES and has_end:
+                break  # less than a block after the end: padding
+            raise TarEnd(f"a damaged header at byte {start:,} ({error})") from None
+        if has_end:
+            joined = joined or start
+            has_end = False
+        if info.size < 0 or tar.offset <= start:
+            raise TarEnd(f"a damaged header at byte {start:,} (a size of {info.size})")
+        if info.isreg() and info.offset_data + info.size > num_bytes:
+            raise TarEnd(f"it is cut short: {info.name!r}, at byte {start:,}, lies beyond its end")
+        yield info
+        start = tar.offset
+    if joined is not None:
+        raise TarEnd(f"another archive begins at byte {joined:,}, after the end of the first")
+    if not has_end:
+        raise TarEnd(f"it is cut short: the end of the archive is missing at byte {num_bytes:,}")
+
+
+def _enter(
+    info: tarfile.TarInfo,
+    suffixes: tuple[str, ...],
+    members: dict[bytes, Member],
+    links: dict[bytes, bytes],
+    left_out: Counter[str],
+) -> None:
+    """Put a member where it belongs."""
+    if info.isdir():
+        return
+    path = _path(info.name)
+    reason = why_left_out(os.path.basename(path), suffixes)
+    if not (info.isreg() or info.islnk()):
+        reason = "links" if info.issym() else "devices and pipes"
+    elif info.issparse():
+        reason = "sparse files"
+    if reason:
+        left_out[reason] += 1
+    elif info.islnk():
+        links[path] = _path(info.linkname)
+    else:
+        if path in members:
+            left_out["older versions of a name"] += 1
+        members[path] = Member(info.offset_data, info.size, int(info.mtime * 1e9))
+
+
+def _resolve(
+    path: str, links: Mapping[bytes, bytes], members: dict[bytes, Member], left_out: Counter[str]
+) -> None:
+    """Enter hard links as the files that they name; those of other suffixes are found by a second walk."""
+    wanted = set(links.values()) - members.keys()
+    targets = {target: members[target] for target in links.values() if target in members}
+    with open(path, "rb") as file:
+        try:
+            for info in walk_tar(file) if wanted else ():
+                if info.isreg() and not info.issparse() and (name := _path(info.name)) in wanted:
+                    targets[name] = Member(info.offset_data, info.size, int(info.mtime * 1e9))
+        except TarEnd:
+            pass  # told already
+    for name, target in links.items():
+        if target in targets:
+            members[name] = targets[target]
+        else:
+            left_out["hard links to what is not in the tar"] += 1
+
+
+def _path(name: str) -> bytes:
+    """Return a member's name as a path."""
+    return os.fsencode(name).removeprefix(b"./")

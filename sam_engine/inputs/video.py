@@ -9,13 +9,20 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError, InputError
-from sam_engine.inputs.source import InputFile, container_mtime_ns, refuse_empty, short_name
+from sam_engine.inputs.source import (
+    Account,
+    InputFile,
+    ListingRules,
+    container_mtime_ns,
+    listed,
+    short_name,
+)
 from sam_engine.structures import ImageStatus, ManifestEntry
 
 _KEPT_FRAMES = 16
@@ -28,16 +35,24 @@ class VideoInput:
     name: str
     root: str
     """The video itself."""
+    rules: ListingRules = field(default_factory=ListingRules)
 
-    def iter_files(self) -> Iterator[InputFile]:
+    def iter_files(self, account: Account | None = None) -> Iterator[InputFile]:
         """Yield one image a frame, counted by decoding, because containers lie about their length."""
+        return listed(self._walk, f"no frame of {self.root!r} can be decoded", account)
+
+    def _walk(self, account: Account) -> Iterator[InputFile]:
+        """Yield one image a frame."""
         mtime_ns = os.stat(self.root).st_mtime_ns
         prefix = _frame_prefix(self.root)
-        files = (
-            InputFile(path=prefix + b"%06d" % frame, size=0, mtime_ns=mtime_ns)
-            for frame in range(_count_frames(self.root))
-        )
-        return refuse_empty(files, f"no frame of {self.root!r} can be decoded")
+        count, stated = _count_frames(self.root)
+        if count + max(2, stated // 50) < stated:
+            problem = (
+                f"input {self.root!r} is not whole: {count} frames decode of the {stated} that it states"
+            )
+            account.accept(problem, self.rules)
+        for frame in range(count):
+            yield InputFile(path=prefix + b"%06d" % frame, size=0, mtime_ns=mtime_ns)
 
     def list_files(self) -> list[InputFile]:
         """Return one image a frame, sorted bytewise by path."""
@@ -91,7 +106,7 @@ class _FrameReader:
         self._next += 1
 
 
-def open_video(path: str) -> VideoInput:
+def open_video(path: str, rules: ListingRules) -> VideoInput:
     """Return the frames of a video.
 
     Raises:
@@ -105,17 +120,18 @@ def open_video(path: str) -> VideoInput:
     capture.release()
     if not is_open:
         raise InputError(f"input {path!r} does not open as a video")
-    return VideoInput(name=short_name(path), root=path)
+    return VideoInput(name=short_name(path), root=path, rules=rules)
 
 
-def _count_frames(path: str) -> int:
-    """Return how many frames decode from the start."""
+def _count_frames(path: str) -> tuple[int, int]:
+    """Return how many frames decode from the start, and how many the file states; 0 if it does not."""
     capture = cv2.VideoCapture(path)
+    stated = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     count = 0
     while capture.grab():
         count += 1
     capture.release()
-    return count
+    return count, int(stated) if 0 < stated < 2**31 else 0
 
 
 def _frame_prefix(path: str) -> bytes:

@@ -24,7 +24,12 @@ def card(num_images=3, random_weights=False):
         num_images=num_images, num_masks=7, num_bytes=1, statuses={"corrupt": 1, "ok": num_images - 1}
     )
     return dataset_card(
-        name="birds", info=info, totals=totals, checkpoint="tiny", previews=["previews/1.jpg"]
+        name="birds",
+        info=info,
+        totals=totals,
+        passed_over=["left out of the input: 2 other files (.txt)"],
+        checkpoint="tiny",
+        previews=["previews/1.jpg"],
     ).decode()
 
 

@@ -12,7 +12,7 @@ from sam_engine.errors import ImageError, InputError
 from sam_engine.images.decode import decode_image
 from sam_engine.inputs import folder as inputs
 from sam_engine.inputs.open import open_input
-from sam_engine.inputs.source import InputSource
+from sam_engine.inputs.source import Account, InputSource
 from sam_engine.structures import ImageStatus, ManifestEntry
 from tests.helpers.inputs import entries, refusal
 
@@ -53,11 +53,21 @@ def read_failure(source: InputSource, entry: ManifestEntry, **settings: object) 
 def test_folder_is_listed_recursively_and_sorted(tmp_path):
     """All image extensions in any case, at any depth, in the order of bytes."""
     put(
-        tmp_path, "b.JPG", "a/z.jpeg", "a.png", "a/b/c.WebP", "B.bmp", "t.TIF", "u.tiff", "notes.txt", "x.gif"
+        tmp_path,
+        "b.JPG",
+        "a/z.jpeg",
+        "a.png",
+        "a/b/c.WebP",
+        "B.bmp",
+        "t.TIF",
+        "u.tiff",
+        "notes.txt",
+        "x.gif",
+        "y.heic",
     )
 
     assert listed(tmp_path) == sorted(
-        [b"b.JPG", b"a/z.jpeg", b"a.png", b"a/b/c.WebP", b"B.bmp", b"t.TIF", b"u.tiff"]
+        [b"b.JPG", b"a/z.jpeg", b"a.png", b"a/b/c.WebP", b"B.bmp", b"t.TIF", b"u.tiff", b"x.gif", b"y.heic"]
     )
 
 
@@ -353,3 +363,22 @@ def test_sample_photos_need_the_demo_extra(monkeypatch):
 
     with pytest.raises(InputError, match=r"sam-engine\[demo\]"):
         open_input(None)
+
+
+def test_what_a_folder_passes_over_is_counted(tmp_path):
+    """Links to folders, hidden and other files, by reason; what has the name of an image is listed."""
+    put(tmp_path, "in/x.jfif", "in/.hidden.jpg", "in/a.txt", "in/b/c.txt", "in/y.psd", "elsewhere/z.jpg")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    account = Account()
+    files = list(open_input(str(tmp_path / "in")).iter_files(account))
+
+    assert sorted(file.path for file in files) == [b"x.jfif", b"y.psd"]
+    assert account.left_out == {"hidden": 1, "links to folders": 1, "other files (.txt)": 2}
+
+
+def test_a_raw_file_is_unsupported(tmp_path):
+    """Its thumbnail, which is a sound TIFF, is not taken for it."""
+    put(tmp_path, "x.nef", data=b"II*\0")
+    source = open_input(str(tmp_path))
+
+    assert read_failure(source, *entries(source)).status is ImageStatus.UNSUPPORTED

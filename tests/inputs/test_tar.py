@@ -6,8 +6,11 @@ import pickle
 import tarfile
 from pathlib import Path
 
+import pytest
+
 from sam_engine.config import DecodeConfig
 from sam_engine.inputs.open import open_input
+from sam_engine.inputs.source import Account, ListingRules
 from sam_engine.structures import ImageStatus
 from tests.helpers.inputs import entries, read_status, refusal
 
@@ -62,3 +65,77 @@ def test_cut_tar_is_refused(tmp_path):
     os.truncate(tmp_path / "x.tar", 20_000)
 
     assert "x.tar" in refusal(tmp_path / "x.tar")
+
+
+def problem_of(path: Path) -> tuple[list[bytes], list[str]]:
+    """Return what is listed of an incomplete tar that is accepted, and what is said of it."""
+    account = Account()
+    source = open_input(str(path), ListingRules(accept_incomplete=True))
+    return [file.path for file in source.iter_files(account)], account.incomplete
+
+
+def make_damaged(path: Path, damage: str) -> None:
+    """Write a tar of three images, a block each, and damage it."""
+    write_tar(path, {b"a.jpg": bytes(512), b"b.jpg": bytes(512), b"c.jpg": bytes(512)})
+    data = bytearray(path.read_bytes())
+    if damage == "header":
+        data[1024 + 100] ^= 1
+    elif damage == "between":
+        del data[2048:]
+    elif damage == "inside":
+        del data[2048 + 600 :]
+    elif damage == "joined":
+        data = data * 2
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "byte", "whole"),
+    [
+        ("header", "byte 1,024", [b"a.jpg"]),
+        ("between", "byte 2,048", [b"a.jpg", b"b.jpg"]),
+        ("inside", "byte 2,048", [b"a.jpg", b"b.jpg"]),
+        ("joined", "byte 10,240", [b"a.jpg", b"b.jpg", b"c.jpg"]),
+    ],
+)
+def test_a_tar_that_is_not_whole_is_refused(tmp_path, damage, byte, whole):
+    """Or taken as far as it is whole, and that is said: file, byte and number."""
+    make_damaged(tmp_path / "x.tar", damage)
+    message = refusal(tmp_path / "x.tar")
+    paths, [problem] = problem_of(tmp_path / "x.tar")
+
+    assert byte in message
+    assert "x.tar" in message
+    assert f"{len(whole)} whole" in message
+    assert "input_incomplete=accept" in message
+    assert paths == whole
+    assert problem in message
+
+
+def test_hard_links_are_the_files_that_they_name(tmp_path):
+    """Also of a file with another suffix; links to nothing, symbolic ones and other files are counted."""
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in ("a.jpg", "b.data"):
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            tar.addfile(info, io.BytesIO(name[:3].encode()))
+        links = [("hard.jpg", tarfile.LNKTYPE, "a.jpg"), ("odd.jpg", tarfile.LNKTYPE, "b.data")]
+        links += [("lost.jpg", tarfile.LNKTYPE, "nothing"), ("soft.jpg", tarfile.SYMTYPE, "a.jpg")]
+        for name, kind, target in links:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            tar.addfile(info)
+    account = Account()
+    source = open_input(str(tmp_path / "x.tar"))
+    list(source.iter_files(account))
+
+    assert {entry.path: source.read(entry, DEFAULT) for entry in entries(source)} == {
+        b"a.jpg": b"a.j",
+        b"hard.jpg": b"a.j",
+        b"odd.jpg": b"b.d",
+    }
+    assert account.left_out == {
+        "hard links to what is not in the tar": 1,
+        "links": 1,
+        "other files (.data)": 1,
+    }

@@ -8,6 +8,7 @@ import numpy as np
 from sam_engine.config import DecodeConfig
 from sam_engine.images.decode import decode_image
 from sam_engine.inputs.open import open_input
+from sam_engine.inputs.source import Account, ListingRules
 from tests.helpers.inputs import entries, refusal
 
 DEFAULT = DecodeConfig()
@@ -36,3 +37,22 @@ def test_video_with_an_odd_name_is_refused(tmp_path):
     path.touch()
 
     assert "rename the video" in refusal(path)
+
+
+def test_a_video_cut_in_half_is_refused(tmp_path):
+    """It states more frames than decode; those that do can be taken."""
+    path = tmp_path / "x.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    noise = np.random.default_rng(0)
+    for _ in range(20):
+        writer.write(noise.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    writer.release()
+    os.truncate(path, path.stat().st_size // 2)
+    account = Account()
+    files = list(open_input(str(path), ListingRules(accept_incomplete=True)).iter_files(account))
+
+    assert 0 < len(files) < 15
+    assert account.incomplete == [
+        f"input {str(path)!r} is not whole: {len(files)} frames decode of the 20 that it states"
+    ]
+    assert "input_incomplete=accept" in refusal(path)
