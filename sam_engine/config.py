@@ -96,7 +96,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AmgConfig:
-    """The automatic mask generator. Names and defaults are ``segment_anything``'s, but for the last two."""
+    """The automatic mask generator. Names and defaults are ``segment_anything``'s, but for the last four."""
 
     points_per_side: int | None = 32
     """Points along one side of the grid; ``points_per_side**2`` prompts on the whole image."""
@@ -124,11 +124,25 @@ class AmgConfig:
     """Drop masks that cover at least this fraction of the image, 0.95 for SA-1B. 1.0 keeps all."""
     drop_small_masks: bool = False
     """Drop masks whose largest component is below ``min_mask_region_area``, as SA-1B did."""
+    points_per_row: int | None = None
+    """Points from left to right, for a grid of unequal sides; with ``points_per_column``, and in place of
+    ``points_per_side``. In layer k as many divided by ``factor**k``."""
+    points_per_column: int | None = None
+    """Points from top to bottom of such a grid."""
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Points from left to right and from top to bottom; None: no regular grid."""
+        if self.points_per_row is not None and self.points_per_column is not None:
+            return self.points_per_row, self.points_per_column
+        return None if self.points_per_side is None else (self.points_per_side, self.points_per_side)
 
     def __post_init__(self) -> None:
         """Check ranges."""
         at_least = (
             ("points_per_side", 1),
+            ("points_per_row", 1),
+            ("points_per_column", 1),
             ("points_per_batch", 1),
             ("stability_score_offset", 0),
             ("crop_n_layers", 0),
@@ -146,6 +160,10 @@ class AmgConfig:
             value = getattr(self, name)
             check_setting(f"amg.{name}", value, 0 <= value <= 1, "in [0, 1]")
         check_setting("amg.crop_n_layers", self.crop_n_layers, self.crop_n_layers <= 4, "at most 4")
+        for name, other in (("points_per_row", "points_per_column"), ("points_per_column", "points_per_row")):
+            is_paired = (getattr(self, name) is None) == (getattr(self, other) is None)
+            value = getattr(self, name)
+            check_setting(f"amg.{name}", value, is_paired or value is not None, f"given with amg.{other}")
 
 
 @dataclass(frozen=True, kw_only=True)

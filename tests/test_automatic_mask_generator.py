@@ -81,6 +81,16 @@ class RecordingSegmenter(DiscSegmenter):
         return super().encode(images)
 
 
+def test_a_grid_of_unequal_sides_is_prompted() -> None:
+    """Along a panorama more points than across it."""
+    config = AmgConfig(points_per_row=5, points_per_column=2, stability_score_thresh=0, box_nms_thresh=1.0)
+    records = SamAutomaticMaskGenerator.from_config(DiscSegmenter(), config).generate(blank(100, 500))
+
+    points = {tuple(round(x, 6) for x in record["point_coords"][0]) for record in records}
+    assert points <= {(50.0 + 100 * x, 25.0 + 50 * y) for x in range(5) for y in range(2)}
+    assert len(points) == 10
+
+
 def test_records_can_be_written_as_json() -> None:
     """All values are plain Python, and boxes are ints."""
     records = SamAutomaticMaskGenerator(DiscSegmenter(), crop_n_layers=1, **SETTINGS).generate(

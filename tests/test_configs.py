@@ -11,6 +11,7 @@ from pipelines.auto_annotate import COMMAND
 from pipelines.config import CONFIGS, CommandLine, help_text, load, main
 from sam_engine.config import AmgConfig, AutoAnnotateConfig, ModelConfig
 from sam_engine.dataset.run_info import config_yaml
+from sam_engine.errors import ConfigError
 
 CHOICES = [
     f"{field.name}={path.stem}"
@@ -240,3 +241,10 @@ def test_help_ends_quietly_when_its_reader_goes_away():
     os.close(writer)
 
     assert (result.returncode, result.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(("given", "missing"), [("row", "column"), ("column", "row")])
+def test_one_side_of_a_grid_alone_is_refused(given, missing):
+    """The message names the other."""
+    with pytest.raises(ConfigError, match=f"points_per_{missing} must be given with amg.points_per_{given}"):
+        AmgConfig(**{f"points_per_{given}": 4})

@@ -22,7 +22,7 @@ from sam_engine.errors import ConfigError, ImageError
 from sam_engine.modeling.segmenter import ImageEmbedding, Segmenter
 from sam_engine.ops.boxes import generate_crop_boxes
 from sam_engine.ops.pixels import check_image
-from sam_engine.ops.points import build_all_layer_point_grids
+from sam_engine.ops.points import build_layer_grids
 from sam_engine.ops.resize import ResizeLongestSide
 from sam_engine.ops.rle import Runs, box_of
 from sam_engine.structures import ImageStatus
@@ -40,11 +40,9 @@ def point_grids_of(config: AmgConfig) -> PointGrids:
     Raises:
         ConfigError: They ask for none, or leave a layer of crops without points.
     """
-    if config.points_per_side is None:
+    if config.grid is None:
         raise ConfigError("give either points_per_side or point_grids; neither was given")
-    return build_all_layer_point_grids(
-        config.points_per_side, config.crop_n_layers, config.crop_n_points_downscale_factor
-    )
+    return build_layer_grids(config.grid, config.crop_n_layers, config.crop_n_points_downscale_factor)
 
 
 class MaskFinder:

@@ -73,7 +73,7 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     Raises:
         ConfigError: Or one of its kinds: input, output, checkpoint or a setting is wrong.
     """
-    if config.amg.points_per_side is None:
+    if config.amg.grid is None:
         raise ConfigError("amg.points_per_side must be at least 1, got None")
     if config.decode.isolate is None:
         isolate = config.executor.name == "ray"

@@ -122,7 +122,9 @@ class ShardAnnotator:
         Raises:
             RuntimeError: They do not. After some CUDA errors nothing does in this process, or on this GPU.
         """
-        config = replace(self._amg, points_per_side=1, crop_n_layers=0)
+        config = replace(
+            self._amg, points_per_side=1, points_per_row=None, points_per_column=None, crop_n_layers=0
+        )
         grey = np.full((64, 64, 3), 127, np.uint8)
         with suppress(ImageError):  # numbers that are not finite are for the rows of images to report
             MaskFinder(self._model, config).find(grey)

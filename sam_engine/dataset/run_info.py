@@ -22,6 +22,9 @@ CONFIG = "_meta/config.yaml"
 DECODE_SETTINGS = ("strict", "max_pixels", "max_side", "max_file_bytes", "exif", "background")
 """Those that decide pixels or statuses."""
 
+ADDED_LATER = ("points_per_row", "points_per_column")
+"""Settings of the mask generator that datasets made before do not know: in the fingerprint only where set."""
+
 _PACKAGES = (
     "sam-engine",
     "torch",
@@ -103,7 +106,11 @@ def deciding_settings(
         "model.architecture": json.loads(json.dumps(dict(architecture))),
         "model.checkpoint_sha256": checkpoint_sha256,
         "model.precision": config.model.precision,
-        **{f"amg.{name}": value for name, value in dataclasses.asdict(config.amg).items()},
+        **{
+            f"amg.{name}": value
+            for name, value in dataclasses.asdict(config.amg).items()
+            if value is not None or name not in ADDED_LATER
+        },
         **{f"decode.{name}": getattr(config.decode, name) for name in DECODE_SETTINGS},
         "executor.threads_per_worker": config.executor.threads_per_worker,
         "shard_size": shard_size,

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from sam_engine.dataset.run_info import (
+    ADDED_LATER,
     RunInfo,
     deciding_settings,
     library_versions,
@@ -47,6 +48,7 @@ def info(settings):
         {"model__precision": "bf16"},
         {"amg__crop_n_layers": 1},
         {"amg__points_per_batch": 8},
+        {"amg__points_per_row": 4, "amg__points_per_column": 2},
         {"decode__strict": False},
         {"decode__max_pixels": 10},
         {"executor__threads_per_worker": 2},
@@ -78,6 +80,15 @@ def test_what_decides_the_bytes_is_in_it(change):
 def test_what_decides_nothing_is_not(change):
     """A run may be resumed elsewhere and otherwise."""
     assert fingerprint(**change) == fingerprint()
+
+
+def test_settings_added_later_are_not_in_it_unless_used():
+    """A dataset that was begun before they were there is resumed."""
+    settings = deciding_settings(
+        fakes.run_settings(), architecture={}, checkpoint_sha256=None, manifest_sha256="m", shard_size=5
+    )
+
+    assert [key for key in settings if key.removeprefix("amg.") in ADDED_LATER] == []
 
 
 def test_file_reads_back():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sam_engine.errors import ConfigError
-from sam_engine.ops.points import build_all_layer_point_grids, build_point_grid
+from sam_engine.ops.points import build_all_layer_point_grids, build_grid, build_layer_grids, build_point_grid
 
 
 def test_x_runs_fastest():
@@ -38,3 +38,15 @@ def test_a_layer_without_points_is_refused():
     """The message names the layer instead of a division by zero."""
     with pytest.raises(ConfigError, match="no point in layer 2 of 3"):
         build_all_layer_point_grids(4, 3, 3)
+
+
+def test_a_grid_may_have_unequal_sides():
+    """Three points from left to right, one from top to bottom; layers divide either side."""
+    assert build_grid(3, 1).tolist() == [[1 / 6, 0.5], [0.5, 0.5], [5 / 6, 0.5]]
+    assert [len(grid) for grid in build_layer_grids((6, 2), 1, 2)] == [12, 3]
+
+
+def test_a_short_side_without_points_is_refused():
+    """The longer side does not hide it."""
+    with pytest.raises(ConfigError, match=r"a grid of 8 x 2 divided by .*=2 .* no point in layer 2 of 2"):
+        build_layer_grids((8, 2), 2, 2)

@@ -211,12 +211,12 @@ def _mean_floor_gflops(
     images: Sequence[Pixels], architecture: Architecture, config: AmgConfig
 ) -> tuple[float, float]:
     """Return the work of encoder and decoder for an image without crops, on average."""
-    assert config.points_per_side is not None
+    assert config.grid is not None
     floors = []
     for image in images:
         height, width = image.shape[:2]
         share = min(height, width) / max(height, width)
-        floors.append(floor_gflops(architecture, config.points_per_side**2, share))
+        floors.append(floor_gflops(architecture, config.grid[0] * config.grid[1], share))
     encoder, decoder = np.mean(floors, axis=0).tolist()
     return encoder, decoder
 
