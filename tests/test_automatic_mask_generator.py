@@ -18,7 +18,6 @@ from sam_engine.amg.found_mask import FoundMask
 from sam_engine.amg.mask_batch import clean_up_masks
 from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
 from sam_engine.build_sam import build_architecture
-from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError, ImageError
 from sam_engine.modeling.onnx import SamOnnxModel
@@ -28,7 +27,7 @@ from sam_engine.ops.rle import decode_counts, mask_to_runs
 from sam_engine.predictor import SamPredictor
 from sam_engine.structures import ImageStatus
 from tests.helpers.fakes import DiscSegmenter
-from tests.helpers.reference_models import SMALL, randomise
+from tests.helpers.reference_models import SMALL, make_reduced_tiny, randomise
 
 SETTINGS: dict[str, Any] = {
     "points_per_side": 4,
@@ -406,7 +405,7 @@ def test_the_predictor_is_there_for_users() -> None:
 
 def test_onnx_model_refuses_skip_features() -> None:
     """Its inputs have no place for them."""
-    tiny = build_architecture(replace(ARCHITECTURES["tiny"], image_size=64, trunk_width=0.25))
+    tiny = make_reduced_tiny()
 
     with pytest.raises(ConfigError, match="skip features"):
         SamOnnxModel(tiny, return_single_mask=True)

@@ -24,10 +24,7 @@ from sam_engine.build_sam import (
 from sam_engine.catalogue import ARCHITECTURES, MODELS, Architecture
 from sam_engine.config import MODEL_NAMES, ModelConfig
 from sam_engine.errors import CheckpointError, ConfigError
-
-SMALL_TINY = replace(
-    ARCHITECTURES["tiny"], image_size=64, trunk_width=0.25, prompt_embed_dim=32, decoder_mlp_dim=32
-)
+from tests.helpers.reference_models import SMALL_TINY
 
 
 @pytest.fixture(autouse=True)

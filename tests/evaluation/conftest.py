@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.drawn_truth import write_tar
+from tests.helpers.drawn_data import write_tar
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from sam_engine.config import AmgConfig
 from sam_engine.evaluation.config import EvaluateConfig
 from sam_engine.evaluation.run import evaluate_truths
 from sam_engine.evaluation.truth import open_truth
-from tests.helpers.drawn_truth import write_tar
+from tests.helpers.drawn_data import write_tar
 from tests.helpers.fakes import make_reduced_tiny
 
 CONFIG = EvaluateConfig(amg=AmgConfig(points_per_side=2))

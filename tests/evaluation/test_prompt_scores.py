@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from sam_engine.build_sam import build_architecture
-from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.evaluation.metrics import centre_click, disc_ious, random_clicks
 from sam_engine.evaluation.prompts import answer_prompts, evaluate
 from sam_engine.evaluation.truth import open_truth
 from sam_engine.modeling.sam import Sam
+from tests.helpers.reference_models import make_reduced_tiny
 
 
 class Knowing(Sam):
@@ -45,9 +44,7 @@ class Knowing(Sam):
 
 def make_knowing() -> Knowing:
     """Return the model; its weights do not matter."""
-    plain = build_architecture(
-        replace(ARCHITECTURES["tiny"], image_size=64, trunk_width=0.25, prompt_embed_dim=32)
-    )
+    plain = make_reduced_tiny(image_size=64)
     return Knowing(plain.image_encoder, plain.prompt_encoder, plain.mask_decoder)
 
 

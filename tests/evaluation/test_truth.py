@@ -14,7 +14,7 @@ from sam_engine.errors import ConfigError, InputError
 from sam_engine.evaluation.truth import open_truth
 from tests.helpers.dataset_builder import image as image_record
 from tests.helpers.dataset_builder import rectangle_mask, write_dataset
-from tests.helpers.drawn_truth import HEIGHT, WIDTH, draw, sa1b_files
+from tests.helpers.drawn_data import SIZE, draw, sa1b_files
 
 
 def write_folder(folder: Path, numbers=(0, 1)) -> Path:
@@ -120,7 +120,7 @@ def test_annotations_that_contradict_the_image_stop(tmp_path: Path):
     folder = write_folder(tmp_path / "unpacked", numbers=[0])
     record = {
         "image": {"image_id": 100},
-        "annotations": [{"segmentation": {"size": [HEIGHT, WIDTH], "counts": "1"}}],
+        "annotations": [{"segmentation": {"size": [SIZE, SIZE], "counts": "1"}}],
     }
     (folder / "sa_100.json").write_text(json.dumps(record))
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,14 +20,14 @@ SIZE = 96
 
 
 def draw(number: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return an image (96, 96, 3) of a disc and a rectangle, and their masks."""
+    """Return an image (96, 96, 3) of a disc and a rectangle, and their masks, both below 32 x 32 pixels."""
     rng = np.random.default_rng(number)
     pixels = rng.integers(0, 60, (SIZE, SIZE, 3)).astype(np.uint8)
     y, x = np.mgrid[:SIZE, :SIZE]
-    radius = rng.integers(14, 20)
+    radius = rng.integers(14, 18)
     disc = (x - rng.integers(22, 30)) ** 2 + (y - rng.integers(24, 72)) ** 2 < radius**2
     left, top = rng.integers(54, 62), rng.integers(8, 40)
-    rectangle = (x >= left) & (x < left + 28) & (y >= top) & (y < top + rng.integers(24, 44))
+    rectangle = (x >= left) & (x < left + 28) & (y >= top) & (y < top + rng.integers(24, 36))
     pixels[disc] = (250, 210, 60)
     pixels[rectangle] = (90, 200, 250)
     return pixels, [disc, rectangle]
@@ -61,10 +62,10 @@ def read_all(source: Source) -> list[AnnotatedImage]:
     return [source.read(index) for index in range(len(source))]
 
 
-def write_tar(path: Path) -> Path:
-    """Write the drawn images, ids 100 to 107, two masks each."""
+def write_tar(path: Path, numbers: Iterable[int] = range(NUM_IMAGES)) -> Path:
+    """Write drawn images as an SA-1B tar, ids from 100 on, two masks each."""
     with tarfile.open(path, "w") as archive:
-        for number in range(NUM_IMAGES):
+        for number in numbers:
             for name, data in sa1b_files(number).items():
                 member = tarfile.TarInfo(name)
                 member.size = len(data)

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sam_engine.build_sam import build_architecture
-from sam_engine.catalogue import Architecture
 from sam_engine.config import (
     AmgConfig,
     AutoAnnotateConfig,
@@ -23,9 +21,9 @@ from sam_engine.config import (
     LogConfig,
     ModelConfig,
 )
-from sam_engine.modeling.sam import Sam
 from sam_engine.modeling.segmenter import ImageEmbedding
 from sam_engine.ops.resize import ResizeLongestSide
+from tests.helpers.reference_models import make_reduced_tiny as make_reduced_tiny
 
 
 class DiscSegmenter:
@@ -138,22 +136,6 @@ class TroubledSegmenter(DiscSegmenter):
 def make_troubled_segmenter(delay_s: float = 0.0) -> TroubledSegmenter:
     """Return one; picklable as a factory."""
     return TroubledSegmenter(delay_s)
-
-
-def make_reduced_tiny() -> Sam:
-    """Return a tiny model of a few hundred kB with seeded weights, and the same ones every time."""
-    torch.manual_seed(0)
-    return build_architecture(
-        Architecture(
-            encoder="tiny",
-            image_size=128,
-            trunk_width=0.25,
-            prompt_embed_dim=32,
-            decoder_heads=2,
-            decoder_mlp_dim=32,
-            iou_head_hidden_dim=16,
-        )
-    )
 
 
 def write_image(

@@ -1,19 +1,14 @@
 """The convolutional encoder and its skip features."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from sam_engine.build_sam import build_architecture
-from sam_engine.catalogue import ARCHITECTURES
-from sam_engine.modeling.sam import Sam
 from sam_engine.modeling.segmenter import ImageEmbedding
 from sam_engine.modeling.tiny_encoder import ConvReLU6, TinyEncoder
 from sam_engine.predictor import SamPredictor
-from tests.helpers.reduced_model import reduced_model
+from tests.helpers.reference_models import make_learning_tiny, make_reduced_tiny
 
 
 @pytest.mark.parametrize("size", [64, 96, 256])
@@ -107,16 +102,9 @@ def test_trunk_has_the_channels_of_mobilenet_v2() -> None:
     assert num_convolution_weights == 3_504_872 - 1_281_000 - 412_160 - 31_552
 
 
-def small_tiny() -> Sam:
-    """Return a small model with seeded weights."""
-    torch.manual_seed(0)
-    architecture = replace(ARCHITECTURES["tiny"], image_size=64, trunk_width=0.25, prompt_embed_dim=32)
-    return build_architecture(replace(architecture, decoder_mlp_dim=32, iou_head_hidden_dim=32))
-
-
 def test_skip_features_reach_the_logits() -> None:
     """Zeroing either skip changes the masks and leaves predicted IoU alone, which is made before."""
-    sam = small_tiny()
+    sam = make_reduced_tiny(image_size=64)
     [embedding] = sam.encode([np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)])
     assert embedding.skip_features is not None
     stride_4, stride_8 = embedding.skip_features
@@ -134,7 +122,7 @@ def test_skip_features_reach_the_logits() -> None:
 
 def test_images_encoded_together_are_as_if_alone() -> None:
     """Images of different sizes share a batch without seeing each other."""
-    sam = small_tiny()
+    sam = make_reduced_tiny(image_size=64)
     rng = np.random.default_rng(0)
     images = [rng.integers(256, size=(h, w, 3), dtype=np.uint8) for h, w in ((64, 64), (90, 31), (7, 300))]
     together = sam.encode(images)
@@ -148,7 +136,7 @@ def test_images_encoded_together_are_as_if_alone() -> None:
 
 def test_saved_features_do_not_borrow_skips() -> None:
     """Features put back without their skip features are refused, not decoded with another image's."""
-    predictor = SamPredictor(reduced_model())
+    predictor = SamPredictor(make_learning_tiny())
     predictor.set_image(np.zeros((40, 64, 3), np.uint8))
     saved, skips = predictor.features, predictor.skip_features
     box = np.array([5, 5, 20, 20])
@@ -164,7 +152,7 @@ def test_saved_features_do_not_borrow_skips() -> None:
 
 def test_the_decoder_of_tiny_says_what_it_needs_more() -> None:
     """Called with the original's five keywords, it names the other two."""
-    sam = reduced_model()
+    sam = make_learning_tiny()
     sparse, dense = sam.prompt_encoder(None, torch.tensor([[5.0, 5, 20, 20]]), None)
 
     with pytest.raises(ValueError, match=r"skip_features.*places"):

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines import evaluate
 from pipelines.config import main
-from tests.helpers.drawn_truth import write_tar
+from tests.helpers.drawn_data import write_tar
 
 SMALL = ["model.checkpoint=random", "amg.points_per_side=2", "threads=1", "limit=1"]
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines import loop
 from pipelines.config import main
-from tests.helpers.drawn_truth import write_tar
+from tests.helpers.drawn_data import write_tar
 
 
 def contents(output: Path) -> dict[str, bytes]:

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from sam_engine.build_sam import build_architecture
-from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.training.config import TrainConfig
 from sam_engine.training.optimiser import (
     freeze,
@@ -15,9 +14,7 @@ from sam_engine.training.optimiser import (
     parameter_groups,
     trunk_layer,
 )
-from tests.helpers.reference_models import SMALL
-
-TINY = replace(ARCHITECTURES["tiny"], image_size=64, trunk_width=0.25, prompt_embed_dim=32)
+from tests.helpers.reference_models import SMALL, SMALL_TINY
 
 
 def test_learning_rate_warms_up_and_decays():
@@ -61,7 +58,7 @@ def test_layers_of_a_vit_learn_the_slower_the_earlier_they_are():
 
 def test_frozen_layers_are_left_out():
     """They get no gradient, all after them do, and the optimiser does not hold them."""
-    sam = build_architecture(TINY)
+    sam = build_architecture(SMALL_TINY)
     config = TrainConfig(frozen_layers=7)
     freeze(sam, config)
     features, skips = sam.image_encoder.forward_features(torch.zeros(1, 3, 64, 64))

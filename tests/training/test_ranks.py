@@ -15,7 +15,7 @@ from sam_engine.training.distributed import with_absolute_paths
 from sam_engine.training.ranks import Ranks
 from sam_engine.training.trainer import Trainer
 from tests.helpers.drawn_data import write_tar
-from tests.helpers.reduced_model import reduced_model
+from tests.helpers.reference_models import make_learning_tiny
 
 
 def settings(folder: Path, num_workers: int, accumulate: int = 1) -> TrainConfig:
@@ -37,7 +37,7 @@ def first_steps(config: TrainConfig, ranks: Ranks) -> dict[str, torch.Tensor]:
     """Return the gradients of the first step, and what the log shows of two."""
     torch.set_num_threads(1)
     dataset = PackedDataset(config.data.packed)
-    trainer = Trainer(reduced_model(), config, ranks)
+    trainer = Trainer(make_learning_tiny(), config, ranks)
     batches = StepBatches(dataset, config, ranks.rank).from_step(0)
     shown, _ = trainer.train_step(batches)
     gradients = torch.cat([p.grad.flatten() for p in trainer.parameters.values() if p.grad is not None])

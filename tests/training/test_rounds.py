@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sam_engine.build_sam import build_architecture
-from sam_engine.catalogue import ARCHITECTURES, Architecture
+from sam_engine.catalogue import Architecture
 from sam_engine.modeling.image_encoder import ImageEncoderViT
 from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.data.batches import Batch, sample_batch
@@ -17,16 +17,7 @@ from sam_engine.training.data.packing import pack
 from sam_engine.training.drop_path import drop_path
 from sam_engine.training.rounds import PromptRounds
 from sam_engine.training.trainer import Trainer
-from tests.helpers.reference_models import SMALL, randomise
-
-TINY = replace(
-    ARCHITECTURES["tiny"],
-    image_size=64,
-    trunk_width=0.25,
-    prompt_embed_dim=32,
-    decoder_mlp_dim=64,
-    iou_head_hidden_dim=32,
-)
+from tests.helpers.reference_models import SMALL, SMALL_TINY, randomise
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +58,7 @@ def test_eleven_rounds_as_in_the_paper(dataset: PackedDataset):
     config = TrainConfig(
         image_size=64, images_per_step=3, prompts_per_image=2, max_rounds=11, clickless_rounds=True
     )
-    rounds = Recording(TINY, config)
+    rounds = Recording(SMALL_TINY, config)
     with torch.no_grad():
         losses = rounds(make_batch(dataset, config), 11)
     last = torch.tensor(rounds.labels[-1])
@@ -87,7 +78,7 @@ def test_every_round_brings_a_click_unless_asked(dataset: PackedDataset):
         config = TrainConfig(
             image_size=64, images_per_step=1, prompts_per_image=2, clickless_rounds=clickless
         )
-        rounds = Recording(TINY, config)
+        rounds = Recording(SMALL_TINY, config)
         with torch.no_grad():
             rounds(make_batch(dataset, config), num_rounds)
 
@@ -98,7 +89,7 @@ def test_every_round_brings_a_click_unless_asked(dataset: PackedDataset):
 def test_an_annotator_sees_what_the_model_ranks_first(dataset: PackedDataset):
     """Of three answers that of the highest predicted IoU, of a box and later the one; clipped to 32."""
     config = TrainConfig(image_size=64, images_per_step=4, prompts_per_image=2, box_fraction=0.5)
-    rounds = Recording(TINY, config)
+    rounds = Recording(SMALL_TINY, config)
     rounds.logit_scale = 1000.0
     batch = make_batch(dataset, config)
     with torch.no_grad():
@@ -117,7 +108,7 @@ def test_a_box_is_asked_for_without_its_click(dataset: PackedDataset):
     """Prompts that start from a box do not know the point, the others do not know the box."""
     config = TrainConfig(image_size=64, images_per_step=2, prompts_per_image=2)
     batch = make_batch(dataset, config)
-    rounds = Recording(TINY, config)
+    rounds = Recording(SMALL_TINY, config)
     for is_box in (True, False):
         same = replace(batch, is_box=torch.full_like(batch.is_box, is_box))
         moved = replace(same, **({"points": batch.points / 2} if is_box else {"boxes": batch.boxes / 2}))
@@ -132,7 +123,7 @@ def test_a_box_is_asked_for_without_its_click(dataset: PackedDataset):
 def test_later_rounds_train_one_answer_and_no_earlier_round(dataset: PackedDataset):
     """With several prompts there is one mask; what an annotator saw is no way for gradients."""
     config = TrainConfig(image_size=64, images_per_step=2, prompts_per_image=2, box_fraction=0.0)
-    rounds = PromptRounds(build_architecture(TINY), config)
+    rounds = PromptRounds(build_architecture(SMALL_TINY), config)
     first, second = rounds(make_batch(dataset, config), 2)
     heads = rounds.sam.mask_decoder.output_hypernetworks_mlps
     trained = []
@@ -204,7 +195,7 @@ def test_dropped_paths_are_drawn_for_each_image():
 def test_predicted_iou_counts_by_its_weight(dataset: PackedDataset):
     """Every round's loss is that of the masks plus ``iou_weight`` times the error of predicted IoU."""
     config = TrainConfig(image_size=64, images_per_step=2, prompts_per_image=2, iou_weight=3.0)
-    rounds = PromptRounds(build_architecture(TINY), config)
+    rounds = PromptRounds(build_architecture(SMALL_TINY), config)
     with torch.no_grad():
         losses = rounds(make_batch(dataset, config), 2)
 

@@ -13,7 +13,7 @@ from sam_engine.training.data.packed import PackedDataset
 from sam_engine.training.held_out import HeldOut
 from sam_engine.training.steps import train
 from sam_engine.training.trainer import BEST, LAST, Trainer
-from tests.helpers.reduced_model import reduced_model
+from tests.helpers.reference_models import make_learning_tiny
 
 
 def settings(output: Path, **changes: object) -> TrainConfig:
@@ -37,11 +37,11 @@ def told_score(trainer: Trainer) -> dict[str, float]:
 def test_the_best_weights_are_kept(dataset: PackedDataset, tmp_path: Path):
     """Of equal scores the first; and a resumed run knows what it has to beat."""
     config = settings(tmp_path, evaluate_steps=1)
-    train(Trainer(reduced_model(), config), StepBatches(dataset, config), score=told_score)
+    train(Trainer(make_learning_tiny(), config), StepBatches(dataset, config), score=told_score)
     assert load_state(tmp_path / BEST).step == 2
 
     config = settings(tmp_path, evaluate_steps=1, total_steps=5)
-    trainer = Trainer(reduced_model(), config)
+    trainer = Trainer(make_learning_tiny(), config)
     trainer.resume(tmp_path)
     train(trainer, StepBatches(dataset, config), score=told_score)
 
@@ -56,7 +56,7 @@ def test_scoring_does_not_disturb_training(dataset: PackedDataset, tmp_path: Pat
     for name, changes in (("a", {}), ("b", {"overlay_steps": 1, "evaluate_steps": 1})):
         config = settings(tmp_path / name, total_steps=2, **changes)
         score = HeldOut(dataset, 2).score if changes else None
-        train(Trainer(reduced_model(), config), StepBatches(dataset, config), score=score)
+        train(Trainer(make_learning_tiny(), config), StepBatches(dataset, config), score=score)
         states.append(load_state(tmp_path / name / LAST).tensors)
 
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
@@ -70,7 +70,7 @@ def test_a_picture_shows_truth_and_answer(dataset: PackedDataset, tmp_path: Path
     """A row for each of four crops; of each prompt the crop with the truth over it, then with the answer."""
     config = settings(tmp_path, total_steps=1, overlay_steps=1)
     batches = StepBatches(dataset, config)
-    train(Trainer(reduced_model(), config), batches)
+    train(Trainer(make_learning_tiny(), config), batches)
 
     picture = np.asarray(Image.open(tmp_path / "overlays" / "step-0000001.png"))
     assert picture.shape == (4 * 64, 2 * 2 * 64, 3)
@@ -97,7 +97,7 @@ def test_loaders_prepare_the_same_batches(dataset: PackedDataset, tmp_path: Path
 def test_a_stop_is_heeded_and_saved(dataset: PackedDataset, tmp_path: Path):
     """Asked to stop, as by a driver on another machine, a run saves where it is and says so."""
     config = settings(tmp_path)
-    trainer = Trainer(reduced_model(), config)
+    trainer = Trainer(make_learning_tiny(), config)
 
     stopped_by = train(trainer, StepBatches(dataset, config), must_stop=lambda: trainer.step >= 2)
 

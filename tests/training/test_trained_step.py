@@ -13,7 +13,7 @@ from sam_engine.training.held_out import HeldOut
 from sam_engine.training.optimiser import learning_rate_scale, trunk_layer
 from sam_engine.training.steps import train
 from sam_engine.training.trainer import BEST, LAST, WEIGHTS, Trainer
-from tests.helpers.reduced_model import reduced_model
+from tests.helpers.reference_models import make_learning_tiny
 
 SIDE = 32
 
@@ -33,7 +33,7 @@ def settings(output: Path, **changes: object) -> TrainConfig:
 
 
 def new_trainer(config: TrainConfig) -> Trainer:
-    return Trainer(reduced_model(image_size=SIDE), config)
+    return Trainer(make_learning_tiny(image_size=SIDE), config)
 
 
 def snapshot(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from sam_engine.training.data.packing import pack
 from sam_engine.training.held_out import HeldOut
 from sam_engine.training.steps import train
 from sam_engine.training.trainer import LAST, WEIGHTS, Trainer
-from tests.helpers.reduced_model import REDUCED, reduced_model
+from tests.helpers.reference_models import SMALL_TINY, make_learning_tiny
 
 
 def settings(output: Path, **changes: object) -> TrainConfig:
@@ -41,7 +41,7 @@ def run(
     dataset: PackedDataset, config: TrainConfig, *, stop_at: int | None = None, seed: int = 0
 ) -> list[float]:
     """Train from the last checkpoint, if any; return the losses of the steps done."""
-    trainer = Trainer(reduced_model(seed), config)
+    trainer = Trainer(make_learning_tiny(seed), config)
     if (Path(config.output) / LAST).exists():
         trainer.resume(Path(config.output))
     losses = []
@@ -74,7 +74,7 @@ def test_float32_is_not_rounded_in_training(
 ):
     """Torch's default for convolutions on CUDA is TF32; forwards and backwards they are float32's."""
     config = settings(tmp_path, total_steps=1)
-    trainer, seen = Trainer(reduced_model(), config), []
+    trainer, seen = Trainer(make_learning_tiny(), config), []
     trainer.device = torch.device("cuda")
     monkeypatch.setattr(Batch, "to", lambda batch, device: batch)
 
@@ -111,7 +111,7 @@ def test_checkpoint_of_another_architecture_is_refused(dataset: PackedDataset, t
     """Resuming a larger model from it names the file."""
     run(dataset, settings(tmp_path, total_steps=1))
     torch.manual_seed(0)
-    other = Trainer(build_architecture(replace(REDUCED, prompt_embed_dim=64)), settings(tmp_path))
+    other = Trainer(build_architecture(replace(SMALL_TINY, prompt_embed_dim=64)), settings(tmp_path))
 
     with pytest.raises(CheckpointError, match=r"last\.safetensors: made for another architecture"):
         other.resume(tmp_path)
@@ -124,7 +124,7 @@ def test_damaged_checkpoint_is_refused(dataset: PackedDataset, tmp_path: Path):
     (tmp_path / LAST).write_bytes(data[: len(data) // 2])
 
     with pytest.raises(CheckpointError, match=r"last\.safetensors: not a training checkpoint"):
-        Trainer(reduced_model(), settings(tmp_path)).resume(tmp_path)
+        Trainer(make_learning_tiny(), settings(tmp_path)).resume(tmp_path)
 
 
 def test_accumulated_batches_have_the_gradients_of_the_whole(dataset: PackedDataset, tmp_path: Path):
@@ -139,7 +139,7 @@ def test_accumulated_batches_have_the_gradients_of_the_whole(dataset: PackedData
             extra_round_fraction=1.0,
             clip_grad_norm=1e9,
         )
-        trainer = Trainer(reduced_model(), config)
+        trainer = Trainer(make_learning_tiny(), config)
         values, _ = trainer.train_step(StepBatches(dataset, config).from_step(0))
         gradients.append(
             torch.cat([p.grad.flatten() for p in trainer.parameters.values() if p.grad is not None])
@@ -173,7 +173,7 @@ def overfit(tar: Path, folder: Path, *, seed: int, enough: float = 1.0) -> tuple
         interactive_from_step=200,
         seed=seed,
     )
-    trainer = Trainer(reduced_model(seed, config.image_size), config)
+    trainer = Trainer(make_learning_tiny(seed, config.image_size), config)
     batches = StepBatches(PackedDataset(folder / "packed.npz"), config).from_step(0)
     ious: list[float] = []
     means = [0.0]

@@ -18,16 +18,14 @@ from sam_engine.modeling.mask_decoder import MaskDecoder
 from sam_engine.modeling.sam import Sam
 from sam_engine.modeling.segmenter import ImageEmbedding
 from sam_engine.modeling.transformer import TwoWayTransformer
-from tests.helpers.reference_models import SMALL, randomise
+from tests.helpers.reference_models import SMALL, SMALL_TINY, randomise
 
 TOLERANCES = {torch.float64: 1e-11, torch.float32: 1e-3}
 """Of the largest value. Random weights amplify rounding errors: up to 2e-12 and 3e-4 were measured."""
 FLOAT32_SLACK = 2.0
 """Allowed ratio of the two decoders' errors against float64; 0.8 to 1.3 was measured."""
 
-TINY = replace(
-    ARCHITECTURES["tiny"], image_size=128, trunk_width=0.25, prompt_embed_dim=64, decoder_mlp_dim=96
-)
+TINY = replace(SMALL_TINY, image_size=128, prompt_embed_dim=64)
 MODELS = {"tiny, with skip features": TINY, "vit": replace(SMALL, depth=1), "vit_b's decoder": replace(
     ARCHITECTURES["vit_b"], image_size=256, depth=1, embed_dim=32, num_heads=1
 )}  # fmt: skip

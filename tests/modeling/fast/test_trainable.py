@@ -7,13 +7,9 @@ import torch
 from torch import Tensor
 
 from sam_engine.build_sam import build_architecture
-from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.modeling.fast.trainable import decode_batch
-from tests.helpers.reference_models import SMALL, randomise
+from tests.helpers.reference_models import SMALL, SMALL_TINY, randomise
 
-TINY = replace(
-    ARCHITECTURES["tiny"], image_size=64, trunk_width=0.25, prompt_embed_dim=32, decoder_mlp_dim=48
-)
 NUM_IMAGES = 2
 NUM_PROMPTS = 6
 
@@ -22,7 +18,7 @@ NUM_PROMPTS = 6
 @pytest.mark.parametrize("has_masks", [False, True])
 def test_decode_batch_is_the_slow_twin(model: str, has_masks: bool):
     """Logits, predicted IoU and the gradients of all weights and features agree in float64."""
-    sam = build_architecture(TINY if model == "tiny" else replace(SMALL, depth=1))
+    sam = build_architecture(SMALL_TINY if model == "tiny" else replace(SMALL, depth=1))
     randomise(sam, seed=0)
     sam = sam.double()
     decoder, encoder = sam.mask_decoder, sam.prompt_encoder
