@@ -17,7 +17,10 @@ from sam_engine.modeling.sam import Sam
 from sam_engine.modeling.tiny_encoder import TinyEncoder
 from sam_engine.modeling.transformer import TwoWayTransformer
 
-ENCODERS: dict[str, type[ImageEncoder]] = {VIT: ImageEncoderViT, TINY: TinyEncoder}
+ENCODERS: dict[str, type[ImageEncoder]] = {
+    VIT: ImageEncoderViT,
+    TINY: TinyEncoder,
+}
 """The network of each of `sam_engine.catalogue.FAMILIES`."""
 
 RANDOM_WEIGHTS_SEED = 0

@@ -20,7 +20,10 @@ from sam_engine.errors import CheckpointError
 Shapes = dict[str, tuple[int, ...]]
 """Shape of each tensor by its name in the file."""
 
-MARKERS = {TINY: "image_encoder.lateral_16.weight", VIT: "image_encoder.pos_embed"}
+MARKERS = {
+    TINY: "image_encoder.lateral_16.weight",
+    VIT: "image_encoder.pos_embed",
+}
 """Family -> a tensor that only its encoders have."""
 
 NESTINGS = ("model", "state_dict", "model_state_dict")

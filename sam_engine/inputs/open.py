@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Callable
 
 from sam_engine.errors import InputError
 from sam_engine.inputs.folder import (
@@ -51,27 +52,59 @@ def open_input(spec: str | None, rules: ListingRules | None = None) -> InputSour
 
 def _open_file(path: str, spec: str, rules: ListingRules) -> InputSource:
     """Return the input that one file stands for, by its extension."""
-    folder, base = os.path.split(path)
-    extension = os.path.splitext(base)[1].lower()
+    extension = os.path.splitext(path)[1].lower()
     if extension in rules.suffixes:
-        walk = functools.partial(stat_existing, folder, (base,))
-        return FileInput(name=short_name(path), root=folder, walk=walk, if_empty=f"{spec!r} has vanished")
-    if extension == ".txt":
-        walk = functools.partial(walk_list, path)
-        return FileInput(name=short_name(path), root=folder, walk=walk, if_empty=f"{spec!r} lists no paths")
-    # The other kinds bring pyarrow or OpenCV along, which most runs do not need here.
-    if extension == ".tar":
-        from sam_engine.inputs.tar import TarInput
-
-        return TarInput(name=short_name(path), root=path, rules=rules)
-    if extension == ".parquet":
-        from sam_engine.inputs.parquet import open_parquet
-
-        return open_parquet(path)
-    if extension in VIDEO_EXTENSIONS:
-        from sam_engine.inputs.video import open_video
-
-        return open_video(path, rules)
-    if base.lower().endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".zip")):
+        return _open_image(path)
+    if extension in BY_EXTENSION:
+        return BY_EXTENSION[extension](path, rules)
+    if path.lower().endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".zip")):
         raise InputError(f"input {spec!r} is compressed, which allows no random access; unpack it first")
     raise InputError(f"input {spec!r} is a file of an unknown kind; give {_KINDS}")
+
+
+def _open_image(path: str) -> InputSource:
+    """Return the input that is one image."""
+    folder, base = os.path.split(path)
+    walk = functools.partial(stat_existing, folder, (base,))
+    return FileInput(name=short_name(path), root=folder, walk=walk, if_empty=f"{path!r} has vanished")
+
+
+def _open_list(path: str, _rules: ListingRules) -> InputSource:
+    """Return the input that a list of paths names."""
+    walk = functools.partial(walk_list, path)
+    return FileInput(
+        name=short_name(path), root=os.path.dirname(path), walk=walk, if_empty=f"{path!r} lists no paths"
+    )
+
+
+# The other kinds bring pyarrow or OpenCV along, which most runs do not need here.
+
+
+def _open_tar(path: str, rules: ListingRules) -> InputSource:
+    """Return the input in a tar."""
+    from sam_engine.inputs.tar import TarInput
+
+    return TarInput(name=short_name(path), root=path, rules=rules)
+
+
+def _open_parquet(path: str, _rules: ListingRules) -> InputSource:
+    """Return the input in a Parquet file."""
+    from sam_engine.inputs.parquet import open_parquet
+
+    return open_parquet(path)
+
+
+def _open_video(path: str, rules: ListingRules) -> InputSource:
+    """Return the input in a video."""
+    from sam_engine.inputs.video import open_video
+
+    return open_video(path, rules)
+
+
+BY_EXTENSION: dict[str, Callable[[str, ListingRules], InputSource]] = {
+    ".txt": _open_list,
+    ".tar": _open_tar,
+    ".parquet": _open_parquet,
+    **dict.fromkeys(VIDEO_EXTENSIONS, _open_video),
+}
+"""What opens a file that is no image, given its absolute path and what is listed of it."""

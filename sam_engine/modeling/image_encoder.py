@@ -47,6 +47,10 @@ class ImageEncoder(nn.Module):
         """Map normalised images (B, 3, S, S) to embeddings (B, C, S/16, S/16) and, if any, skip features."""
         raise NotImplementedError
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Map normalised images (B, 3, S, S) to embeddings (B, C, S/16, S/16)."""
+        return self.forward_features(x)[0]
+
 
 def unwrapped(encoder: nn.Module) -> Any:
     """Return what `torch.nn.DataParallel` and its like wrap, or the encoder itself."""

@@ -60,10 +60,6 @@ class TinyEncoder(ImageEncoder):
             width=architecture.trunk_width,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map normalised images (B, 3, S, S) to embeddings (B, out_chans, S/16, S/16)."""
-        return self.forward_features(x)[0]
-
     def forward_features(self, x: Tensor) -> tuple[Tensor, SkipFeatures]:
         """Return embeddings (B, C, S/16, S/16) and the skips (B, C/8, S/4, S/4), (B, C/4, S/8, S/8)."""
         # Channels last: 1 x 1 convolutions, most of the work, are then matrix products as the pixels lie.
