@@ -10,7 +10,7 @@ from sam_engine.dataset.reader import read_tables
 from sam_engine.dataset.schema import SCALAR_COLUMNS
 from sam_engine.dataset.shards import ShardSummary, shard_name
 from sam_engine.errors import ShardError
-from sam_engine.images.headers import says_no_image
+from sam_engine.images.kinds import says_no_image
 from sam_engine.storage.store import Store
 from sam_engine.structures import ImageStatus, Shard, ShardReport
 

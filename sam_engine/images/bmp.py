@@ -9,12 +9,34 @@ from PIL import BmpImagePlugin, Image
 from sam_engine.images.image_header import ImageHeader, corrupt, truncated, unsupported
 from sam_engine.images.pixels import composite, to_rgb
 
+_BITS = (1, 4, 8, 16, 24, 32)
 _BIT_FIELDS = (3, 6)
 _USUAL_MASKS = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
 
 
+def is_bare_bmp(data: bytes) -> bool:
+    """Return whether this is a bitmap without the file header before it, as some .dib files are."""
+    if len(data) < 40 or int.from_bytes(data[:4], "little") not in (40, 108, 124):
+        return False
+    planes, bits, compression = struct.unpack_from("<HHI", data, 12)
+    return planes == 1 and bits in _BITS and compression in (0, *_BIT_FIELDS)
+
+
+def with_file_header(data: bytes) -> bytes:
+    """Return a BMP; a bare bitmap gets the file header that it lacks."""
+    if data.startswith(b"BM"):
+        return data
+    size, bits, compression, used = (
+        int.from_bytes(data[at:stop], "little") for at, stop in ((0, 4), (14, 16), (16, 20), (32, 36))
+    )
+    palette = 4 * (used or 2**bits) if bits <= 8 else 0
+    masks = 12 if compression in _BIT_FIELDS and size == 40 else 0
+    return b"BM" + struct.pack("<IHHI", 14 + len(data), 0, 0, 14 + size + masks + palette) + data
+
+
 def bmp_header(data: bytes) -> ImageHeader:
     """Read the size, and refuse run-length and embedded coding."""
+    data = with_file_header(data)
     if len(data) < 26:
         raise truncated(f"the file ends after {len(data)} bytes, inside the BMP header")
     data_offset, size = struct.unpack_from("<II", data, 10)
@@ -27,7 +49,7 @@ def bmp_header(data: bytes) -> ImageHeader:
         raise corrupt(f"BMP with a header of {size} bytes in a file of {len(data)}")
     if compression not in (0, *_BIT_FIELDS):
         raise unsupported(f"BMP with compression {compression}; only uncompressed ones are read")
-    if bits not in (1, 4, 8, 16, 24, 32):
+    if bits not in _BITS:
         raise corrupt(f"BMP with {bits} bits per pixel")
     if compression in _BIT_FIELDS:
         _read_masks(data, bits)
@@ -40,6 +62,7 @@ def decode_bmp(data: bytes, header: ImageHeader, background: int) -> np.ndarray:
     Raises:
         ImageError: TRUNCATED unless all rows are there.
     """
+    data = with_file_header(data)
     check_bmp(data, header)
     size, _, height, _, bits, compression = struct.unpack_from("<IiiHHI", data, 14)
     if size < 40 or compression not in _BIT_FIELDS:

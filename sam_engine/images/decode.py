@@ -13,7 +13,9 @@ from PIL import Image, PngImagePlugin, WebPImagePlugin
 
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError
+from sam_engine.images.avif import decode_avif
 from sam_engine.images.bmp import decode_bmp
+from sam_engine.images.gif import decode_gif
 from sam_engine.images.headers import read_header
 from sam_engine.images.image_header import ImageHeader, corrupt, one_line
 from sam_engine.images.jpeg import decode_jpeg
@@ -124,4 +126,8 @@ def _decode(
             return to_rgb(image, config.background), orientation, None
     if header.format == "TIFF":
         return decode_tiff(data, config), header.orientation, None
+    if header.format in ("GIF", "AVIF"):
+        decode = decode_gif if header.format == "GIF" else decode_avif
+        pixels, orientation = decode(data, config.background)
+        return pixels, orientation, None
     return decode_bmp(data, header, config.background), 1, None

@@ -20,6 +20,7 @@ MAX_SCANS = 500
 _SOF = range(0xC0, 0xD0)
 _NOT_SOF = (0xC4, 0xC8, 0xCC)
 _SCAN = 0xDA
+_JPEG_LS = 0xF7
 _TABLES = (0xC4, 0xDB, 0xDD)
 _JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
@@ -32,6 +33,8 @@ def jpeg_header(data: bytes) -> ImageHeader:
     for marker, position, body in _segments(data):
         if marker == 0xE1 and orientation is None and body.startswith(b"Exif\x00\x00"):
             orientation = read_orientation(body)
+        if marker == _JPEG_LS:
+            raise unsupported("JPEG-LS; only baseline and progressive JPEGs are read")
         if marker in _SOF and marker not in _NOT_SOF:
             if frame is not None:
                 raise corrupt(f"second JPEG frame header at byte {position}")

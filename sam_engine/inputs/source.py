@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 IMAGE_EXTENSIONS = (
     ".apng",
+    ".avif",
     ".bmp",
     ".dib",
     ".gif",
@@ -37,7 +38,7 @@ RAW_EXTENSIONS = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf"
 """Raw files of cameras. They look like TIFF, and the image that a decoder finds first is a thumbnail."""
 UNREAD_EXTENSIONS = (
     *RAW_EXTENSIONS,
-    *(".avif", ".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jpx", ".jxl"),
+    *(".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jpx", ".jxl"),
     *(".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psb", ".psd", ".svg", ".tga", ".xcf"),
 )
 """Known kinds of image that most installations do not decode: listed, so that each has a row that says so."""

@@ -147,6 +147,15 @@ def _good() -> dict[str, Case]:
         "bad_tag.tif": _break_tag(encode(rgb, "TIFF", dpi=(72, 72))),
         "multipage.tif": encode(frames[0], "TIFF", **animation),
         "ok.bmp": encode(rgb, "BMP"),
+        "ok.dib": encode(rgb, "BMP"),
+        "bare.dib": encode(rgb, "BMP")[14:],
+        "ok.gif": encode(rgb, "GIF"),
+        "animated.gif": encode(frames[0], "GIF", **animation),
+        "tail_garbage.gif": encode(rgb, "GIF") + b"more",
+        "ok.avif": encode(rgb, "AVIF", quality=90, speed=10),
+        "avif_as.jpg": encode(rgb, "AVIF", quality=90, speed=10),
+        "animated.avif": encode(frames[0], "AVIF", speed=10, **animation),
+        "ok.mpo": encode(frames[0], "MPO", **animation),
         "ok.dat": jpeg,
     }
     odd = {
@@ -224,6 +233,7 @@ def _damaged() -> dict[str, Case]:
     cmyk = encode(rgb.convert("CMYK"), "JPEG")
     png_file, webp = encode(rgb, "PNG"), encode(rgb, "WEBP")
     tiff, lzw, bmp = encode(rgb, "TIFF"), encode(rgb, "TIFF", compression="tiff_lzw"), encode(rgb, "BMP")
+    gif, avif = encode(rgb, "GIF"), encode(rgb, "AVIF", speed=10)
     half = len(jpeg) // 2
     frame = jpeg.index(b"\xff\xc0")
     scan = jpeg.index(b"\xff\xda")
@@ -249,6 +259,12 @@ def _damaged() -> dict[str, Case]:
         "signature.tif": tiff[:8],
         "half.bmp": bmp[: len(bmp) // 2],
         "header_only.bmp": bmp[:20],
+        "half_bare.dib": bmp[14 : len(bmp) // 2],
+        "half.gif": gif[: len(gif) // 2],
+        "header_only.gif": gif[:13],
+        "signature.gif": gif[:6],
+        "half.avif": avif[: len(avif) // 2],
+        "one_less.avif": avif[:-1],
     }
     broken = {
         "half_and_end.jpg": jpeg[:half] + b"\xff\xd9",
@@ -274,6 +290,8 @@ def _damaged() -> dict[str, Case]:
         "no_size.tif": tiff[:4] + struct.pack("<I", len(tiff)) + tiff[8:] + bytes(6),
         "header_size.bmp": patch(bmp, 14, 5, 0, 0, 0),
         "bits.bmp": patch(bmp, 28, 7, 0),
+        "no_frame.gif": gif[:781] + b";",
+        "block.gif": gif[:781] + b"\x77" + gif[782:],
     }
     return {name: Case(data=data, status=ImageStatus.TRUNCATED) for name, data in cut.items()} | {
         name: Case(data=data, status=ImageStatus.CORRUPT) for name, data in broken.items()
@@ -304,9 +322,8 @@ def _not_images() -> dict[str, Case]:
         "pdf.png": b"%PDF-1.7\n",
         "psd.tif": b"8BPS\0\1" + bytes(30),
         "ok.ppm": encode(rgb, "PPM"),
-        "ok.gif": encode(rgb, "GIF"),
         "heic.jpg": b"\0\0\0\x18ftypheic" + bytes(40),
-        "avif.jpg": b"\0\0\0\x18ftypavif" + bytes(40),
+        "cr3.jpg": b"\0\0\0\x18ftypcrx " + bytes(40),
         "jp2.jpg": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(40),
         "mp4.jpg": b"\0\0\0\x18ftypisom" + bytes(40),
         "lfs.jpg": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
@@ -326,6 +343,7 @@ def _not_images() -> dict[str, Case]:
 def _bombs() -> dict[str, Case]:
     rgb = Image.fromarray(photo())
     jpeg, tiff, bmp = encode(rgb, "JPEG"), encode(rgb, "TIFF"), encode(rgb, "BMP")
+    gif, avif = encode(rgb, "GIF"), encode(rgb, "AVIF", speed=10)
     progressive = encode(rgb, "JPEG", progressive=True)
     last_scan = progressive.rindex(b"\xff\xda")
     width_tag, height_tag = (tiff.index(struct.pack("<HHI", tag, 4, 1)) for tag in (256, 257))
@@ -344,5 +362,8 @@ def _bombs() -> dict[str, Case]:
         "canvas.webp": b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0" + bytes(4) + b"\xff\xff\xff" * 2,
         "30000x30000.tif": tiff,
         "30000x30000.bmp": patch(bmp, 18, *(large + large)),
+        "65535x65535.gif": patch(gif, 6, 255, 255, 255, 255),
+        "frame_65535.gif": patch(gif, gif.index(b",\0\0\0\0") + 5, 255, 255, 255, 255),
+        "30000x30000.avif": patch(avif, avif.index(b"ispe") + 8, *struct.pack(">II", 30_000, 30_000)),
     }
     return {name: Case(data=data, status=ImageStatus.TOO_LARGE) for name, data in files.items()}

@@ -15,6 +15,7 @@ from sam_engine.errors import ImageError
 from sam_engine.images import decode as decode_module
 from sam_engine.images.decode import decode_image, turn_upright
 from sam_engine.images.image_header import one_line
+from sam_engine.images.kinds import says_no_image
 from sam_engine.structures import ImageStatus
 from tests.corpus.image_corpus import (
     SIZE,
@@ -40,6 +41,38 @@ SEEN = {
     6: (2, 0, 3, 1),
     7: (3, 1, 2, 0),
     8: (1, 3, 0, 2),
+}
+
+
+KINDS = {
+    "HEIC": b"\0\0\0\x18ftypheic",
+    "HEIF": b"\0\0\0\x18ftypmif1",
+    "sequence of HEIC": b"\0\0\0\x18ftyphevc",
+    "CR3": b"\0\0\0\x18ftypcrx ",
+    "JP2": b"\0\0\0\x0cjP  \r\n\x87\n",
+    "JPEG 2000": b"\xff\x4f\xff\x51",
+    "JPEG XL": b"\xff\x0a",
+    "JPEG XR": b"II\xbc\x01",
+    "JPEG-LS": b"\xff\xd8\xff\xf7\0\x0b",
+    "PSD": b"8BPS\0\x01",
+    "XCF": b"gimp xcf v011",
+    "BigTIFF": b"II+\0",
+    "ORF": b"IIRO",
+    "RAF": b"FUJIFILMCCD-RAW",
+    "OpenEXR": b"v/1\x01",
+    "HDR": b"#?RADIANCE\n",
+    "DDS": b"DDS ",
+    "QOI": b"qoif",
+    "ICO": b"\0\0\x01\0",
+    "PCX": b"\x0a\x05\x01",
+    "SGI": b"\x01\xda",
+    "FITS": b"SIMPLE  =",
+    "DICOM": bytes(128) + b"DICM",
+    "PPM": b"P6\n8 8\n255\n",
+    "PGM": b"P5 8 8 255\n",
+    "ICNS": b"icns",
+    "WMF": b"\xd7\xcd\xc6\x9a",
+    "MNG": b"\x8aMNG",
 }
 
 
@@ -152,6 +185,47 @@ def test_jpegs_equal_pillow(name):
     assert np.array_equal(decode(name), expected)
 
 
+@pytest.mark.parametrize(
+    "name", ["ok.gif", "animated.gif", "ok.avif", "avif_as.jpg", "animated.avif", "ok.mpo", "ok.dib"]
+)
+def test_first_pictures_equal_pillow(name):
+    """Of GIF, AVIF and MPO the first picture is read, and is what Pillow sees."""
+    expected = np.asarray(Image.open(io.BytesIO(cases()[name].data)).convert("RGB"))
+
+    assert np.array_equal(decode(name), expected)
+
+
+def test_bare_bitmap_is_a_bmp():
+    """A .dib without a file header has the pixels of the BMP that it was cut from."""
+    assert np.array_equal(decode("bare.dib"), decode("ok.bmp"))
+
+
+def test_transparent_gif_is_composited():
+    """The transparent colour of a GIF is background."""
+    image = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), "P")
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    pixels = decode_image(encode(image, "GIF", transparency=1), DecodeConfig(background=7)).pixels
+
+    assert pixels[0].tolist() == [[10, 20, 30], [7, 7, 7]]
+
+
+@pytest.mark.parametrize(("name", "start"), sorted(KINDS.items()))
+def test_kinds_that_are_not_read_are_named(name, start):
+    """A picture of a kind that is not read says which, by its bytes; it is not taken for no image at all."""
+    error = failure(start + bytes(200))
+
+    assert error.status is ImageStatus.UNSUPPORTED
+    assert name in str(error)
+    assert not says_no_image(str(error))
+
+
+def test_no_images_are_told_from_kinds_that_are_not_read():
+    """Text, archives and videos are no images of another kind."""
+    no_images = (b"", b"hello", b"<html>", b"PK\x03\x04", b"%PDF-1.7", b"\x1f\x8b", b"\0\0\0\x18ftypisom")
+
+    assert all(says_no_image(str(failure(data))) for data in no_images)
+
+
 @pytest.mark.parametrize("name", ["grey.png", "grey.tif", "grey.bmp", "grey.jpg"])
 def test_grey_is_repeated(name):
     """Grey goes to all three channels unchanged."""
@@ -239,7 +313,7 @@ def test_bilevel_is_black_and_white():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_orientation_is_applied(kind, orientation):
     """All eight orientations show the corners where a viewer shows them."""
     decoded = decode_image(with_orientation(kind, orientation), DEFAULT)
