@@ -37,7 +37,8 @@ Usage: python -m pipelines.auto_annotate [input=PHOTOS] [output=DATASET] [key=va
   python -m pipelines.auto_annotate input=photos model=vit_h amg=sa1b
   python -m pipelines.auto_annotate input=photos limit=100 executor=inline amg.points_per_side=8
 
-Flags: --help, --cfg job (print the configuration and stop), --config-dir DIR (more choices, as YAML).
+Flags: --help, --cfg job (print the configuration and stop), --config-dir DIR (more choices, as YAML),
+--config FILE (all settings of a run: its _meta/config.yaml).
 Exit codes: 0 done, 1 failed, 2 bad setting, 3 more images failed than allowed, 4 storage, 5 locked by another
 run, 130 and 143 stopped by a signal. After 1, 4, 5, 130 and 143 the same command resumes.
 """,

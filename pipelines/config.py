@@ -23,7 +23,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+from yaml import YAMLError, safe_load  # type: ignore[import-untyped]
 
 from sam_engine.__main__ import called
 from sam_engine.dataset.run_info import config_yaml
@@ -96,7 +96,7 @@ def _main(command: CommandLine, run: Callable[[Any], int], argv: Sequence[str] |
         if flags.help:
             _show(help_text(command) + "\n")
             return 0
-        config = load(command, flags.overrides, flags.config_dir)
+        config = load(command, flags.overrides, flags.config_dir, flags.config)
         if flags.cfg:
             _show(config_yaml(config))
             return 0
@@ -130,13 +130,20 @@ def _show(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def load(command: CommandLine, overrides: Sequence[str], config_dir: str | None = None) -> Any:
+def load(
+    command: CommandLine,
+    overrides: Sequence[str],
+    config_dir: str | None = None,
+    config_file: str | None = None,
+) -> Any:
     """Return the configuration that these overrides make.
 
     Args:
         command: Whose.
         overrides: ``key=value`` in Hydra's grammar; values of ``command.plain_texts`` are taken as they are.
         config_dir: More YAML choices for the groups, beside those in ``configs/``.
+        config_file: All settings of a run, as its ``_meta/config.yaml`` holds them; overrides win, and a
+            choice of a group, as ``amg=dense``, replaces the file's whole section.
 
     Raises:
         ConfigError: With one line that names the key and what would do.
@@ -150,8 +157,12 @@ def load(command: CommandLine, overrides: Sequence[str], config_dir: str | None 
         for_hydra.append(f"hydra.searchpath=[{_quoted(f'file://{folders[-1]}')}]")
     groups = _groups(folders, command.config_class)
     texts: dict[str, str | None] = {}
-    for override in overrides:
-        key, value = _split(override, command.config_class, groups)
+    given = [_split(override, command.config_class, groups) for override in overrides]
+    if config_file is not None:
+        chosen = {key for key, _ in given if key in groups}
+        settings = _settings_in(config_file, command)
+        given = [pair for pair in settings if pair[0].partition(".")[0] not in chosen] + given
+    for key, value in given:
         if key in command.plain_texts:
             texts[key] = None if value == "null" else os.path.expanduser(value)
             if not value:
@@ -230,6 +241,7 @@ def _flags(command: CommandLine, argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("-c", "--cfg", choices=["job"])
     parser.add_argument("-cd", "--config-dir")
+    parser.add_argument("--config")
     parser.add_argument("overrides", nargs="*")
     return parser.parse_intermixed_args(list(argv))
 
@@ -258,6 +270,45 @@ def _split(override: str, config_class: type, groups: Mapping[str, Collection[st
         whose = section if siblings else "the program"
         raise ConfigError(f"there is no setting {key!r}{hint} {whose} knows {', '.join(names)}")
     return key, value
+
+
+def _settings_in(path: str, command: CommandLine) -> Iterator[tuple[str, str]]:
+    """Yield key and value, as on a command line, of every setting in a file such as ``_meta/config.yaml``.
+
+    Raises:
+        ConfigError: The file cannot be read, is no such YAML, or has a setting that there is not.
+    """
+    try:
+        document = safe_load(Path(path).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"--config is {path!r}, which cannot be read: {error.strerror}") from error
+    except YAMLError as error:
+        raise ConfigError(
+            f"--config is {path!r}, which is no YAML: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"--config is {path!r}, which holds no settings")
+    keys, plain_texts = set(_keys(command.config_class)), command.plain_texts
+    for key, value in _sections(document):
+        if key not in keys:
+            raise ConfigError(f"{path}: there is no setting {key!r}{_hint(key, keys)}")
+        yield key, value if key in plain_texts and isinstance(value, str) else _as_override(value)
+
+
+def _sections(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted key and value of all settings in nested mappings."""
+    for key, value in document.items():
+        if isinstance(value, dict):
+            yield from _sections(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _as_override(value: Any) -> str:
+    """Return a value as Hydra's grammar reads it."""
+    if isinstance(value, list):
+        return "[" + ",".join(map(_as_override, value)) + "]"
+    return _quoted(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _hint(word: str, choices: Collection[str]) -> str:

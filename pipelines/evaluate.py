@@ -54,7 +54,7 @@ def run(config: EvaluateConfig) -> int:
         raise ConfigError("truth is empty; give ground truth, for example truth=[eval-coco.tar]")
     wants_plots = config.output is not None and config.plots
     if wants_plots and importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("plots need matplotlib: pip install 'sam-engine[plots]', or say plots=false")
+        raise ConfigError("plots need matplotlib: pip install matplotlib, or say plots=false")
     from sam_engine.evaluation.truth import open_truth
 
     images = config.images or [None] * len(config.truth)

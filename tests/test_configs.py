@@ -248,3 +248,46 @@ def test_one_side_of_a_grid_alone_is_refused(given, missing):
     """The message names the other."""
     with pytest.raises(ConfigError, match=f"points_per_{missing} must be given with amg.points_per_{given}"):
         AmgConfig(**{f"points_per_{given}": 4})
+
+
+def test_a_runs_own_file_makes_the_same_configuration(tmp_path):
+    """--config _meta/config.yaml gives back every setting, whatever characters are in it."""
+    given = ["input=a: #b ${x} 'c' \\\\", "amg=sa1b", "limit=7", "model.device=cuda:1", "log.format=json"]
+    config = load_run(*given)
+    path = tmp_path / "config.yaml"
+    path.write_text(config_yaml(config))
+
+    assert load(COMMAND, [], config_file=str(path)) == config
+
+
+def test_overrides_win_over_a_runs_file(tmp_path):
+    """A single setting replaces the file's; a choice of a group its whole section."""
+    config = load_run("amg=sa1b", "limit=7", "amg.points_per_side=5")
+    path = tmp_path / "config.yaml"
+    path.write_text(config_yaml(config))
+    changed = load(COMMAND, ["limit=8", "amg=fast"], config_file=str(path))
+
+    assert changed == dataclasses.replace(config, limit=8, amg=load_run("amg=fast", "model=vit_h").amg)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("limti: 7\n", "there is no setting 'limti'; did you mean limit?"),
+        ("amg:\n  points: 7\n", "there is no setting 'amg.points'"),
+        ("- a\n", "holds no settings"),
+        ("a: [\n", "is no YAML"),
+        ("limit: many\n", "limit"),
+    ],
+)
+def test_mistakes_in_a_runs_file_are_one_line(capsys, tmp_path, text, message):
+    """Another program's file is refused as a wrong override is."""
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+
+    assert message in refusal(capsys, "--config", str(path))
+
+
+def test_a_runs_file_that_is_missing_is_named(capsys, tmp_path):
+    """One line, exit code 2."""
+    assert "cannot be read: No such file" in refusal(capsys, "--config", str(tmp_path / "absent.yaml"))

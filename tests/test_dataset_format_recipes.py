@@ -17,7 +17,8 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE
 CHECKS = {
     "pyarrow.parquet": "assert table.num_rows == 5 and len(row['annotations']) == 2",
     "duckdb": "assert len(masks.fetchall()) == 4 and large['area'].tolist() == [60]",
-    "pandas": "assert len(images) == 5 and masks['area'].tolist() == [60, 8, 8, 15]",
+    "pandas": "assert len(images) == 5 and masks['area'].tolist() == [60, 8, 8, 15]; "
+    "assert masks['image_id'].tolist() == [0, 0, 3, 4]",
     "datasets": "assert len(dataset) == 5 and dataset[0]['annotations'][0]['area'] == 60",
     "pycocotools": "assert mask.shape == (24, 32) and mask.sum() == 60",
     "sam_engine.dataset.reader": "assert record.image_id == 4",
@@ -60,5 +61,19 @@ def test_the_recipe_reads_the_dataset(folder, library):
         text=True,
         check=False,
     )
+
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_recipe_of_the_readme_has_a_row_for_each_mask(folder):
+    """Images without masks are no masks."""
+    text = (DOCUMENT.parents[1] / "README.md").read_text()
+    [block] = [
+        block for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if "pandas" in block
+    ]
+    result = subprocess.run(
+        [sys.executable, "-c", block + "assert len(images) == 5 and len(masks) == 4, masks"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
 
     assert result.returncode == 0, result.stderr

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from sam_engine.web.app import Viewer
         from sam_engine.web.server import serve
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{error.name} is missing: pip install 'sam-engine[viewer]'") from error
+        raise ConfigError(f"{error.name} is missing: pip install starlette uvicorn") from error
     serve(Viewer(dataset, images=options.images), port=options.port, open_browser=not options.no_browser)
     return 0
 

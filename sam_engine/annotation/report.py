@@ -1,9 +1,13 @@
 """What came out of a run: totals, failures by reason, and the files that say so."""
 
 import json
+import platform
+import shlex
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from sam_engine.dataset.reader import read_tables
@@ -143,7 +147,7 @@ def report_json(
     given_up: Mapping[int, str],
     random_weights: bool,
 ) -> bytes:
-    """Return ``_meta/report.json``.
+    """Return ``_meta/report.json``: also when, where and by which command line, which no other file says.
 
     Args:
         totals: Of the dataset so far.
@@ -157,6 +161,9 @@ def report_json(
         random_weights: The model was never trained.
     """
     document = {
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "command": shlex.join(sys.orig_argv),
         "complete": totals.num_images == num_images,
         "num_images": num_images,
         "num_annotated": totals.num_images - totals.num_failed,

@@ -43,8 +43,7 @@ def sample_photos() -> FileInput:
     found = importlib.util.find_spec("skimage")
     if found is None or not found.submodule_search_locations:
         raise InputError(
-            "no input given, and the sample photos need scikit-image: "
-            "pip install 'sam-engine[demo]', or set input="
+            "no input given, and the sample photos need scikit-image: pip install scikit-image, or set input="
         )
     root = os.path.join(next(iter(found.submodule_search_locations)), "data")
     return FileInput(

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import BinaryIO
 
 from sam_engine.errors import ConfigError, LockedError, StorageError
+from sam_engine.storage.exclusive import name_exclusively
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def open_store(output: str) -> "LocalStore":
 
 @dataclass(frozen=True)
 class LocalStore:
-    """A directory on a file system with hard links (any POSIX one)."""
+    """A directory on a file system with hard links (any POSIX one), or with renames that never replace."""
 
     root: Path
 
@@ -91,15 +92,12 @@ class LocalStore:
             _make_directory(path.parent)
             with self._temporary(data) as temporary:
                 try:
-                    os.link(temporary, path)
-                    created = True
-                except FileExistsError:
-                    created = False
+                    created = name_exclusively(temporary, path)
                 except OSError as error:
                     if error.errno in _NO_LINKS:
                         raise StorageError(
-                            f"{path}: commits need hard links, and this file system has none "
-                            f"({error.strerror}); choose an output on another one"
+                            f"{path}: commits need hard links or exclusive renames, and this file system has "
+                            f"neither ({error.strerror}); choose an output on another one"
                         ) from error
                     raise
             # Also after losing: the winner may have died before its own fsync.

@@ -81,7 +81,7 @@ def _trainer(config: TrainConfig) -> Any:
         from ray.train.torch import TorchConfig, TorchTrainer
     except ImportError as error:
         raise ConfigError(
-            f"num_workers={config.num_workers} needs Ray Train ({error}): pip install 'sam-engine[train]'"
+            f"num_workers={config.num_workers} needs Ray Train ({error}): pip install 'ray[train]'"
         ) from error
     use_gpu = config.device.startswith("cuda")
     return TorchTrainer(

@@ -120,6 +120,6 @@ def _event_writer(folder: Path, step: int) -> Any:
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
-        log.info("tensorboardX is not installed (pip install 'sam-engine[train]'): %s only", TABLE)
+        log.info("tensorboardX is not installed (pip install tensorboardX): %s only", TABLE)
         return None
     return SummaryWriter(str(folder), purge_step=step + 1)

@@ -2,11 +2,14 @@
 
 import json
 import os
+import platform
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -84,6 +87,18 @@ def test_errors_are_listed_by_reason(forty, tmp_path):
     assert all(line["error"] for line in lines)
     assert report["statuses"] == {"ok": 37, "truncated": 1, "unsupported": 2}
     assert (report["num_images"], report["num_failed"], report["complete"]) == (40, 3, True)
+
+
+def test_report_says_when_where_and_by_which_command(tmp_path):
+    """Who finds a dataset can tell how it was made."""
+    fakes.write_images(tmp_path / "in", 1)
+    annotate(tmp_path / "in", tmp_path / "out")
+    report = read_json(tmp_path / "out", "_meta/report.json")
+    age = datetime.now(UTC) - datetime.fromisoformat(report["written"])
+
+    assert abs(age.total_seconds()) < 600
+    assert report["host"] == platform.node()
+    assert report["command"] == shlex.join(sys.orig_argv)
 
 
 def test_report_says_what_was_done_with_what(tmp_path):

@@ -194,9 +194,21 @@ def test_data_is_durable_before_it_is_visible(store, monkeypatch):
     assert events == ["file", "link", "directory", "directory"]
 
 
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_there_are_no_hard_links_names_are_still_given_once(store, monkeypatch, number):
+    """ExFAT and some mounts have none: an exclusive rename commits, and the second writer loses."""
+    fail_on(monkeypatch, "link", number)
+
+    assert store.put_exclusive("a", b"first")
+    assert not store.put_exclusive("a", b"second")
+    assert store.read("a") == b"first"
+    assert temporaries(store) == []
+
+
 def test_a_file_system_without_hard_links_says_so(store, monkeypatch):
-    """There is no silent second way to commit."""
+    """Where neither links nor exclusive renames can be had, there is no silent third way to commit."""
     fail_on(monkeypatch, "link", errno.EOPNOTSUPP)
+    monkeypatch.setattr("sam_engine.storage.exclusive._RENAME_NOREPLACE", 1 << 30)  # EINVAL, as old kernels
 
     with pytest.raises(StorageError, match="commits need hard links"):
         store.put_exclusive("a", b"data")
