@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -66,6 +67,18 @@ def test_programs_import_one_another_relatively(package):
     absolute = [path for path in FILES if imports(path) & {package}]
 
     assert [path.relative_to(ROOT).as_posix() for path in absolute] == []
+
+
+def test_the_picture_of_the_rooms_is_true():
+    """docs/architecture.md names every room and file at the top, and the layers as they are enforced."""
+    page = (ROOT / "docs/architecture.md").read_text()
+    rules = re.search(r"^pipelines \| tools\n((?:[^`\n]+\n)+)", page, re.M)[1].splitlines()
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    named = set(re.findall(r"^  (\w+)(?:/|\.py) ", page, re.M))
+    rooms = {path.stem for path in (ROOT / "sam_engine").iterdir() if not path.name.startswith("__pyc")}
+
+    assert [re.sub("  .*", "", rule) for rule in rules] == contracts[0]["layers"]
+    assert named >= rooms - {"py"}, rooms - named
 
 
 PLANTED = {

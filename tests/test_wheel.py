@@ -78,17 +78,12 @@ def test_the_top_level_is_one_package(names):
 
 
 def test_it_holds_every_source_file_and_configuration(names):
-    """Rooms, programs, YAML, weights and the marker of types."""
+    """Rooms, programs, YAML, pages, weights and the marker of types."""
     expected = {
         ("" if folder == "sam_engine" else "sam_engine/") + path.relative_to(ROOT).as_posix()
-        for folder, patterns in (
-            ("sam_engine", ("*.py", "py.typed", "*.safetensors")),
-            ("pipelines", ("*.py",)),
-            ("tools", ("*.py",)),
-            ("configs", ("*.yaml",)),
-        )
-        for pattern in patterns
-        for path in (ROOT / folder).rglob(pattern)
+        for folder in ("sam_engine", "pipelines", "tools", "configs")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.parent.name != "__pycache__"
     }
 
     assert {name for name in names if ".dist-info/" not in name} == expected
