@@ -11,7 +11,7 @@ from PIL import Image
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError
 from sam_engine.images.image_header import ImageHeader, corrupt, one_line, truncated, unsupported
-from sam_engine.images.orientation import read_orientation
+from sam_engine.images.orientation import choose_orientation
 from sam_engine.structures import ImageStatus
 
 MAX_SCANS = 500
@@ -21,6 +21,7 @@ _SOF = range(0xC0, 0xD0)
 _NOT_SOF = (0xC4, 0xC8, 0xCC)
 _SCAN = 0xDA
 _JPEG_LS = 0xF7
+_XMP = b"http://ns.adobe.com/xap/1.0/\x00"
 _TABLES = (0xC4, 0xDB, 0xDD)
 _JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
@@ -29,10 +30,12 @@ _READ = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
 
 def jpeg_header(data: bytes) -> ImageHeader:
     """Read the frame header and the orientation from the segments before the first scan."""
-    orientation, frame, sampling, position = None, None, [(1, 1)], 0
+    exif, xmp, frame, sampling, position = None, None, None, [(1, 1)], 0
     for marker, position, body in _segments(data):
-        if marker == 0xE1 and orientation is None and body.startswith(b"Exif\x00\x00"):
-            orientation = read_orientation(body)
+        if marker == 0xE1 and exif is None and body.startswith(b"Exif\x00\x00"):
+            exif = body
+        if marker == 0xE1 and body.startswith(_XMP):
+            xmp = body
         if marker == _JPEG_LS:
             raise unsupported("JPEG-LS; only baseline and progressive JPEGs are read")
         if marker in _SOF and marker not in _NOT_SOF:
@@ -57,7 +60,7 @@ def jpeg_header(data: bytes) -> ImageHeader:
         format="JPEG",
         width=width,
         height=height,
-        orientation=orientation or 1,
+        orientation=choose_orientation(exif, xmp),
         components=components,
         num_blocks=_num_blocks(width, height, sampling),
     )

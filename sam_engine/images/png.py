@@ -4,13 +4,17 @@ import struct
 import zlib
 
 from sam_engine.images.image_header import ImageHeader, corrupt, truncated, unsupported
-from sam_engine.images.orientation import read_orientation
+from sam_engine.images.orientation import choose_orientation, raw_profile
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _DEFLATE_MAX_RATIO = 1032
 _INFLATED_AT_ONCE = 2**20
+_MAX_TEXT = 2**20
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_RAW_PROFILE, _XMP = b"Raw profile type exif", b"XML:com.adobe.xmp"
+_ORIENTED = (_RAW_PROFILE, _XMP)
 _END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _ADAM7 = (  # first column and row, then the steps
     (0, 0, 8, 8),
@@ -49,7 +53,7 @@ def clean_png(data: bytes, header: ImageHeader, *, strict: bool) -> tuple[bytes,
         ImageError: TRUNCATED or CORRUPT, naming the chunk.
     """
     view = memoryview(data)
-    kept, orientation, position, note, name = [view[:8]], 1, 8, None, b""
+    kept, found, position, note, name = [view[:8]], dict[bytes, bytes](), 8, None, b""
     while name != b"IEND":
         end = position + 8
         if end <= len(data):
@@ -72,7 +76,9 @@ def clean_png(data: bytes, header: ImageHeader, *, strict: bool) -> tuple[bytes,
                 raise corrupt(f"wrong checksum of PNG chunk {name.decode()} at byte {position}")
             kept.append(view[position:end])
         elif name == b"eXIf":
-            orientation = read_orientation(bytes(view[position + 8 : end - 4]))
+            found[name] = bytes(view[position + 8 : end - 4])
+        elif name in _TEXTS:
+            found |= _oriented_text(name, view[position + 8 : end - 4])
         position = end
     pixel_bytes = sum(len(part) - 12 for part in _pixel_chunks(kept))
     raw_bytes = header.width * header.height * header.components * header.bits // 8
@@ -80,7 +86,37 @@ def clean_png(data: bytes, header: ImageHeader, *, strict: bool) -> tuple[bytes,
         raise corrupt(
             f"{pixel_bytes} bytes of pixel data cannot fill {header.width} x {header.height} pixels"
         )
-    return b"".join(kept), orientation, note
+    return b"".join(kept), _orientation(found), note
+
+
+def _oriented_text(name: bytes, body: memoryview) -> dict[bytes, bytes]:
+    """Return the text of a chunk by its keyword, if that is one that may hold an orientation."""
+    keyword = bytes(body[:80]).partition(b"\0")[0]
+    if keyword not in _ORIENTED:
+        return {}
+    rest = bytes(body[len(keyword) + 1 :])
+    compressed = name == b"zTXt"
+    if name == b"zTXt":
+        rest = rest[1:]
+    elif name == b"iTXt":
+        compressed = rest[:1] != b"\0"
+        rest = rest[2:].split(b"\0", 2)[-1]
+    if not compressed:
+        return {keyword: rest}
+    try:
+        inflater = zlib.decompressobj()
+        text = inflater.decompress(rest, _MAX_TEXT)
+    except zlib.error:
+        return {}
+    return {keyword: text} if inflater.eof else {}
+
+
+def _orientation(found: dict[bytes, bytes]) -> int:
+    """Return the orientation by an EXIF chunk, else by the profile that ImageMagick writes, else by XMP."""
+    exif = found.get(b"eXIf")
+    if exif is None and _RAW_PROFILE in found:
+        exif = raw_profile(found[_RAW_PROFILE])
+    return choose_orientation(exif, found.get(_XMP))
 
 
 def _pixel_chunks(chunks: list[memoryview]) -> list[memoryview]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sam_engine.images.image_header import ImageHeader, corrupt, truncated, unsupported
-from sam_engine.images.orientation import read_orientation
+from sam_engine.images.orientation import choose_orientation
 from sam_engine.images.tiff_tags import ORIENTATION, byte_order, read_tags
 
 Samples = Literal["unsigned integer", "signed integer", "floating point"]
@@ -40,6 +40,7 @@ class _Tag(enum.IntEnum):
     EXTRA_SAMPLES = 338
     SAMPLE_FORMAT = 339
     SUBSAMPLING = 530
+    XMP = 700
     DNG = 50706
 
 
@@ -139,7 +140,7 @@ def tiff_header(data: bytes) -> ImageHeader:
         format="TIFF",
         width=width,
         height=height,
-        orientation=read_orientation(data),
+        orientation=choose_orientation(data, bytes(tags.get(_Tag.XMP, ()))),
         components=_one(tags, _Tag.NUM_SAMPLES, 1),
         bits=max(tags.get(_Tag.BITS, (1,)), default=1),
     )

@@ -3,7 +3,7 @@
 import struct
 
 from sam_engine.images.image_header import ImageHeader, corrupt, truncated
-from sam_engine.images.orientation import read_orientation
+from sam_engine.images.orientation import choose_orientation
 
 
 def webp_header(data: bytes) -> ImageHeader:
@@ -33,13 +33,13 @@ def webp_orientation(data: bytes) -> int:
     end = 8 + int.from_bytes(data[4:8], "little")
     if end > len(data):
         raise truncated(f"the file ends after {len(data)} of {end} bytes")
-    position = 12
+    position, found = 12, {}
     while position + 8 <= end:
         name, length = (
             data[position : position + 4],
             int.from_bytes(data[position + 4 : position + 8], "little"),
         )
-        if name == b"EXIF":
-            return read_orientation(data[position + 8 : position + 8 + length])
+        if name in (b"EXIF", b"XMP "):
+            found[name] = data[position + 8 : position + 8 + length]
         position += 8 + length + length % 2
-    return 1
+    return choose_orientation(found.get(b"EXIF"), found.get(b"XMP "))

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError
@@ -322,6 +322,54 @@ def test_orientation_is_applied(kind, orientation):
     assert decoded.pixels.shape == ((32, 48, 3) if orientation < 5 else (48, 32, 3))
     assert corners(decoded.pixels) == SEEN[orientation]
     assert decoded.pixels.flags.c_contiguous
+
+
+def xmp(orientation: int, *, element: bool = False) -> bytes:
+    field = (
+        f"<tiff:Orientation>{orientation}</tiff:Orientation>"
+        if element
+        else f'tiff:Orientation="{orientation}"'
+    )
+    return f"<x:xmpmeta><rdf:RDF {'>' * element}{field}</rdf:RDF></x:xmpmeta>".encode()
+
+
+def oriented_files(orientation: int) -> dict[str, bytes]:
+    """Return files that are turned by other metadata than an EXIF block."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    profile = b"\nexif\n%8d\n" % len(exif.tobytes()) + exif.tobytes().hex().encode() + b"\n"
+    plain = encode(corner_image(), "PNG")
+    packet, name = xmp(orientation), b"XML:com.adobe.xmp\0"
+    texts = {
+        "PNG, raw profile": chunk(b"tEXt", b"Raw profile type exif\0" + profile),
+        "PNG, packed raw profile": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile)),
+        "PNG, XMP": chunk(b"iTXt", name + b"\0\0\0\0" + packet),
+        "PNG, packed XMP": chunk(b"iTXt", name + b"\x01\0\0\0" + zlib.compress(packet)),
+        "PNG, both differ": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile))
+        + chunk(b"iTXt", name + b"\0\0\0\0" + xmp(3)),
+        "PNG, damaged": chunk(b"iTXt", name + b"\x01\0\0\0" + packet),
+    }
+    files = {title: plain[:33] + text + plain[33:] for title, text in texts.items()}
+    files["PNG, after the pixels"] = plain[:-12] + texts["PNG, XMP"] + plain[-12:]
+    for kind in ("JPEG", "WEBP", "TIFF", "GIF"):
+        options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}, "TIFF": {"tiffinfo": {700: packet}}}
+        given = {} if kind == "TIFF" else {"xmp": packet}
+        files[f"{kind}, XMP"] = encode(corner_image(), kind, **given, **options.get(kind, {}))
+    files["JPEG, element"] = encode(corner_image(), "JPEG", quality=95, xmp=xmp(orientation, element=True))
+    files["JPEG, EXIF first"] = encode(corner_image(), "JPEG", quality=95, xmp=xmp(3), exif=exif)
+    exif[0x0112] = 0
+    files["JPEG, invalid EXIF"] = encode(corner_image(), "JPEG", quality=95, xmp=packet, exif=exif)
+    return files
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 5, 6, 8, 9])
+@pytest.mark.parametrize("title", sorted(oriented_files(1)))
+def test_other_metadata_turns_as_pillow_does(title, orientation):
+    """Orientation in XMP and in ImageMagick's profiles is what Pillow's exif_transpose makes of it."""
+    data = oriented_files(orientation)[title]
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+
+    assert np.array_equal(decode_image(data, DEFAULT).pixels, expected)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 99])
