@@ -20,6 +20,7 @@ from typing import Any, Never, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -157,6 +158,7 @@ def load(
         for_hydra.append(f"hydra.searchpath=[{_quoted(f'file://{folders[-1]}')}]")
     groups = _groups(folders, command.config_class)
     texts: dict[str, str | None] = {}
+    leaves: dict[str, str] = {}  # what Hydra would take for a choice of another program's group
     given = [_split(override, command.config_class, groups) for override in overrides]
     if config_file is not None:
         chosen = {key for key, _ in given if key in groups}
@@ -167,12 +169,16 @@ def load(
             texts[key] = None if value == "null" else os.path.expanduser(value)
             if not value:
                 raise ConfigError(f"{key} is empty; give a value, or leave it out")
+        elif key not in groups and any((folder / key).is_dir() for folder in folders):
+            leaves[key] = value
         else:
             for_hydra.append(f"{key}={value}")
     register(f"{command.name}_schema", command.config_class)
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             raw = compose(command.name, for_hydra)
+            for key, value in leaves.items():
+                OmegaConf.update(raw, key, OverridesParser.create().parse_override(f"_={value}").value())
     except YAMLError as error:
         raise ConfigError(f"a file in {config_dir} is no YAML: {error}") from error
     except (HydraException, OmegaConfBaseException) as error:
@@ -328,8 +334,10 @@ def _keys(config_class: type, prefix: str = "") -> Iterator[str]:
 
 def _groups(folders: Sequence[Path], config_class: type) -> dict[str, list[str]]:
     """Return the choices of each configuration group that fills a section of this program."""
-    groups = {}
+    groups: dict[str, list[str]] = {}
     for field in dataclasses.fields(config_class):
+        if not dataclasses.is_dataclass(field.default_factory):
+            continue
         choices = {path.stem for folder in folders for path in folder.glob(f"{field.name}/*.yaml")}
         if choices:
             groups[field.name] = sorted(choices)

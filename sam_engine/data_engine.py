@@ -26,7 +26,7 @@ METRICS = {
 }
 """Columns of the report and their names among the scores of an evaluation."""
 SETTINGS = "loop.json"
-_OURS = ("output", "export", "init_trunk", "init_checkpoint", "seed", "log")
+SET_BY_THE_LOOP = ("output", "export", "init_trunk", "init_checkpoint", "seed", "log")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class LoopConfig:
             if value is not None:
                 check_setting(name, value, value >= 1, "at least 1")
         defaults = TrainConfig()
-        for name in _OURS:
+        for name in SET_BY_THE_LOOP:
             if getattr(self.train, name) != getattr(defaults, name):
                 raise ConfigError(f"train.{name} is the loop's to set; leave it out")
 

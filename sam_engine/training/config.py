@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from sam_engine.catalogue import DEFAULT_MODEL
+from sam_engine.catalogue import DEFAULT_MODEL, MODELS
 from sam_engine.config import LogConfig, check_setting
 
 AUTOCAST_PRECISIONS = ("fp32", "bf16", "fp16")
@@ -211,6 +211,7 @@ class TrainConfig:
         for name in ("learning_rate", "trunk_learning_rate", "clip_grad_norm"):
             value = getattr(self, name)
             check_setting(name, value, value > 0, "above 0")
+        check_setting("model", self.model, self.model in MODELS, f"one of {', '.join(MODELS)}")
         check_setting("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "in (0, 1]")
         check_setting("drop_path", self.drop_path, 0 <= self.drop_path < 1, "in [0, 1)")
         check_setting("loss", self.loss, self.loss in LOSSES, f"one of {', '.join(LOSSES)}")
