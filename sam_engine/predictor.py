@@ -1,4 +1,6 @@
-"""One image, any prompts: the interactive interface of ``segment_anything``."""
+"""One image, any prompts: the interactive interface of ``segment_anything``, and the same without a state."""
+
+import math
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from sam_engine.modeling.image_encoder import SkipFeatures
 from sam_engine.modeling.sam import Sam
 from sam_engine.modeling.segmenter import ImageEmbedding, Segmenter
 from sam_engine.ops.pixels import check_image
-from sam_engine.ops.resize import ResizeLongestSide, upscale_logits
+from sam_engine.ops.resize import ResizeLongestSide, threshold_in_parts, upscale_logits
 
 IMAGE_FORMATS = ("RGB", "BGR")
 
@@ -29,7 +31,8 @@ class SamPredictor:
         input_size: (H, W) of the image in the model's input frame.
 
     An embedding computed earlier is put back by assigning ``features``, ``original_size``, ``input_size``
-    (and ``skip_features`` for tiny) and setting ``is_image_set``.
+    (and ``skip_features`` for tiny) and setting ``is_image_set``. Without any state: `encode` gives an
+    embedding, and `predict` takes it; several threads may do both at once with one predictor.
     """
 
     def __init__(self, sam_model: Segmenter) -> None:
@@ -70,17 +73,26 @@ class SamPredictor:
         Raises:
             ValueError: The format is unknown, or the image is of another type or shape.
         """
-        if image_format not in IMAGE_FORMATS:
-            raise ValueError(f"image_format is {image_format!r}; choose from {', '.join(IMAGE_FORMATS)}")
-        check_image(image)
-        if image_format != getattr(self.model, "image_format", "RGB"):
-            image = image[..., ::-1]
-        image = np.ascontiguousarray(image)
+        image = self._in_order(image, image_format)
         if not isinstance(self.model, Sam):
             self._set_embedding(self.model.encode([image])[0])
             return
         resized = upload(self.transform.apply_image(image), self.device).permute(2, 0, 1).contiguous()
         self.set_torch_image(resized[None], (image.shape[0], image.shape[1]))
+
+    def encode(self, image: NDArray[np.uint8], image_format: str = "RGB") -> ImageEmbedding:
+        """Encode an image for `predict`, whatever image is set, and leave that as it is.
+
+        `save_embedding` and `load_embedding` keep it in a file.
+
+        Args:
+            image: As of `set_image`.
+            image_format: As of `set_image`.
+
+        Raises:
+            ValueError: As `set_image`.
+        """
+        return self.model.encode([self._in_order(image, image_format)])[0]
 
     @torch.no_grad()
     def set_torch_image(self, transformed_image: Tensor, original_image_size: tuple[int, ...]) -> None:
@@ -122,43 +134,58 @@ class SamPredictor:
         mask_input: ArrayLike | None = None,
         multimask_output: bool = True,
         return_logits: bool = False,
+        *,
+        embedding: ImageEmbedding | None = None,
     ) -> tuple[NDArray[np.generic], NDArray[np.float32], NDArray[np.float32]]:
-        """Return masks for one prompt on the image.
+        """Return masks for one prompt on the image, or for several boxes.
 
         Args:
             point_coords: (N, 2) points (x, y) in pixels of the image.
             point_labels: (N,): 1 foreground, 0 background.
-            box: (4,) XYXY in pixels of the image.
+            box: (4,) XYXY in pixels of the image. Or (P, 4), two or more, each a prompt of its own: points,
+                labels and mask_input, where given too, then have an axis P before the others.
             mask_input: (1, 4h, 4w) logits of a previous round, its third result.
             multimask_output: Return three alternatives, which suits a single click, instead of one mask.
             return_logits: Return float32 logits instead of bool masks.
+            embedding: Of the image, from `encode`, instead of the one that is set.
 
         Returns:
-            Masks (M, H, W) in the image's size; predicted IoU (M,); low-resolution logits (M, 4h, 4w).
+            Masks (M, H, W) in the image's size; predicted IoU (M,); low-resolution logits (M, 4h, 4w). Of
+            several boxes with an axis P before the others.
 
         Raises:
-            RuntimeError: No image is set.
-            ValueError: Prompts do not fit together; see `check_prompts`.
+            RuntimeError: No image is set, and no embedding given.
+            ValueError: Prompts do not fit together; see `check_prompts`. Or the embedding is another model's.
         """
-        original_size = self._embedding().original_size
+        original_size = (embedding or self._embedding()).original_size
+        is_batch = box is not None and np.ndim(box) > 1 and np.shape(box) != (1, 4)
         check_prompts(
-            point_coords, point_labels, box, mask_input, mask_size=self._mask_size(), is_batch=False
+            point_coords, point_labels, box, mask_input, mask_size=self._mask_size(), is_batch=is_batch
         )
         coords_torch = labels_torch = box_torch = mask_torch = None
         if point_coords is not None:
-            coords = self.transform.apply_coords(np.asarray(point_coords), original_size)
-            coords_torch = self._float(coords)[None]
-            labels_torch = torch.as_tensor(np.asarray(point_labels), dtype=torch.int, device=self.device)[
-                None
-            ]
+            coords_torch = self._float(self.transform.apply_coords(np.asarray(point_coords), original_size))
+            labels_torch = torch.as_tensor(np.asarray(point_labels), dtype=torch.int, device=self.device)
         if box is not None:
             box_torch = self._float(self.transform.apply_boxes(np.asarray(box), original_size))
         if mask_input is not None:
-            mask_torch = self._float(mask_input)[None]
-        masks, predicted_iou, low_res_logits = self.predict_torch(
-            coords_torch, labels_torch, box_torch, mask_torch, multimask_output, return_logits=return_logits
+            mask_torch = self._float(mask_input)
+        if not is_batch:
+            coords_torch, labels_torch, mask_torch = (
+                None if x is None else x[None] for x in (coords_torch, labels_torch, mask_torch)
+            )
+        outputs = self.predict_torch(
+            coords_torch,
+            labels_torch,
+            box_torch,
+            mask_torch,
+            multimask_output,
+            return_logits=return_logits,
+            # A predict_torch of segment_anything's signature may stand in.
+            **({} if embedding is None else {"embedding": embedding}),
         )
-        return masks[0].cpu().numpy(), predicted_iou[0].cpu().numpy(), low_res_logits[0].cpu().numpy()
+        masks, predicted_iou, low_res_logits = ((x if is_batch else x[0]).cpu().numpy() for x in outputs)
+        return masks, predicted_iou, low_res_logits
 
     @torch.no_grad()
     def predict_torch(
@@ -169,6 +196,8 @@ class SamPredictor:
         mask_input: Tensor | None = None,
         multimask_output: bool = True,
         return_logits: bool = False,
+        *,
+        embedding: ImageEmbedding | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return masks for P prompts on the image, which are already in the model's input frame.
 
@@ -178,17 +207,21 @@ class SamPredictor:
             boxes: (P, 4) XYXY, mapped by ``transform``.
             mask_input: (P, 1, 4h, 4w) logits of a previous round.
             multimask_output: Return three alternatives for each prompt instead of one mask.
-            return_logits: Return float32 logits instead of bool masks.
+            return_logits: Return float32 logits instead of bool masks, which takes four times the memory.
+            embedding: Of the image, from `encode`, instead of the one that is set.
 
         Returns:
             Masks (P, M, H, W) in the image's size; predicted IoU (P, M); low-resolution logits
             (P, M, 4h, 4w).
 
         Raises:
-            RuntimeError: No image is set.
-            ValueError: Prompts do not fit together; see `check_prompts`.
+            RuntimeError: No image is set, and no embedding given.
+            ValueError: Prompts do not fit together; see `check_prompts`. Or the embedding is another model's.
         """
-        embedding = self._embedding()
+        if embedding is None:
+            embedding = self._embedding()
+        else:
+            self._check_embedding(embedding)
         check_prompts(point_coords, point_labels, boxes, mask_input, mask_size=self._mask_size())
         low_res_logits, predicted_iou = self.model.decode(
             embedding,
@@ -198,16 +231,18 @@ class SamPredictor:
             mask_input=mask_input,
             multimask_output=multimask_output,
         )
-        if isinstance(self.model, Sam):
-            masks = self.model.postprocess_masks(
-                low_res_logits, embedding.input_size, embedding.original_size
-            )
+        sizes = embedding.input_size, embedding.original_size
+
+        def upscale(logits: Tensor) -> Tensor:
+            if isinstance(self.model, Sam):
+                return self.model.postprocess_masks(logits, *sizes)
+            return upscale_logits(logits, self.model.image_size, *sizes)
+
+        if return_logits:
+            masks = upscale(low_res_logits)
         else:
-            masks = upscale_logits(
-                low_res_logits, self.model.image_size, embedding.input_size, embedding.original_size
-            )
-        if not return_logits:
-            masks = masks > self.model.mask_threshold
+            pixels = max(self.model.image_size**2, math.prod(embedding.original_size))
+            masks = threshold_in_parts(upscale, low_res_logits, self.model.mask_threshold, pixels)
         return masks, predicted_iou, low_res_logits
 
     def get_image_embedding(self) -> Tensor:
@@ -217,6 +252,34 @@ class SamPredictor:
             RuntimeError: No image is set.
         """
         return self._embedding().features
+
+    def _in_order(self, image: NDArray[np.uint8], image_format: str) -> NDArray[np.uint8]:
+        """Return an image with its channels as the model wants them.
+
+        Raises:
+            ValueError: The format is unknown, or the image is of another type or shape.
+        """
+        if image_format not in IMAGE_FORMATS:
+            raise ValueError(f"image_format is {image_format!r}; choose from {', '.join(IMAGE_FORMATS)}")
+        check_image(image)
+        if image_format != getattr(self.model, "image_format", "RGB"):
+            image = image[..., ::-1]
+        return np.ascontiguousarray(image)
+
+    def _check_embedding(self, embedding: ImageEmbedding) -> None:
+        """Raise `ValueError` unless an embedding has the shape of this model's, and lies on its device."""
+        encoder = getattr(self.model, "prompt_encoder", None)
+        if encoder is not None and hasattr(encoder, "image_embedding_size"):
+            wanted = (1, encoder.embed_dim, *encoder.image_embedding_size)
+            if tuple(embedding.features.shape) != wanted:
+                raise ValueError(
+                    f"the embedding has shape {tuple(embedding.features.shape)}; this model's is {wanted}"
+                )
+        if embedding.features.device != self.device:
+            raise ValueError(
+                f"the embedding is on {embedding.features.device}, the model on {self.device}; "
+                "load_embedding takes a device"
+            )
 
     def _float(self, values: ArrayLike) -> Tensor:
         """Return float32 on the model's device."""

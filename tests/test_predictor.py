@@ -76,12 +76,6 @@ def test_odd_shapes_are_named(predictor: SamPredictor, coords: list[object], lab
         predictor.predict(np.array(coords), np.array(labels))
 
 
-def test_several_boxes_belong_to_predict_torch(predictor: SamPredictor) -> None:
-    """`predict` takes one."""
-    with pytest.raises(ValueError, match="predict_torch"):
-        predictor.predict(box=np.zeros((2, 4)))
-
-
 @pytest.mark.parametrize(
     ("image", "message"),
     [

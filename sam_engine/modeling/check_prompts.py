@@ -50,9 +50,7 @@ def check_prompts(
         raise ValueError(f"point_coords and point_labels have shapes {got}; wanted are {wanted}")
     if boxes_shape is not None:
         if not is_batch and boxes_shape not in ((4,), (1, 4)):
-            raise ValueError(
-                f"box has shape {boxes_shape}; wanted is (4,). predict_torch takes several boxes"
-            )
+            raise ValueError(f"box has shape {boxes_shape}; wanted is (4,), or (P, 4) for several")
         if is_batch and (len(boxes_shape) != 2 or boxes_shape[1] != 4):
             raise ValueError(f"boxes have shape {boxes_shape}; wanted is (P, 4)")
     if mask_shape is not None:

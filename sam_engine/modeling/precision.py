@@ -1,5 +1,6 @@
 """What ``model.precision`` stands for."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -35,6 +36,9 @@ def refuse_half(dtype: torch.dtype | None) -> None:
         )
 
 
+_one_at_a_time = threading.RLock()
+
+
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Compute in the model's own dtype: neither rounded to TF32 nor under the caller's autocast."""
@@ -49,17 +53,19 @@ def cuda_tf32(device: torch.device, allowed: bool) -> Iterator[None]:
     """Let float32 products on CUDA be rounded to TF32, or not; elsewhere this does nothing.
 
     The settings are the process's, and torch's defaults differ: convolutions are rounded, products not.
-    Afterwards they are the caller's again, whichever of torch's two interfaces set them.
+    Afterwards they are the caller's again, whichever of torch's two interfaces set them. Threads wait for
+    each other, so that none computes, or restores, what another has set.
     """
     if device.type != "cuda":
         yield
         return
     set_all = _set_precisions if hasattr(torch.backends, "fp32_precision") else _set_legacy_flags
-    restore = set_all(allowed)
-    try:
-        yield
-    finally:
-        restore()
+    with _one_at_a_time:
+        restore = set_all(allowed)
+        try:
+            yield
+        finally:
+            restore()
 
 
 def _set_precisions(tf32: bool) -> Callable[[], None]:

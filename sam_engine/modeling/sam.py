@@ -1,9 +1,11 @@
 """The whole model: images to embeddings, embeddings and prompts to masks."""
 
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -29,7 +31,7 @@ from sam_engine.modeling.precision import HALF_DTYPES, cuda_tf32, full_precision
 from sam_engine.modeling.prompt_encoder import PromptEncoder
 from sam_engine.modeling.segmenter import ImageEmbedding as ImageEmbedding
 from sam_engine.modeling.segmenter import Segmenter as Segmenter
-from sam_engine.ops.resize import ResizeLongestSide, upscale_logits
+from sam_engine.ops.resize import ResizeLongestSide, threshold_in_parts, upscale_logits
 
 log = logging.getLogger(__name__)
 
@@ -358,10 +360,16 @@ class Sam(nn.Module):
                 mask_input=record.get("mask_inputs"),
                 multimask_output=multimask_output,
             )
-            logits = self.postprocess_masks(low_res_logits, embedding.input_size, embedding.original_size)
+            upscale = partial(
+                self.postprocess_masks,
+                input_size=embedding.input_size,
+                original_size=embedding.original_size,
+            )
+            pixels = max(self.image_size**2, math.prod(embedding.original_size))
+            masks = threshold_in_parts(upscale, low_res_logits, self.mask_threshold, pixels)
             outputs.append(
                 {
-                    "masks": logits > self.mask_threshold,
+                    "masks": masks,
                     "iou_predictions": iou_predictions,
                     "low_res_logits": low_res_logits,
                 }

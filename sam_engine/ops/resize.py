@@ -1,11 +1,16 @@
 """Resizing to the model's input frame, its longer side ``target_length``, and of logits back to the image."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+MAX_PIXELS_AT_ONCE = 2**24
+"""Logits in full size that exist together where masks are wanted: 64 MiB in float32, and as much besides."""
 
 
 class ResizeLongestSide:
@@ -84,3 +89,26 @@ def upscale_logits(
     square = F.interpolate(logits, (image_size, image_size), mode="bilinear", align_corners=False)
     image = square[..., : input_size[0], : input_size[1]]
     return F.interpolate(image, tuple(original_size), mode="bilinear", align_corners=False)
+
+
+def threshold_in_parts(
+    upscale: Callable[[Tensor], Tensor], logits: Tensor, threshold: float, pixels_per_map: int
+) -> Tensor:
+    """Return the bool masks (P, M, H, W) of logits (P, M, h, w), upscaling few of them at a time.
+
+    Args:
+        upscale: Brings logits (p, M, h, w) to the size of the masks.
+        logits: At least one.
+        threshold: Logits above this are foreground.
+        pixels_per_map: Of each map while it is upscaled, at most.
+    """
+    step = max(1, MAX_PIXELS_AT_ONCE // max(1, pixels_per_map * logits.shape[1]))
+    first = upscale(logits[:step]) > threshold
+    if len(logits) <= step:
+        return first
+    masks = first.new_empty(len(logits), *first.shape[1:])
+    masks[:step] = first
+    del first
+    for start in range(step, len(logits), step):
+        masks[start : start + step] = upscale(logits[start : start + step]) > threshold
+    return masks

@@ -23,7 +23,7 @@ from tools.reference import build_reference
 
 pytestmark = pytest.mark.reference
 
-OURS_ALONE = {"max_mask_area_fraction", "drop_small_masks"}
+OURS_ALONE = {"max_mask_area_fraction", "drop_small_masks", "embedding"}
 
 
 @pytest.fixture(scope="module")
