@@ -10,7 +10,8 @@ from sam_engine.catalogue import ARCHITECTURES, MODELS, TINY, VIT, Architecture
 from sam_engine.checkpoints.resolve import Checkpoint, check_state_dict, load_state_dict, resolve_checkpoint
 from sam_engine.config import ModelConfig
 from sam_engine.errors import ConfigError
-from sam_engine.modeling.image_encoder import ImageEncoder, ImageEncoderViT
+from sam_engine.modeling.any_encoder import ImageEncoder
+from sam_engine.modeling.image_encoder import ImageEncoderViT
 from sam_engine.modeling.mask_decoder import MaskDecoder
 from sam_engine.modeling.prompt_encoder import PromptEncoder
 from sam_engine.modeling.sam import Sam

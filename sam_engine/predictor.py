@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from sam_engine.compute.device import upload
+from sam_engine.modeling.any_encoder import SkipFeatures
 from sam_engine.modeling.check_prompts import check_prompts
-from sam_engine.modeling.image_encoder import SkipFeatures
 from sam_engine.modeling.sam import Sam
 from sam_engine.modeling.segmenter import ImageEmbedding, Segmenter
 from sam_engine.ops.pixels import check_image

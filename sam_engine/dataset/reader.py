@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sam_engine.dataset.row_problems import record_problems
 from sam_engine.dataset.schema import (
     RUN_INFO,
     SCALAR_COLUMNS,
@@ -25,7 +26,6 @@ from sam_engine.dataset.shards import (
     ShardSummary,
     committed_shards,
     open_shard,
-    record_problems,
     shard_errors,
     shard_name,
 )

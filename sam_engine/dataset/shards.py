@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import io
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sam_engine.dataset.row_problems import record_problems
 from sam_engine.dataset.schema import (
     ANNOTATIONS_PREFIX,
     SCHEMA_VERSION,
@@ -27,10 +27,9 @@ from sam_engine.dataset.schema import (
     schema_with,
 )
 from sam_engine.dataset.seal import BLANK, FILE_KEY, FOOTER_KEY, Digest, check_footer, read_digest, seal
-from sam_engine.errors import RleError, ShardError, StorageError
-from sam_engine.ops.rle import area_of, bbox_of, counts_to_runs
+from sam_engine.errors import ShardError, StorageError
 from sam_engine.storage.store import Store
-from sam_engine.structures import Annotation, ImageRecord, ImageStatus, Shard
+from sam_engine.structures import ImageRecord, Shard
 
 ROW_GROUP_IMAGES = 100
 """Images per row group: what a reader has to decompress to show one of them."""
@@ -317,55 +316,6 @@ def shard_errors(store: Store, name: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:  # Arrow's own complaints have no errno
             raise StorageError(f"{store.describe()}/{name}: {error}") from error
         raise _shard_error(store, name, str(error)) from error
-
-
-def record_problems(record: ImageRecord) -> Iterator[str]:
-    """Yield what is wrong with a record, one line each; nothing if it is sound.
-
-    Every mask is checked against its run lengths: they fill the image, and area and box follow from them.
-    """
-    if not 1 <= record.exif_orientation <= 8:
-        yield f"exif_orientation is {record.exif_orientation}; 1 to 8 can be"
-    has_masks = len(record.annotations) > 0
-    if has_masks != (record.status is ImageStatus.OK):
-        yield f"status is {record.status}, with {len(record.annotations)} masks"
-    if (record.width is None) != (record.height is None):
-        yield f"width is {record.width}, but height is {record.height}"
-    if not record.status.is_failure:
-        if record.width is None or record.height is None:
-            yield f"status is {record.status}, without a size"
-            return
-        if record.sha256 is None:
-            yield f"status is {record.status}, without a sha256"
-        for index, annotation in enumerate(record.annotations):
-            for problem in _annotation_problems(annotation, (record.height, record.width)):
-                yield f"mask {index}: {problem}"
-
-
-def _annotation_problems(annotation: Annotation, size: tuple[int, int]) -> Iterator[str]:
-    """Yield what is wrong with one mask of an image of ``size`` (H, W)."""
-    height, width = size
-    if annotation.size != size:
-        yield f"size is {list(annotation.size)} in an image of {list(size)}"
-        return
-    try:
-        runs = counts_to_runs(annotation.counts, size)
-    except RleError as error:
-        yield str(error)
-        return
-    area = area_of(runs)
-    if annotation.area != area:
-        yield f"area is {annotation.area}; its mask has {area} pixels"
-    if area and annotation.bbox != (box := bbox_of(runs, size)):
-        yield f"bbox is {list(annotation.bbox)}; its mask's is {list(box)}"
-    for name, (x, y, w, h) in (("bbox", annotation.bbox), ("crop_box", annotation.crop_box)):
-        if not (x >= 0 and y >= 0 and w >= 0 and h >= 0 and x + w <= width and y + h <= height):
-            yield f"{name} {[x, y, w, h]} leaves the image of {width} x {height} pixels"
-    scores = (annotation.predicted_iou, annotation.stability_score)
-    if not all(
-        math.isfinite(value) for value in (*scores, *(v for point in annotation.point_coords for v in point))
-    ):
-        yield "a score or a point is not finite"
 
 
 def _footer(records: Sequence[ImageRecord], shard: Shard, fingerprint: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.reader import Dataset, read_tables
+from sam_engine.dataset.row_problems import record_problems
 from sam_engine.dataset.run_info import RunInfo
 from sam_engine.dataset.schema import (
     ANNOTATIONS_PREFIX,
@@ -30,7 +31,6 @@ from sam_engine.dataset.shards import (
     NOT_INTACT,
     ShardSummary,
     open_shard,
-    record_problems,
     shard_digest,
     shard_index,
     shard_name,

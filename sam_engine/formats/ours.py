@@ -10,8 +10,9 @@ import pyarrow as pa
 from sam_engine.dataset.corrections import Correction, apply_corrections, read_corrections
 from sam_engine.dataset.originals import Originals, open_originals
 from sam_engine.dataset.reader import open_dataset, read_tables
+from sam_engine.dataset.row_problems import record_problems
 from sam_engine.dataset.schema import RUN_INFO, table_to_records
-from sam_engine.dataset.shards import record_problems, shard_name
+from sam_engine.dataset.shards import shard_name
 from sam_engine.errors import InputError
 from sam_engine.formats.source import AnnotatedImage, bad_annotations, checked_runs
 from sam_engine.storage.local import open_store

@@ -6,14 +6,15 @@ configured by Kirillov et al. 2023, "Segment Anything".
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sam_engine.catalogue import FAMILIES, VIT, Architecture, Family
+from sam_engine.catalogue import FAMILIES, VIT, Architecture
 from sam_engine.compute.device import is_queued
+from sam_engine.modeling.any_encoder import ImageEncoder, SkipFeatures
 from sam_engine.modeling.as_built import is_as_built
 from sam_engine.modeling.attention_kernels import biased_attention
 from sam_engine.modeling.common import LayerNorm2d, MLPBlock
@@ -26,41 +27,6 @@ GPU_BLOCK_BYTES = 256 << 20
 GPU_BIAS_MULTIPLE = 8
 """Elements that a row of bias is padded to in memory on a GPU, without being longer: 16 bytes in half
 precision, which fast kernels ask for. A window's row has 196."""
-
-SkipFeatures = tuple[Tensor, Tensor]
-"""Maps at strides 4 and 8, (B, C/8, S/4, S/4) and (B, C/4, S/8, S/8), added in the mask decoder."""
-
-
-class ImageEncoder(nn.Module):
-    """What `Sam` needs of an image encoder, of any family."""
-
-    family: ClassVar[Family]
-    img_size: int
-    """Side S of the square input, in pixels."""
-
-    @classmethod
-    def from_architecture(cls, architecture: Architecture) -> Self:
-        """Return an untrained encoder of these sizes."""
-        raise NotImplementedError
-
-    def forward_features(self, x: Tensor) -> tuple[Tensor, SkipFeatures | None]:
-        """Map normalised images (B, 3, S, S) to embeddings (B, C, S/16, S/16) and, if any, skip features."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map normalised images (B, 3, S, S) to embeddings (B, C, S/16, S/16)."""
-        return self.forward_features(x)[0]
-
-
-def unwrapped(encoder: nn.Module) -> Any:
-    """Return what `torch.nn.DataParallel` and its like wrap, or the encoder itself."""
-    return getattr(encoder, "module", encoder)
-
-
-def has_skip_features(encoder: nn.Module) -> bool:
-    """Return whether an encoder, of ours or not, wrapped or not, has skip features by `forward_features`."""
-    family = getattr(unwrapped(encoder), "family", None)
-    return isinstance(family, Family) and family.has_skip_features
 
 
 class ImageEncoderViT(ImageEncoder):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sam_engine.modeling.any_encoder import SkipFeatures
 from sam_engine.modeling.common import LayerNorm2d
-from sam_engine.modeling.image_encoder import SkipFeatures
 from sam_engine.modeling.prompt_maps import NUM_MAPS, PromptPlaces, pixel_centres, prompt_maps
 from sam_engine.modeling.transformer import TwoWayTransformer
 

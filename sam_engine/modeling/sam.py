@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam_engine.compute.device import is_queued, upload
+from sam_engine.modeling.any_encoder import ImageEncoder, SkipFeatures, has_skip_features, unwrapped
 from sam_engine.modeling.by_calls import decode_by_calls
 from sam_engine.modeling.check_prompts import check_prompts
 from sam_engine.modeling.fast.applies import why_not_fast
@@ -25,7 +26,6 @@ from sam_engine.modeling.fast.decoder import (
 )
 from sam_engine.modeling.fast.prepared_image import prepare_image
 from sam_engine.modeling.fast.upscaling import upscale_masks
-from sam_engine.modeling.image_encoder import ImageEncoder, SkipFeatures, has_skip_features, unwrapped
 from sam_engine.modeling.mask_decoder import MaskDecoder
 from sam_engine.modeling.precision import HALF_DTYPES, cuda_tf32, full_precision, image_dtype, refuse_half
 from sam_engine.modeling.prompt_encoder import PromptEncoder

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sam_engine.modeling.any_encoder import SkipFeatures
 from sam_engine.modeling.fast.prepared_image import PreparedImage
-from sam_engine.modeling.image_encoder import SkipFeatures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

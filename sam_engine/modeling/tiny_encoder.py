@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam_engine.catalogue import FAMILIES, TINY, Architecture
+from sam_engine.modeling.any_encoder import ImageEncoder, SkipFeatures
 from sam_engine.modeling.common import LayerNorm2d
-from sam_engine.modeling.image_encoder import ImageEncoder, SkipFeatures
 
 # Expansion, output channels, repeats, stride of the first; MobileNetV2 table 2.
 STAGES = (

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam_engine.compute.device import upload
+from sam_engine.modeling.any_encoder import SkipFeatures
 from sam_engine.modeling.fast.trainable import decode_batch
-from sam_engine.modeling.image_encoder import SkipFeatures
 from sam_engine.modeling.prompt_maps import PromptPlaces
 from sam_engine.modeling.sam import Sam
 from sam_engine.training.config import TrainConfig

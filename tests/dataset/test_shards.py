@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sam_engine.dataset.row_problems import record_problems
 from sam_engine.dataset.schema import records_to_table, table_to_records
 from sam_engine.dataset.shards import (
     ROW_GROUP_IMAGES,
@@ -16,7 +17,6 @@ from sam_engine.dataset.shards import (
     encode_shard,
     open_shard,
     publish_shard,
-    record_problems,
     shard_index,
     shard_name,
     shard_sha256,

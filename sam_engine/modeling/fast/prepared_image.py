@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sam_engine.modeling.any_encoder import SkipFeatures
 from sam_engine.modeling.fast.absorbed_projections import split_heads, two_way_blocks
-from sam_engine.modeling.image_encoder import SkipFeatures
 from sam_engine.modeling.mask_decoder import MaskDecoder
 
 STRIP_BYTES = 2**19

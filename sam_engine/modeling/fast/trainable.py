@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sam_engine.modeling.any_encoder import SkipFeatures
 from sam_engine.modeling.fast.absorbed_projections import (
     absorbed_key,
     absorbed_query,
@@ -22,7 +23,6 @@ from sam_engine.modeling.fast.absorbed_projections import (
 )
 from sam_engine.modeling.fast.prepared_image import pixels_of_tokens
 from sam_engine.modeling.fast.upscaling import upscaling_layers, weight_of_pixels, weights_of_masks
-from sam_engine.modeling.image_encoder import SkipFeatures
 from sam_engine.modeling.mask_decoder import MaskDecoder
 from sam_engine.modeling.prompt_maps import PromptPlaces, pixel_centres
 from sam_engine.modeling.transformer import Attention, TwoWayAttentionBlock
