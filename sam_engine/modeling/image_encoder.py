@@ -16,6 +16,7 @@ from sam_engine.catalogue import FAMILIES, VIT, Architecture
 from sam_engine.compute.device import is_queued
 from sam_engine.modeling.any_encoder import ImageEncoder, SkipFeatures
 from sam_engine.modeling.as_built import is_as_built
+from sam_engine.modeling.attention import attention
 from sam_engine.modeling.attention_kernels import biased_attention
 from sam_engine.modeling.common import LayerNorm2d, MLPBlock
 
@@ -148,6 +149,9 @@ class Block(nn.Module):
         window_size: Side of the windows to attend within, in tokens; 0 for all tokens. It may be set.
     """
 
+    branch_scale: Tensor | None = None
+    """(2, B, 1, 1, 1) that training multiplies attention and perceptron by, to skip them now and then."""
+
     def __init__(
         self,
         dim: int,
@@ -174,8 +178,6 @@ class Block(nn.Module):
         self.norm2 = norm_layer(dim)
         self.mlp = MLPBlock(dim, int(dim * mlp_ratio), act_layer)
         self.window_size = window_size
-        self.branch_scale: Tensor | None = None
-        """(2, B, 1, 1, 1) that training multiplies attention and perceptron by, to skip them now and then."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, h, w, C) to the same shape."""
@@ -251,8 +253,9 @@ class Attention(nn.Module):
                 bias_multiple=GPU_BIAS_MULTIPLE if is_queued(q.device) else 1,
             )
         else:
-            y = F.scaled_dot_product_attention(q[None], k[None], v[None], scale=self.scale)[0]
-        y = y.unflatten(0, (num_maps, self.num_heads)).transpose(1, 2).reshape(num_maps, rows, columns, -1)
+            y = attention(q[None], k[None], v[None], scale=self.scale)[0]
+        y = y.view(num_maps, self.num_heads, rows * columns, -1).transpose(1, 2)
+        y = y.reshape(num_maps, rows, columns, -1)
         if window_size:
             y = window_unpartition(y, window_size, padded_size, (height, width))
         z: Tensor = self.proj(y)
@@ -289,7 +292,7 @@ def attend(
         (N, R * S, c).
     """
     num_rows, num_columns = len(table_h), len(table_w)
-    maps = q.unflatten(1, (num_rows, num_columns))
+    maps = q.view(len(q), num_rows, num_columns, -1)
     bias_h = torch.einsum("nijc,imc->nijm", maps, table_h)
     bias_w = torch.einsum("nijc,jmc->nijm", maps, table_w)
     bytes_per_row = num_columns * num_rows * num_columns * q.element_size()
@@ -304,7 +307,7 @@ def attend(
             mask = _in_aligned_rows(bias.flatten(3).flatten(1, 2)[None], bias_multiple)
             queries = maps[heads, rows].flatten(1, 2)[None]
             with biased_attention(q.device):
-                y = F.scaled_dot_product_attention(queries, k[None, heads], v[None, heads], mask, scale=scale)
+                y = attention(queries, k[None, heads], v[None, heads], mask, scale=scale)
             # Blocks are several whole heads, or a part of one: either way the next block's tokens follow.
             blocks.append(y.flatten(0, 2))
     return torch.cat(blocks).view_as(q)
@@ -349,7 +352,7 @@ def add_decomposed_rel_pos(
         q_size: (h, w) of the queries' map.
         k_size: (h, w) of the keys' map.
     """
-    maps = q.unflatten(1, q_size)
+    maps = q.reshape(len(q), *q_size, -1)
     bias_h = torch.einsum("bijc,imc->bijm", maps, get_rel_pos(q_size[0], k_size[0], rel_pos_h))
     bias_w = torch.einsum("bijc,jmc->bijm", maps, get_rel_pos(q_size[1], k_size[1], rel_pos_w))
     bias = bias_h[..., :, None] + bias_w[..., None, :]  # (B, q_h, q_w, k_h, k_w)
@@ -372,9 +375,9 @@ def window_partition(
         padded[:, height:] = fill
         padded[:, :height, width:] = fill
     padded[:, :height, :width] = x
-    windows: Tensor = padded.unflatten(2, (-1, window_size)).unflatten(1, (-1, window_size))
-    # from (B, rows, size, columns, size, C)
-    return windows.transpose(2, 3).flatten(0, 2), (padded_height, padded_width)
+    rows, columns = padded_height // window_size, padded_width // window_size
+    windows = padded.view(batch, rows, window_size, columns, window_size, channels).transpose(2, 3)
+    return windows.flatten(0, 2), (padded_height, padded_width)
 
 
 def window_unpartition(
@@ -382,6 +385,6 @@ def window_unpartition(
 ) -> Tensor:
     """Undo `window_partition`: return (B, h, w, C) for ``hw`` = (h, w), without the padding."""
     rows, columns = pad_hw[0] // window_size, pad_hw[1] // window_size
-    x: Tensor = windows.unflatten(0, (-1, rows, columns)).transpose(2, 3)
+    x = windows.reshape(-1, rows, columns, *windows.shape[1:]).transpose(2, 3)
     x = x.flatten(3, 4).flatten(1, 2)
     return x[:, : hw[0], : hw[1]].contiguous()

@@ -16,6 +16,9 @@ from sam_engine.modeling.transformer import TwoWayTransformer
 class MaskDecoder(nn.Module):
     """Predict ``num_multimask_outputs`` alternative masks for an ambiguous prompt, or one for a clear one."""
 
+    has_prompt_maps: bool = False
+    """Whether it reads `prompt_maps` and skip features besides what the original reads."""
+
     def __init__(
         self,
         *,
@@ -118,12 +121,14 @@ class MaskDecoder(nn.Module):
 
         prior = self.image_prior(places, height, width)
         tokens, image = self.transformer(image, image_pe, tokens, prior)
-        image = image.transpose(1, 2).unflatten(2, (height, width))
+        image = image.transpose(1, 2)
+        image = image.reshape(*image.shape[:2], height, width)
         upscaled = self._upscale(image, skip_features)  # (P, C / 8, 4h, 4w)
         weights = torch.stack(
             [mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
         )
-        masks = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
+        masks = weights @ upscaled.flatten(2)
+        masks = masks.view(*masks.shape[:2], *upscaled.shape[-2:])
         if places is not None and self.has_prompt_maps:
             x, y = pixel_centres(4 * width, places.coords), pixel_centres(4 * height, places.coords)
             masks = masks + self.mask_prior(tokens[:, 1:], slice(None), places, x, y)

@@ -1,11 +1,14 @@
 """The decoder as one traceable module, with the inputs and outputs of segment_anything's ONNX models."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam_engine.catalogue import MODELS
 from sam_engine.errors import ConfigError
+from sam_engine.modeling.any_encoder import has_skip_features
 from sam_engine.modeling.sam import Sam
 from sam_engine.ops.masks import calculate_stability_score
 
@@ -38,7 +41,7 @@ class SamOnnxModel(nn.Module):
             ConfigError: The model has another encoder.
         """
         super().__init__()
-        if model.image_encoder.family.has_skip_features:
+        if has_skip_features(model.image_encoder):
             fitting = [name for name, row in MODELS.items() if not row.architecture.family.has_skip_features]
             raise ConfigError(
                 f"SamOnnxModel needs one of {', '.join(fitting)}; this model has skip features besides"
@@ -86,47 +89,68 @@ class SamOnnxModel(nn.Module):
         if self.use_stability_score:
             scores = calculate_stability_score(masks, threshold, self.stability_score_offset)
         if self.return_single_mask:
-            masks, scores = self._select_masks(masks, scores, point_coords.shape[1])
-        upscaled = self._upscale(masks, orig_im_size)
+            masks, scores = self.select_masks(masks, scores, point_coords.shape[1])
+        upscaled = self.mask_postprocessing(masks, orig_im_size)
         if not self.return_extra_metrics:
             return upscaled, scores, masks
         stability = calculate_stability_score(upscaled, threshold, self.stability_score_offset)
         areas = (upscaled > threshold).sum(-1).sum(-1)
         return upscaled, scores, stability, areas, masks
 
-    def _embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
+    @staticmethod
+    def resize_longest_image_size(input_image_size: Tensor, longest_side: int) -> Tensor:
+        """Return the (2,) int64 size that an image of (2,) is resized to."""
+        size = input_image_size.to(torch.float32)
+        return torch.floor(size * (longest_side / torch.max(size)) + 0.5).to(torch.int64)
+
+    def mask_postprocessing(self, masks: Tensor, orig_im_size: Tensor) -> Tensor:
+        """Bring logits to the image's size, computed from the tensor so that export keeps it variable."""
+        side = self.img_size
+        square = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False)
+        height, width = _sizes(self.resize_longest_image_size(orig_im_size, side), at_most=side)
+        image = square[..., :height, :width]
+        size = _sizes(orig_im_size.to(torch.int64))
+        return F.interpolate(image, size, mode="bilinear", align_corners=False)
+
+    def select_masks(self, masks: Tensor, iou_preds: Tensor, num_points: int) -> tuple[Tensor, Tensor]:
+        """Return token 0's mask for a clear prompt, otherwise the best of the others."""
+        tokens = torch.arange(iou_preds.shape[1], device=iou_preds.device)
+        first = torch.where(tokens == 0, 1000.0, 0.0)
+        best = (iou_preds + (num_points - MULTI_CLICK_POINTS) * first).argmax(dim=1)
+        rows = torch.arange(len(masks), device=masks.device)
+        return masks[rows, best][:, None], iou_preds[rows, best][:, None]
+
+    def _embed_points(self, point_coords: Tensor, point_labels: Tensor) -> Tensor:
         """Return the (1, N, C) tokens of points and box corners."""
         encoder = self.model.prompt_encoder
-        embedding = encoder.pe_layer._pe_encoding((coords + 0.5) / self.img_size)
-        labels = labels[..., None]
+        embedding = encoder.pe_layer._pe_encoding((point_coords + 0.5) / self.img_size)
+        labels = point_labels[..., None]
         embedding = embedding * (labels != -1) + encoder.not_a_point_embed.weight * (labels == -1)
         for value, kind in enumerate(encoder.point_embeddings):
             weight: Tensor = kind.get_parameter("weight")
             embedding = embedding + weight * (labels == value)
         return embedding
 
-    def _embed_masks(self, mask_input: Tensor, has_mask_input: Tensor) -> Tensor:
+    def _embed_masks(self, input_mask: Tensor, has_mask_input: Tensor) -> Tensor:
         """Return the (1, C, h, w) map of the mask, or of its absence."""
         encoder = self.model.prompt_encoder
         absent = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         embedding: Tensor = (
-            has_mask_input * encoder.mask_downscaling(mask_input) + (1 - has_mask_input) * absent
+            has_mask_input * encoder.mask_downscaling(input_mask) + (1 - has_mask_input) * absent
         )
         return embedding
 
-    def _select_masks(self, masks: Tensor, scores: Tensor, num_points: int) -> tuple[Tensor, Tensor]:
-        """Return token 0's mask for a clear prompt, otherwise the best of the others."""
-        first = torch.zeros_like(scores)
-        first[:, 0] = 1000
-        best = (scores + (num_points - MULTI_CLICK_POINTS) * first).argmax(dim=1)
-        rows = torch.arange(len(masks), device=masks.device)
-        return masks[rows, best][:, None], scores[rows, best][:, None]
 
-    def _upscale(self, masks: Tensor, orig_im_size: Tensor) -> Tensor:
-        """Bring logits to the image's size, computed from the tensor so that tracing keeps it variable."""
-        square = F.interpolate(masks, (self.img_size, self.img_size), mode="bilinear", align_corners=False)
-        size = orig_im_size.to(torch.float32)
-        height, width = torch.floor(size * (self.img_size / size.max()) + 0.5).to(torch.int64)
-        image = square[..., :height, :width]
-        out_height, out_width = orig_im_size.to(torch.int64)
-        return F.interpolate(image, (out_height, out_width), mode="bilinear", align_corners=False)
+def _sizes(size: Tensor, at_most: int | None = None) -> tuple[Any, Any]:
+    """Return the H and W in a (2,) int64 tensor, as what the exporter at work keeps variable.
+
+    Tracing follows tensors; torch.export follows the numbers, of which it must be told the range.
+    """
+    if not torch.compiler.is_exporting():
+        return size[0], size[1]
+    height, width = size.tolist()
+    for number in (height, width):
+        torch._check(number >= 1)
+        if at_most is not None:
+            torch._check(number <= at_most)
+    return height, width

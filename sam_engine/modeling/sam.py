@@ -41,6 +41,9 @@ class Sam(nn.Module):
 
     mask_threshold: float = 0.0
     image_format: str = "RGB"
+    precision: str = "fp32"
+    """As ``ModelConfig.precision``: of the image, in encoder and decoder. Prompts and masks are fp32."""
+    _said: str | None = None
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -57,9 +60,6 @@ class Sam(nn.Module):
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
         self.set_normalisation(pixel_mean, pixel_std)
-        self.precision = "fp32"
-        """As ``ModelConfig.precision``: of the image, in encoder and decoder. Prompts and masks are fp32."""
-        self._said: str | None = None
 
     def set_normalisation(self, pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> None:
         """Set mean and deviation of RGB in [0, 255]; as in the released models, no checkpoint holds them."""

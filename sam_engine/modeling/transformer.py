@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from sam_engine.modeling.attention import attention
 from sam_engine.modeling.common import MLPBlock
 
 
@@ -131,12 +131,21 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(embedding_dim, internal_dim)
         self.out_proj = nn.Linear(internal_dim, embedding_dim)
 
+    def _separate_heads(self, x: Tensor, num_heads: int) -> Tensor:
+        """Map (B, N, H * c) to (B, H, N, c)."""
+        batch, num_tokens, channels = x.shape
+        return x.view(batch, num_tokens, num_heads, channels // num_heads).transpose(1, 2)
+
+    def _recombine_heads(self, x: Tensor) -> Tensor:
+        """Map (B, H, N, c) to (B, N, H * c)."""
+        return x.transpose(1, 2).flatten(2)
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Map queries (B, N, C), keys and values (B, K, C) to (B, N, C)."""
-        heads = [
-            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        queries, keys, values = (
+            self._separate_heads(projection(x), self.num_heads)
             for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
-        ]
-        y: Tensor = F.scaled_dot_product_attention(*heads)
-        z: Tensor = self.out_proj(y.transpose(1, 2).flatten(2))
+        )
+        y = self._recombine_heads(attention(queries, keys, values))
+        z: Tensor = self.out_proj(y)
         return z

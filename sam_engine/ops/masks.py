@@ -32,7 +32,7 @@ def calculate_stability_score(masks: Tensor, mask_threshold: float, threshold_of
 
 def stability_of_counts(high: Tensor, low: Tensor) -> Tensor:
     """Return ``high / low`` in float32, and 0 where ``low`` is 0. Both are int32 pixel counts."""
-    return high / low.clamp(min=1)
+    return high / torch.where(low > 0, low, 1)  # ONNX clamps no integers before opset 12
 
 
 def count_pixels(masks: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ _METHODS = {
     MaskDecoder: ("forward", "predict_masks", "image_prior", "mask_prior", "_upscale"),
     TwoWayTransformer: ("forward",),
     TwoWayAttentionBlock: ("forward",),
-    Attention: ("forward",),
+    Attention: ("forward", "_separate_heads", "_recombine_heads"),
     MLPBlock: ("forward",),
     MLP: ("forward",),
     PromptEncoder: ("forward", "get_dense_pe", "_embed_points", "_embed_boxes", "_embed_masks"),
