@@ -149,7 +149,7 @@ class SamAutomaticMaskGenerator(Stepwise):
         if output_mode not in OUTPUT_MODES:
             raise ConfigError(f"output_mode is {output_mode!r}; choose from {', '.join(OUTPUT_MODES)}")
         if point_grids is not None:
-            _check_grids(point_grids, config.crop_n_layers)
+            point_grids = _checked_grids(point_grids, config.crop_n_layers)
         self.model = model
         self.config = config
         self.output_mode = output_mode
@@ -289,9 +289,15 @@ def _xywh(box_xyxy: Sequence[float]) -> list[float]:
     return [left, top, right - left, bottom - top]
 
 
-def _check_grids(point_grids: PointGrids, crop_n_layers: int) -> None:
-    """Raise `ConfigError` unless there is a grid with points for the image and each layer of crops."""
-    for layer, grid in enumerate(point_grids):
+def _checked_grids(point_grids: PointGrids, crop_n_layers: int) -> PointGrids:
+    """Return grids as arrays; raise `ConfigError` unless the image and each layer have one with points."""
+    try:
+        grids = [np.asarray(grid, dtype=np.float64) for grid in point_grids]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"point_grids holds no numbers: {error}; wanted is one (P, 2) array for each layer"
+        ) from error
+    for layer, grid in enumerate(grids):
         if grid.ndim != 2 or grid.shape[1] != 2 or len(grid) == 0:
             raise ConfigError(
                 f"point_grids[{layer}] has shape {grid.shape}; wanted is (P, 2) with a point or more"
@@ -301,3 +307,4 @@ def _check_grids(point_grids: PointGrids, crop_n_layers: int) -> None:
             f"crop_n_layers={crop_n_layers} needs {crop_n_layers + 1} point_grids: one for the whole "
             f"image and one for each layer; {len(point_grids)} were given"
         )
+    return grids

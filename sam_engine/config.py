@@ -8,7 +8,8 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from numbers import Integral, Real
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from sam_engine.catalogue import DEFAULT_MODEL, MODELS
 from sam_engine.errors import ConfigError
@@ -22,6 +23,19 @@ def check_setting(key: str, value: object, ok: bool, expected: str) -> None:
     """Raise `ConfigError` naming the key unless ``ok``."""
     if not ok:
         raise ConfigError(f"{key} must be {expected}, got {value!r}")
+
+
+_NUMBERS = {int: (Integral, "an int"), float: (Real, "a number"), bool: (bool, "true or false")}
+
+
+def check_types(config: Any, prefix: str) -> None:
+    """Raise `ConfigError` unless every number of a section is of the type that its field says."""
+    for name, hint in get_type_hints(type(config)).items():
+        value, kinds = getattr(config, name), get_args(hint) or (hint,)
+        kind, expected = _NUMBERS.get(kinds[0], (object, ""))
+        is_optional = value is None and type(None) in kinds
+        fits = isinstance(value, kind) and (kinds[0] is bool or not isinstance(value, bool))
+        check_setting(prefix + name, value, is_optional or fits, expected)
 
 
 def is_on(threshold: float) -> bool:
@@ -138,7 +152,8 @@ class AmgConfig:
         return None if self.points_per_side is None else (self.points_per_side, self.points_per_side)
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check types, then ranges."""
+        check_types(self, "amg.")
         at_least = (
             ("points_per_side", 1),
             ("points_per_row", 1),

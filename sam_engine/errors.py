@@ -5,7 +5,8 @@
     SamEngineError
     ├── ConfigError (ValueError)      a setting is wrong; nothing was started             exit 2
     │   ├── InputError                the input cannot be listed, or is empty             exit 2
-    │   ├── CheckpointError           a checkpoint is missing, damaged or of another kind exit 2
+    │   ├── CheckpointError           a checkpoint is damaged or of another kind          exit 2
+    │   │   └── MissingCheckpointError (FileNotFoundError)                                exit 2
     │   └── FingerprintError          the output holds a dataset of another configuration exit 2
     ├── ImageError (ValueError)       one image cannot be used; becomes that image's row
     ├── RleError (ValueError)         a run-length encoding is malformed
@@ -39,6 +40,10 @@ class InputError(ConfigError):
 
 class CheckpointError(ConfigError):
     """A checkpoint is missing, damaged, or made for another model."""
+
+
+class MissingCheckpointError(CheckpointError, FileNotFoundError):
+    """There is no such checkpoint."""
 
 
 class FingerprintError(ConfigError):

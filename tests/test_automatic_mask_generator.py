@@ -449,3 +449,41 @@ def test_work_saved_by_the_model_changes_no_record(kind: str, size: tuple[int, i
 
     assert records == thorough.generate(image)
     assert 0 < len(records) < 3 * 64
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"points_per_side": 4.0},
+        {"points_per_side": "4"},
+        {"points_per_batch": None},
+        {"points_per_batch": True},
+        {"crop_n_layers": 1.5},
+        {"min_mask_region_area": None},
+        {"pred_iou_thresh": "0.9"},
+        {"stability_score_thresh": None},
+        {"box_nms_thresh": [0.7]},
+        {"points_per_side": None, "point_grids": [[0.5, 0.5]]},
+        {"points_per_side": None, "point_grids": [["a", "b"]]},
+        {"points_per_side": None, "point_grids": 3},
+        {"points_per_side": None, "point_grids": [[[0.5, 0.5], [0.5]]]},
+    ],
+    ids=str,
+)
+def test_settings_of_another_type_are_refused(settings):
+    """When they are given, by name, and not in the middle of the first image."""
+    with pytest.raises(ConfigError, match=list(settings)[-1]):
+        SamAutomaticMaskGenerator(DiscSegmenter(), **settings)
+
+
+def test_grids_may_be_lists():
+    """As segment_anything takes them; numbers of numpy are settings, too."""
+    generator = SamAutomaticMaskGenerator(
+        DiscSegmenter(),
+        points_per_side=None,
+        point_grids=[[[0.5, 0.5]]],
+        points_per_batch=np.int64(8),
+        pred_iou_thresh=np.float32(0.5),
+    )
+
+    assert len(generator.generate(np.zeros((100, 100, 3), dtype=np.uint8))) == 3

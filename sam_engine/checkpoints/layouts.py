@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from sam_engine.catalogue import ARCHITECTURES, TINY, VIT, Architecture
-from sam_engine.errors import CheckpointError
+from sam_engine.errors import CheckpointError, MissingCheckpointError
 
 Shapes = dict[str, tuple[int, ...]]
 """Shape of each tensor by its name in the file."""
@@ -84,7 +84,7 @@ def read_shapes(path: Path) -> Shapes:
             else:
                 raise CheckpointError(f"{path}: not a checkpoint, it begins with {head[:16]!r}")
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such checkpoint file") from error
+        raise MissingCheckpointError(f"{path}: no such checkpoint file") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     shapes = {name: value.shape for name, value in tensors.items() if isinstance(value, _TensorHeader)}

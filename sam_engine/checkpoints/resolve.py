@@ -19,7 +19,7 @@ from sam_engine.checkpoints.layouts import (
     unnest,
 )
 from sam_engine.config import ModelConfig
-from sam_engine.errors import CheckpointError, ConfigError
+from sam_engine.errors import CheckpointError, ConfigError, MissingCheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -140,7 +140,7 @@ def _locate(config: ModelConfig) -> tuple[str, Path, Release | None]:
         bundled, release = MODELS[model].bundled, MODELS[model].release
         if bundled is not None and asked == model:
             if not bundled.exists():
-                raise CheckpointError(
+                raise MissingCheckpointError(
                     f"no weights for {model} are bundled with this installation ({bundled} is missing); "
                     "give model.checkpoint=FILE"
                 )
@@ -161,7 +161,9 @@ def _locate(config: ModelConfig) -> tuple[str, Path, Release | None]:
         path = path / "model.safetensors"
     if not path.exists():
         known = ", ".join(MODELS)
-        raise CheckpointError(f"model.checkpoint {asked!r}: no such file, nor one of the known names {known}")
+        raise MissingCheckpointError(
+            f"model.checkpoint {asked!r}: no such file, nor one of the known names {known}"
+        )
     return "file", path.absolute(), None
 
 
