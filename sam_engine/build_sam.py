@@ -1,8 +1,9 @@
 """From a row of the catalogue to a network, and the build functions of ``segment_anything``."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -76,7 +77,7 @@ def load_model(config: ModelConfig, checkpoint: Checkpoint | None = None) -> Sam
             torch.manual_seed(RANDOM_WEIGHTS_SEED)
             sam = build_architecture(architecture)
     else:
-        sam = _build_with_weights(architecture, checkpoint)
+        sam = _build_with_weights(architecture, checkpoint.path)
     sam.precision = config.precision
     return sam.to(device)
 
@@ -161,13 +162,31 @@ sam_model_registry: dict[str, Callable[..., Sam]] = {
 sam_model_registry |= {name: partial(build_model, name) for name in MODELS if name not in sam_model_registry}
 
 
-def _build_with_weights(architecture: Architecture, checkpoint: Checkpoint) -> Sam:
+def _build_sam(
+    encoder_embed_dim: int,
+    encoder_depth: int,
+    encoder_num_heads: int,
+    encoder_global_attn_indexes: Sequence[int],
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> Sam:
+    """Return a SAM with a ViT of these sizes, on the CPU; ``checkpoint`` is a path or None."""
+    architecture = Architecture(
+        embed_dim=encoder_embed_dim,
+        depth=encoder_depth,
+        num_heads=encoder_num_heads,
+        global_attn_indexes=tuple(encoder_global_attn_indexes),
+    )
+    if checkpoint is None:
+        return build_architecture(architecture)
+    return _build_with_weights(architecture, Path(checkpoint))
+
+
+def _build_with_weights(architecture: Architecture, path: Path) -> Sam:
     """Return a model whose parameters are the file's tensors; nothing is initialised only to be replaced."""
-    assert checkpoint.path is not None
-    state = load_state_dict(checkpoint.path)
+    state = load_state_dict(path)
     with torch.device("meta"):
         sam = build_architecture(architecture)
-    check_state_dict(state, sam, checkpoint.path)
+    check_state_dict(state, sam, path)
     sam.load_state_dict(state, assign=True)
     sam.set_normalisation(architecture.pixel_mean, architecture.pixel_std)  # in no checkpoint
     return sam

@@ -29,6 +29,7 @@ class SamPredictor:
         skip_features: Finer maps of models that have them.
         original_size: (H, W) of the image.
         input_size: (H, W) of the image in the model's input frame.
+        orig_h, orig_w, input_h, input_w: The same, one by one; only to be read.
 
     An embedding computed earlier is put back by assigning ``features``, ``original_size``, ``input_size``
     (and ``skip_features`` for tiny) and setting ``is_image_set``. Without any state: `encode` gives an
@@ -62,6 +63,10 @@ class SamPredictor:
         self.features = None
         self.original_size: tuple[int, int] | None = None
         self.input_size: tuple[int, int] | None = None
+        self.orig_h: int | None = None
+        self.orig_w: int | None = None
+        self.input_h: int | None = None
+        self.input_w: int | None = None
 
     def set_image(self, image: NDArray[np.uint8], image_format: str = "RGB") -> None:
         """Encode an image.
@@ -298,6 +303,8 @@ class SamPredictor:
         self.skip_features = embedding.skip_features
         self.original_size = embedding.original_size
         self.input_size = embedding.input_size
+        self.orig_h, self.orig_w = embedding.original_size
+        self.input_h, self.input_w = embedding.input_size
         self.is_image_set = True
 
     def _embedding(self) -> ImageEmbedding:

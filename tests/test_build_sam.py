@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 import sam_engine
 from sam_engine.build_sam import (
+    _build_sam,
     build_architecture,
     build_sam,
     build_sam_vit_b,
@@ -221,3 +222,28 @@ def test_mps_that_lacks_an_operation_is_refused(monkeypatch: pytest.MonkeyPatch)
             choose_device(ModelConfig(device="mps"))
 
     assert choose_device(ModelConfig(device="mps")).type == "mps"
+
+
+def test_a_missing_checkpoint_is_a_file_not_found() -> None:
+    """As ``segment_anything`` raises it, and a mistake in a setting as well."""
+    for build in (build_sam_vit_b, build_tiny):
+        with pytest.raises(FileNotFoundError, match=r"nowhere\.pth.*no such file") as caught:
+            build(checkpoint="nowhere.pth")
+        assert isinstance(caught.value, CheckpointError)
+
+
+def test_a_released_kind_of_model_is_built_from_sizes(tmp_path: Path) -> None:
+    """By ``_build_sam``, as forks of the original do, with and without weights."""
+    made = _build_sam(32, 2, 2, [1])
+    torch.save(made.state_dict(), tmp_path / "weights.pth")
+    loaded = _build_sam(
+        encoder_embed_dim=32,
+        encoder_depth=2,
+        encoder_num_heads=2,
+        encoder_global_attn_indexes=(1,),
+        checkpoint=tmp_path / "weights.pth",
+    )
+
+    assert [block.window_size for block in loaded.image_encoder.blocks] == [14, 0]
+    for name, value in made.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)

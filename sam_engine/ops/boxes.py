@@ -6,6 +6,7 @@ one-pixel mask has a box without extent.
 
 import math
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,10 +76,13 @@ def uncrop_points(points: Tensor, crop_box: tuple[int, ...]) -> Tensor:
     return points + torch.tensor(crop_box[:2], device=points.device)
 
 
-def box_xyxy_to_xywh(boxes_xyxy: Tensor) -> Tensor:
-    """Return XYWH of XYXY boxes (..., 4); W is ``x1 - x0``."""
-    corner, opposite = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
-    return torch.cat([corner, opposite - corner], dim=-1)
+def box_xyxy_to_xywh(box_xyxy: Any) -> Any:
+    """Return XYWH of XYXY boxes (..., 4); W is ``x1 - x0``. A tensor, an array or a list, as was given."""
+    if isinstance(box_xyxy, Tensor):
+        return torch.cat([box_xyxy[..., :2], box_xyxy[..., 2:] - box_xyxy[..., :2]], dim=-1)
+    boxes = np.asarray(box_xyxy)
+    boxes = np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
+    return boxes if isinstance(box_xyxy, np.ndarray) else boxes.tolist()
 
 
 def box_area(boxes_xyxy: Tensor) -> Tensor:

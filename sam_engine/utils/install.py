@@ -57,7 +57,7 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return where a module of ``segment_anything`` is to be had; None if there is none, or for others."""
+        """Return where a module of ``segment_anything`` is to be had; None if it is none, or not there."""
         if not fullname.startswith(f"{THEIRS}."):
             return None
         try:

@@ -79,6 +79,8 @@ def test_boxes_and_points_shift_to_the_image():
 def test_xywh_has_no_plus_one():
     """Width is the difference of the inclusive indices."""
     assert box_xyxy_to_xywh(torch.tensor([[2, 3, 2, 7]])).tolist() == [[2, 3, 0, 4]]
+    assert box_xyxy_to_xywh(np.array([[2, 3, 2, 7]])).tolist() == [[2, 3, 0, 4]]
+    assert box_xyxy_to_xywh([2, 3, 2, 7]) == [2, 3, 0, 4]
     assert box_area(torch.tensor([[2, 3, 4, 7]])).tolist() == [8]
 
 
