@@ -6,6 +6,7 @@ wrong value never reaches a worker.
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
@@ -181,6 +182,22 @@ class AmgConfig:
             check_setting(f"amg.{name}", value, is_paired or value is not None, f"given with amg.{other}")
 
 
+_NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
+SCALE_PATTERN = re.compile(
+    rf"min-max|p(?P<first>\d+(?:\.\d+)?)-p(?P<last>\d+(?:\.\d+)?)|(?P<low>{_NUMBER})-(?P<high>{_NUMBER})"
+)
+
+
+def _is_scale(text: str) -> bool:
+    """Return whether this is a value of ``decode.scale``, lower end first."""
+    match = SCALE_PATTERN.fullmatch(text)
+    if match is None:
+        return False
+    if match["first"]:
+        return float(match["first"]) < float(match["last"]) <= 100
+    return match["low"] is None or float(match["low"]) < float(match["high"])
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
     """How files become pixels, and which are refused."""
@@ -200,6 +217,13 @@ class DecodeConfig:
     """Turn images upright by their EXIF orientation. False: take pixels as stored."""
     background: int = 255
     """Grey level that transparent pixels are composited on, in [0, 255]."""
+    scale: str | None = None
+    """How samples of more than 8 bits become 8. ``min-max``: from the lowest to the highest of each image;
+    ``p1-p99``: between percentiles of each image; ``0-4095``: between these values. None: the high byte of 16
+    bits, and floating-point, signed and 32-bit samples are refused. 8-bit images stay as they are."""
+    bands: list[int] = field(default_factory=list)
+    """Which samples of a TIFF pixel are shown, counted from 1: one as grey, or three as red, green and blue.
+    Empty: those that the file calls colours. Other formats have no bands."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -207,6 +231,12 @@ class DecodeConfig:
             value = getattr(self, name)
             check_setting(f"decode.{name}", value, value >= 1, "at least 1")
         check_setting("decode.background", self.background, 0 <= self.background <= 255, "in [0, 255]")
+        known = self.scale is None or _is_scale(self.scale)
+        check_setting(
+            "decode.scale", self.scale, known, "min-max, percentiles as p1-p99, or a range as 0-4095"
+        )
+        ok = len(self.bands) in (0, 1, 3) and all(type(band) is int and band >= 1 for band in self.bands)
+        check_setting("decode.bands", self.bands, ok, "one or three samples, counted from 1, such as [3,2,1]")
 
 
 @dataclass(frozen=True, kw_only=True)

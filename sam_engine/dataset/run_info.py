@@ -19,11 +19,20 @@ from sam_engine.errors import FingerprintError, ShardError
 
 CONFIG = "_meta/config.yaml"
 
-DECODE_SETTINGS = ("strict", "max_pixels", "max_side", "max_file_bytes", "exif", "background")
+DECODE_SETTINGS = (
+    "strict",
+    "max_pixels",
+    "max_side",
+    "max_file_bytes",
+    "exif",
+    "background",
+    "scale",
+    "bands",
+)
 """Those that decide pixels or statuses."""
 
-ADDED_LATER = ("points_per_row", "points_per_column")
-"""Settings of the mask generator that datasets made before do not know: in the fingerprint only where set."""
+ADDED_LATER = ("points_per_row", "points_per_column", "scale", "bands")
+"""Settings that datasets made before do not know: in the fingerprint only where set."""
 
 _PACKAGES = (
     "sam-engine",
@@ -111,7 +120,11 @@ def deciding_settings(
             for name, value in dataclasses.asdict(config.amg).items()
             if value is not None or name not in ADDED_LATER
         },
-        **{f"decode.{name}": getattr(config.decode, name) for name in DECODE_SETTINGS},
+        **{
+            f"decode.{name}": getattr(config.decode, name)
+            for name in DECODE_SETTINGS
+            if getattr(config.decode, name) or name not in ADDED_LATER
+        },
         "executor.threads_per_worker": config.executor.threads_per_worker,
         "shard_size": shard_size,
         "manifest_sha256": manifest_sha256,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin, WebPImagePlugin
+from PIL import Image, WebPImagePlugin
 
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError
@@ -20,7 +20,7 @@ from sam_engine.images.headers import read_header
 from sam_engine.images.image_header import ImageHeader, corrupt, one_line
 from sam_engine.images.jpeg import decode_jpeg
 from sam_engine.images.pixels import to_rgb
-from sam_engine.images.png import clean_png
+from sam_engine.images.png import decode_png
 from sam_engine.images.tiff_pixels import decode_tiff
 from sam_engine.images.webp import webp_orientation
 from sam_engine.structures import ImageStatus
@@ -35,7 +35,8 @@ class DecodedImage:
     exif_orientation: int
     """The EXIF orientation that was applied to the stored pixels; 1 where none was."""
     note: str | None = None
-    """What a reader of the pixels should know, in a line; set where a damaged file was decoded leniently."""
+    """What a reader of the pixels should know, in a line: that a damaged file was decoded leniently, or that
+    deep samples use only their low bits."""
 
 
 def decode_image(data: bytes, config: DecodeConfig, buffer: NDArray[np.uint8] | None = None) -> DecodedImage:
@@ -115,17 +116,14 @@ def _decode(
         pixels, note = decode_jpeg(data, header, config, buffer)
         return pixels, header.orientation, note
     if header.format == "PNG":
-        clean, orientation, note = clean_png(data, header, strict=config.strict)
-        with PngImagePlugin.PngImageFile(io.BytesIO(clean)) as image:
-            if header.components == 3 and header.bits == 16:
-                image.info.pop("transparency", None)  # a 16-bit colour key cannot be told in the 8 bits read
-            return to_rgb(image, config.background), orientation, note
+        return decode_png(data, header, config)
     if header.format == "WebP":
         orientation = webp_orientation(data)
         with WebPImagePlugin.WebPImageFile(io.BytesIO(data)) as image:
             return to_rgb(image, config.background), orientation, None
     if header.format == "TIFF":
-        return decode_tiff(data, config), header.orientation, None
+        pixels, note = decode_tiff(data, config)
+        return pixels, header.orientation, note
     if header.format in ("GIF", "AVIF"):
         decode = decode_gif if header.format == "GIF" else decode_avif
         pixels, orientation = decode(data, config.background)

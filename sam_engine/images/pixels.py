@@ -12,13 +12,6 @@ def to_rgb(image: Image.Image, background: int) -> np.ndarray:
     """Return the first frame of an open Pillow image as (H, W, 3) uint8, by the table in docs/images.md."""
     image.load()
     mode = image.mode
-    if mode.startswith("I;16"):
-        samples = np.asarray(image)
-        grey = (samples >> 8).astype(np.uint8)
-        key = image.info.get("transparency")
-        if key is not None:
-            grey[samples == key] = background
-        return repeat_grey(grey)
     if mode in _UNSCALED:
         raise unsupported(f"{_UNSCALED[mode]} samples have no fixed range; save the image with 8 or 16 bits")
     if mode == "La":
@@ -38,15 +31,3 @@ def composite(rgba: Image.Image, background: int) -> np.ndarray:
 def repeat_grey(grey: np.ndarray) -> np.ndarray:
     """Return (H, W, 3) from (H, W)."""
     return np.repeat(grey[:, :, None], 3, axis=2)
-
-
-def to_eight_bits(samples: np.ndarray, bits: int) -> np.ndarray:
-    """Return unsigned samples of so many bits in [0, 255]: fewer bits stretched, of more the highest eight.
-
-    Args:
-        samples: Any shape, unsigned.
-        bits: 1, 2, 4, or at least 8.
-    """
-    if bits < 8:
-        return samples * np.uint8(255 // (2**bits - 1))
-    return samples if bits == 8 else (samples >> (bits - 8)).astype(np.uint8)

@@ -1,10 +1,18 @@
-"""PNG: the header, and the chunks that make pixels."""
+"""PNG: the header, the chunks that make pixels, and those pixels."""
 
+import io
 import struct
 import zlib
+from collections.abc import Iterator
 
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from sam_engine.config import DecodeConfig
 from sam_engine.images.image_header import ImageHeader, corrupt, truncated, unsupported
 from sam_engine.images.orientation import choose_orientation, raw_profile
+from sam_engine.images.pixels import composite, repeat_grey, to_rgb
+from sam_engine.images.scaling import high_bits, low_bits_note, scale_to_eight_bits
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -142,3 +150,60 @@ def _is_complete(chunks: list[memoryview], header: ImageHeader, *, interlaced: b
     except zlib.error:
         return False
     return inflater.eof and missing == 0
+
+
+def decode_png(data: bytes, header: ImageHeader, config: DecodeConfig) -> tuple[np.ndarray, int, str | None]:
+    """Return pixels as stored, (H, W, 3) uint8, the orientation, and a note.
+
+    Raises:
+        ImageError: As `clean_png`.
+    """
+    clean, orientation, note = clean_png(data, header, strict=config.strict)
+    if header.bits < 16:
+        with PngImagePlugin.PngImageFile(io.BytesIO(clean)) as image:
+            return to_rgb(image, config.background), orientation, note
+    samples, transparent = _read_16_bits(clean, header)
+    num_colours = 3 if header.components >= 3 else 1
+    colours = samples[:, :, :num_colours]
+    if config.scale is None:
+        note = note or low_bits_note(colours, 16)
+        values = high_bits(colours, 16)
+    else:
+        values = scale_to_eight_bits(colours, config.scale)
+    rgb = repeat_grey(values[:, :, 0]) if num_colours == 1 else np.ascontiguousarray(values)
+    if transparent is not None:
+        rgb[transparent] = config.background
+    if header.components in (1, 3):
+        return rgb, orientation, note
+    rgba = np.concatenate([rgb, high_bits(samples[:, :, -1:], 16)], axis=2)
+    return composite(Image.fromarray(rgba, "RGBA"), config.background), orientation, note
+
+
+def _read_16_bits(clean: bytes, header: ImageHeader) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return (H, W, S) uint16 samples, and for grey with a transparent level where that is, (H, W) bool.
+
+    Pillow hands over the high bytes of 16-bit colours; OpenCV has all bits. No transparent colour is sought.
+    """
+    if header.components == 1:
+        with PngImagePlugin.PngImageFile(io.BytesIO(clean)) as image:
+            image.load()
+            samples = np.asarray(image)
+            key = image.info.get("transparency")
+        return samples[:, :, None].astype(np.uint16), None if key is None else samples == key
+    import cv2  # late: readers and exporters use this module and start at once
+
+    kept = [clean[:8], *(part for part in _chunks(clean) if part[4:8] != b"tRNS")]
+    pixels = cv2.imdecode(np.frombuffer(b"".join(kept), np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise corrupt("PNG decoder: damaged pixel data")
+    order = {2: [0, 3], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[header.components]
+    return pixels[:, :, order], None
+
+
+def _chunks(clean: bytes) -> Iterator[bytes]:
+    """Yield the chunks of a PNG that `clean_png` made."""
+    position = 8
+    while position < len(clean):
+        end = position + 12 + int.from_bytes(clean[position : position + 4])
+        yield clean[position:end]
+        position = end

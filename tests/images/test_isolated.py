@@ -64,10 +64,10 @@ def failure(decoder: IsolatedDecoder, data: bytes) -> ImageError:
     return caught.value
 
 
-@pytest.mark.parametrize("strict", [True, False])
-def test_every_file_has_the_same_result(strict):
+@pytest.mark.parametrize("settings", [{}, {"strict": False}, {"scale": "p1-p99", "bands": [3, 1, 2]}])
+def test_every_file_has_the_same_result(settings):
     """Isolated or not, each file of the corpus has the same pixels or the same status and message."""
-    config = dataclasses.replace(SMALL, strict=strict)
+    config = dataclasses.replace(SMALL, **settings)
 
     def result(decode, data: bytes) -> tuple:
         try:
