@@ -100,19 +100,38 @@ def test_every_block_is_put_somewhere():
     }
 
 
-def test_the_files_that_the_page_names_exist():
-    """Of the table and of the text."""
-    names = re.findall(
-        r"`((?:sam_engine|tests|tools|pipelines|configs)/[a-z_/]+\.(?:py|yaml))`",
-        (ROOT / "docs/extending.md").read_text(),
-    )
-
-    assert [name for name in names if not (ROOT / name).exists()] == []
-
-
 def test_the_reading_list_has_six_files():
     """A newcomer's way through the engine leads through files that exist."""
     files = re.findall(r"^\d\. `(\S+)`: ", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
 
     assert len(files) == 6
     assert [name for name in files if not (ROOT / name).exists()] == []
+
+
+PAGES = [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_source_file_that_a_page_names_exists(page):
+    """From the top of the project, or from sam_engine."""
+    text = page.read_text().partition("## What is not built yet")[0]
+    names = re.findall(r"`((?:[a-z][a-z0-9_]*/)+[a-z0-9_]+\.(?:py|yaml|md))`", text)
+
+    assert [
+        name for name in names if not any((ROOT / top / name).exists() for top in ("", "sam_engine"))
+    ] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_link_to_a_page_leads_somewhere(page):
+    """The file is there, and the heading."""
+    broken = []
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        file, _, anchor = target.partition("#")
+        linked = page.parent / file if file else page
+        headings = re.findall(r"^#+ (.*)", linked.read_text(), re.M) if anchor and linked.exists() else []
+        anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        if not linked.exists() or (anchor and anchor not in anchors):
+            broken.append(target)
+
+    assert broken == []
