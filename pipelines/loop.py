@@ -62,6 +62,13 @@ def run(config: LoopConfig) -> int:
     for name in ("labelled", "unlabelled", "heldout"):
         if not getattr(config, name):
             raise ConfigError(f"{name} is empty; see {called('pipelines.loop')} --help")
+    from sam_engine.training.data.provenance import same_content
+
+    for learnt, heldout in same_content([*config.labelled, str(config.unlabelled)], config.heldout):
+        raise ConfigError(
+            f"{heldout} of heldout is {learnt}, which is learnt from: its scores would mean nothing; leave "
+            "it out of one of them"
+        )
     start = resolve_checkpoint(config.model).path
     if start is None:
         raise ConfigError("model.checkpoint=random has learnt nothing that it could annotate")

@@ -1,10 +1,8 @@
 """Train the small model: ``python -m pipelines.train data.sources=[a.tar,b.tar] output=runs/tiny``."""
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 
-from sam_engine.errors import ConfigError
 from sam_engine.training.config import TrainConfig
 
 from .config import CommandLine, main
@@ -49,25 +47,10 @@ Flags: --help, --cfg job (print the configuration and stop). Exit codes: 0 done,
 def run(config: TrainConfig) -> int:
     """Pack what is not packed, then train to the end of the schedule; return the exit code."""
     set_up_logging(config.log.format)
-    from sam_engine.training.data.packing import pack
-    from sam_engine.training.process import held_out_path, packed_path
-    from sam_engine.training.run import run_training, write_config
+    from sam_engine.training.prepare import prepare_run
+    from sam_engine.training.run import run_training
 
-    packed, data = packed_path(config), config.data
-    if data.stream and data.pack_only:
-        raise ConfigError("data.pack_only makes a packed copy, which data.stream does without; give one")
-    if not data.stream and not packed.exists():
-        if not data.sources and not data.region_sources:
-            raise ConfigError(
-                "data.sources is empty and there is no packed copy; give one, as in data.sources=[a.tar]"
-            )
-        pack(data, packed)
-    if config.held_out and not held_out_path(config).exists():
-        held_out = dataclasses.replace(
-            data, sources=config.held_out, region_sources=[], images=[], weights=[], licences=[]
-        )
-        pack(held_out, held_out_path(config))
-    write_config(config)
+    prepare_run(config)
     if config.data.pack_only:
         return 0
     return run_training(config)

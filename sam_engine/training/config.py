@@ -181,6 +181,9 @@ class TrainConfig:
     overlay_steps: int = 500
     """Steps between pictures of what the model makes of a few fixed crops. 0: none."""
     seed: int = 0
+    may_change: list[str] = field(default_factory=list)
+    """Settings, by name, that the run in ``output`` may go on with another value of. Empty: another output is
+    needed for what changes what is learnt; the length of the schedule and the machine may always change."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -10,10 +10,10 @@ from typing import Any
 from sam_engine.config import settings_from
 from sam_engine.errors import ConfigError
 from sam_engine.files import write_atomically
-from sam_engine.training.checkpoint import export_weights
+from sam_engine.training.checkpoint import export_weights, has_state
 from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.process import open_images, train_in_process
-from sam_engine.training.trainer import WEIGHTS
+from sam_engine.training.trainer import LAST, WEIGHTS
 
 log = logging.getLogger(__name__)
 
@@ -21,13 +21,84 @@ CONFIG = "config.json"
 """The settings of a run, in its output: what ``python -m sam_engine.training`` takes."""
 
 
+FREE = frozenset(
+    {
+        "output",
+        "export",
+        "log",
+        "address",
+        "num_workers",
+        "accumulate",
+        "max_restarts",
+        "total_steps",
+        "precision",
+        "device",
+        "threads",
+        "checkpoint_minutes",
+        "checkpoint_file_mb",
+        "held_out",
+        "held_out_packed",
+        "evaluate_steps",
+        "evaluate_images",
+        "log_steps",
+        "overlay_steps",
+        "may_change",
+        "data.images",
+        "data.sources_csv",
+        "data.packed",
+        "data.loaders",
+        "data.pack_only",
+    }
+)
+"""What may change when a run goes on: where, how fast and how long it runs, and what it says."""
+PATHS = frozenset({"data.sources", "data.region_sources", "init_trunk", "init_checkpoint"})
+"""Settings compared by the names of files, which may lie elsewhere or, on another machine, be left out."""
+
+
+def refuse_other_settings(config: TrainConfig) -> None:
+    """Raise `ConfigError` if the output holds a run that learnt with other settings than these."""
+    path = Path(config.output) / CONFIG
+    if not has_state(path.with_name(LAST)) or not path.exists():
+        return
+    before, now = _flat(read_config(path, {})), _flat(config)
+    changed = {
+        key: (before[key], value)
+        for key, value in now.items()
+        if key not in FREE and key not in config.may_change and before[key] != value
+    }
+    for key in PATHS & changed.keys():
+        old, new = changed[key]
+        if not new or _names(old) == _names(new):
+            del changed[key]
+    if changed:
+        listed = ", ".join(f"{key} was {old!r} and is {new!r}" for key, (old, new) in sorted(changed.items()))
+        raise ConfigError(
+            f"{config.output} holds a run with other settings: {listed}. Choose another output, with "
+            f"init_checkpoint={path.with_name(WEIGHTS)} to start from its weights, or go on all the same, "
+            f"with may_change=[{','.join(sorted(changed))}]"
+        )
+
+
+def _flat(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings by name, those of the data by ``data.NAME``."""
+    settings = dataclasses.asdict(config)
+    data = settings.pop("data")
+    return settings | {f"data.{name}": value for name, value in data.items()}
+
+
+def _names(paths: str | list[str] | None) -> list[str]:
+    """Return the last parts of paths."""
+    return [Path(path).name for path in ([paths] if isinstance(paths, str) else paths or [])]
+
+
 def run_training(config: TrainConfig) -> int:
     """Start or resume a run; return 0, or 128 plus the signal that stopped it.
 
     Raises:
-        ConfigError: There is no packed dataset, or settings do not fit it.
+        ConfigError: There is no packed dataset, settings do not fit it, or the output holds another run.
         CheckpointError: Weights to start or resume from are missing, damaged or of another model.
     """
+    refuse_other_settings(config)
     if config.num_workers > 1:
         from sam_engine.training.distributed import train_on_ray  # needs Ray
 

@@ -77,3 +77,13 @@ def test_mistakes_end_with_one_line(arguments: list[str], message: str, capsys: 
 
     [line] = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_held_out_images_are_not_learnt_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The same tar as labelled and heldout is refused before anything is made."""
+    tar = write_tar(tmp_path / "a.tar", [0])
+    arguments = [f"labelled=[{tar}]", f"heldout=[{tar}]", "unlabelled=photos", f"output={tmp_path}/loop"]
+
+    assert main(loop.COMMAND, loop.run, arguments) == 2
+    assert "which is learnt from" in capsys.readouterr().err
+    assert not (tmp_path / "loop").exists()

@@ -1,8 +1,10 @@
 """A packed file, read: what a bare machine trains from. `packing` writes it."""
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,22 @@ from PIL import Image
 from sam_engine.errors import ConfigError, InputError
 from sam_engine.ops.rle import decode_runs
 from sam_engine.training.data.mixture import Mixture
+
+
+def read_made_of(path: str | Path) -> dict[str, Any] | None:
+    """Return what a packed file says that it was made of; None if an earlier version packed it.
+
+    Raises:
+        InputError: The file is no packed dataset.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found: dict[str, Any] | None = (
+                json.loads(str(file["made_of"])) if "made_of" in file.files else None
+            )
+            return found
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a packed dataset ({error}); pack the sources again") from error
 
 
 class PackedDataset:

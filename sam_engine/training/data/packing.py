@@ -4,6 +4,7 @@ The file is an ``.npz``: JPEG bytes and mask runs of all images, each in one lon
 """
 
 import io
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from sam_engine.errors import ImageError, InputError
 from sam_engine.files import new_file
 from sam_engine.ops.rle import mask_to_runs
 from sam_engine.training.config import DataConfig
+from sam_engine.training.data.provenance import made_of
 from sam_engine.training.data.selection import select
 
 log = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ def pack(config: DataConfig, path: str | Path) -> None:
             height=np.array(columns["height"], np.int64),
             width=np.array(columns["width"], np.int64),
             num_masks=np.array(columns["num_masks"], np.int64),
+            made_of=np.array(json.dumps(made_of(config))),
         )
 
 
