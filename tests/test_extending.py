@@ -13,17 +13,16 @@ ROOT = Path(__file__).parents[1]
 SECTIONS = (ROOT / "docs/extending.md").read_text().split("\n## ")[1:]
 BLOCK = re.compile(r"^```(?:python|yaml)\n# (\S+): ([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
-READS_A_ZIP = """
-import pickle, zipfile
+READS_A_TSV = """
+import base64, pickle
 from sam_engine.config import DecodeConfig
 from sam_engine.inputs.open import open_input
 from sam_engine.structures import ManifestEntry
 
-with zipfile.ZipFile("photos.zip", "w") as archive:
-    archive.writestr("b/2.png", b"second")
-    archive.writestr("1.jpg", b"first")
-    archive.writestr("notes.txt", b"no image")
-source = pickle.loads(pickle.dumps(open_input("photos.zip")))
+with open("photos.tsv", "wb") as file:
+    for name, data in ((b"b/2.png", b"second"), (b"1.jpg", b"first"), (b"notes.txt", b"no image")):
+        file.write(name + b"\\t" + base64.b64encode(data) + b"\\n")
+source = pickle.loads(pickle.dumps(open_input("photos.tsv")))
 files = source.list_files()
 entry = ManifestEntry(image_id=1, path=files[1].path, size=files[1].size, mtime_ns=files[1].mtime_ns)
 assert [file.path for file in files] == [b"1.jpg", b"b/2.png"]
@@ -68,7 +67,7 @@ def put(folder, file, how, code):
 
 
 @pytest.mark.parametrize(
-    ("title", "check"), [("A new input", READS_A_ZIP), ("A new model", MAKES_MASKS)], ids=["input", "model"]
+    ("title", "check"), [("A new input", READS_A_TSV), ("A new model", MAKES_MASKS)], ids=["input", "model"]
 )
 def test_what_the_page_says_is_enough(tmp_path, title, check):
     """In a copy of the sources; in under 60 lines with its check, blank ones aside."""

@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sam_engine.errors import InputError
 from sam_engine.formats.coco import open_coco_source
 from sam_engine.formats.ours import is_dataset, open_dataset_source
 from sam_engine.formats.sa1b import open_sa1b_source
-from sam_engine.formats.source import KINDS, Source
+from sam_engine.formats.source import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +16,7 @@ class Format:
 
     name: str
     fits: Callable[[Path], bool]
-    """Whether a path that exists is in this format, or nothing else would read it."""
+    """Whether a path is in this format, or nothing else would read it."""
     read: Callable[[Path, str | None], Source]
     """Opens a path; the second argument says where the images are, if the user did."""
 
@@ -25,24 +24,21 @@ class Format:
 FORMATS = (
     Format(name="dataset", fits=is_dataset, read=open_dataset_source),
     Format(name="coco", fits=lambda path: path.is_file() and path.suffix == ".json", read=open_coco_source),
-    Format(name="sa1b", fits=lambda path: path.is_dir() or path.is_file(), read=open_sa1b_source),
+    Format(name="sa1b", fits=lambda path: True, read=open_sa1b_source),
 )
-"""The first that fits is taken."""
+"""The first that fits is taken, and the last fits anything."""
 
 
 def open_source(path: str | Path, images: str | None = None) -> Source:
     """Return the source that a path names.
 
     Args:
-        path: A tar or a folder of ``<name>.jpg`` with ``<name>.json`` beside it as in SA-1B, a dataset
-            directory, or a COCO instances file.
+        path: A tar, a zip or a folder of ``<name>.jpg`` with ``<name>.json`` beside it as in SA-1B, a glob or
+            range of such tars, a dataset directory, or a COCO instances file.
         images: Where the images are. A COCO file needs their folder; a dataset knows where they were.
 
     Raises:
         InputError: There is no such thing, it is of a kind that is not read, or it holds no images.
     """
-    place = Path(path)
-    for each in FORMATS:
-        if each.fits(place):
-            return each.read(place, images)
-    raise InputError(f"{path}: there is no such file or folder; give {KINDS}")
+    place = Path(path).expanduser()
+    return next(each for each in FORMATS if each.fits(place)).read(place, images)

@@ -29,11 +29,14 @@ from sam_engine.formats.source import (
     checked_runs,
 )
 from sam_engine.images.decode import decode_image
-from sam_engine.structures import Annotation, ImageRecord, ImageStatus
+from sam_engine.inputs.open import open_input
+from sam_engine.inputs.source import Account, EmptyInputError, InputFile, InputSource, ListingRules
+from sam_engine.inputs.tar import TarInput
+from sam_engine.structures import Annotation, ImageRecord, ManifestEntry
 
 log = logging.getLogger(__name__)
 
-_ID_IN_NAME = re.compile(r"sa_(\d+)")
+_ID_IN_NAME = re.compile(rb"sa_(\d+)\.jpg")
 
 JPEG_QUALITY = 95
 """Of the upright copies. Chroma is not subsampled, so that edges stay where the masks have them."""
@@ -41,34 +44,26 @@ JPEG_QUALITY = 95
 AddFile = Callable[[str, bytes], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """A file in an uncompressed tar."""
-
-    start: int
-    size: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sa1bSource:
-    """Pairs of ``<stem>.jpg`` and ``<stem>.json``, in a folder or in an uncompressed tar."""
+    """Pairs of ``<stem>.jpg`` and ``<stem>.json``, in folders, tars or zips."""
 
-    root: Path
-    stems: Sequence[str]
-    slices: Sequence[tuple[Slice, Slice]] | None
-    """Of image and annotations in the tar; None for a folder."""
+    files: InputSource
+    """What holds them, whichever it is."""
+    pairs: Sequence[tuple[InputFile, InputFile]]
+    """Of image and annotations."""
 
     @property
     def name(self) -> str:
         """Of the tar or the folder."""
-        return self.root.stem if self.slices is not None else self.root.name
+        return self.files.name
 
     def __len__(self) -> int:
-        return len(self.stems)
+        return len(self.pairs)
 
     def image_id(self, index: int) -> int:
         """Return the number in the name, as SA-1B has it, or else what the annotations say."""
-        match = _ID_IN_NAME.fullmatch(os.path.basename(self.stems[index]))
+        match = _ID_IN_NAME.fullmatch(os.path.basename(self.pairs[index][0].path))
         return int(match[1]) if match else self._annotations(index)[0]
 
     def licence(self, index: int) -> str | None:
@@ -79,7 +74,7 @@ class Sa1bSource:
         """Return an image with its masks; raises as `Source.read`."""
         image_id, texts = self._annotations(index)
         if image_id != self.image_id(index):
-            raise bad_annotations(f"{self._place(index)}.json names image {image_id}")
+            raise bad_annotations(f"{self._place(index, 1)} names image {image_id}")
         pixels = decode_image(self._bytes(index, 0), AS_STORED).pixels
         return AnnotatedImage(image_id=image_id, pixels=pixels, runs=checked_runs(texts, pixels))
 
@@ -90,36 +85,47 @@ class Sa1bSource:
             record = json.loads(data)
             return int(record["image"]["image_id"]), [a["segmentation"] for a in record["annotations"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise bad_annotations(f"{self._place(index)}.json is not SA-1B's ({error!r})") from error
+            raise bad_annotations(f"{self._place(index, 1)} is not SA-1B's ({error!r})") from error
 
     def _bytes(self, index: int, part: int) -> bytes:
         """Return the bytes of an image (part 0) or of its annotations (part 1)."""
+        file = self.pairs[index][part]
+        entry = ManifestEntry(image_id=index, path=file.path, size=file.size, mtime_ns=file.mtime_ns)
         try:
-            if self.slices is None:
-                return (self.root / f"{self.stems[index]}.{'json' if part else 'jpg'}").read_bytes()
-            piece = self.slices[index][part]
-            with self.root.open("rb") as file:
-                file.seek(piece.start)
-                return file.read(piece.size)
-        except OSError as error:
-            raise ImageError(ImageStatus.UNREADABLE, f"{self._place(index)}: {error.strerror}") from error
+            return self.files.read(entry, AS_STORED)
+        except ImageError as error:
+            raise ImageError(error.status, f"{self._place(index, part)}: {error}") from error
 
-    def _place(self, index: int) -> str:
-        """Return what to call an image in a message."""
-        return f"{self.root}/{self.stems[index]}"
+    def _place(self, index: int, part: int) -> str:
+        """Return what to call an image, or its annotations, in a message."""
+        return f"{self.files.root}/{os.fsdecode(self.pairs[index][part].path)}"
 
 
 def open_sa1b_source(path: Path, images: str | None = None) -> Sa1bSource:
-    """Return the source of a folder or a tar of pairs.
+    """Return the source of pairs in a folder and below, in a tar, a zip, or all that match a glob or range.
 
     Raises:
-        InputError: It holds no pairs or is no tar; or ``images`` are given, which it holds itself.
+        InputError: There is no such thing, it holds no pairs or is not whole; or ``images`` are given, which
+            it holds itself.
     """
+    if not path.exists() and not set(str(path)) & set("*?[{"):
+        raise InputError(f"{path}: there is no such file or folder; give {KINDS}")
+    files = open_input(str(path), ListingRules(suffixes=(".jpg", ".json")))
     if images is not None:
         raise InputError(f"{path} holds its images itself; data.images must be null for it, got {images!r}")
-    if path.is_dir():
-        return _open_pairs(path, {file.name: None for file in sorted(path.iterdir())})
-    return _open_pairs(path, _tar_members(path))
+    try:
+        found = files.iter_files(Account()) if isinstance(files, TarInput) else files.list_files()
+        listing = {file.path: file for file in found}
+    except EmptyInputError:
+        listing = {}
+    pairs = [
+        (file, listing[annotations])
+        for path_bytes, file in listing.items()
+        if path_bytes.endswith(b".jpg") and (annotations := path_bytes[:-4] + b".json") in listing
+    ]
+    if not pairs:
+        raise InputError(f"{path}: holds no sa_<id>.jpg with sa_<id>.json beside it; give {KINDS}")
+    return Sa1bSource(files=files, pairs=pairs)
 
 
 def image_json(record: ImageRecord) -> bytes:
@@ -233,29 +239,3 @@ def _open_tar(path: Path) -> Iterator[AddFile]:
             tar.addfile(member, io.BytesIO(data))
 
         yield add
-
-
-def _open_pairs(root: Path, files: dict[str, Slice | None]) -> Sa1bSource:
-    """Return the source of those files that are pairs, in the order given."""
-    stems = [name[:-4] for name in files if name.endswith(".jpg") and f"{name[:-4]}.json" in files]
-    if not stems:
-        raise InputError(f"{root}: holds no sa_<id>.jpg with sa_<id>.json beside it; give {KINDS}")
-    pairs = [(files[f"{stem}.jpg"], files[f"{stem}.json"]) for stem in stems]
-    slices = [(image, annotations) for image, annotations in pairs if image and annotations]
-    return Sa1bSource(root=root, stems=stems, slices=slices or None)
-
-
-def _tar_members(path: Path) -> dict[str, Slice | None]:
-    """Return where the regular files of an uncompressed tar lie."""
-    members: dict[str, Slice | None] = {}
-    try:
-        with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
-            for member in archive:
-                archive.members.clear()  # type: ignore[attr-defined]  # or it keeps an object for every member
-                if member.isreg() and not member.issparse():
-                    members[member.name.removeprefix("./")] = Slice(member.offset_data, member.size)
-    except (OSError, tarfile.TarError) as error:
-        raise InputError(
-            f"{path}: cannot be read as an uncompressed tar archive ({error}); give {KINDS}"
-        ) from error
-    return members

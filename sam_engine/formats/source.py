@@ -16,7 +16,7 @@ from sam_engine.errors import ImageError, RleError
 from sam_engine.ops.rle import Runs, counts_to_runs, decode_runs
 from sam_engine.structures import ImageStatus
 
-KINDS = "an SA-1B tar or folder, a dataset of pipelines.auto_annotate, or a COCO .json file"
+KINDS = "SA-1B as a folder, tars or a zip, a dataset of pipelines.auto_annotate, or a COCO .json file"
 AS_STORED = DecodeConfig(exif=False)
 """Annotations of SA-1B and COCO refer to the pixels as they are stored."""
 

@@ -6,14 +6,14 @@ import functools
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from sam_engine.errors import InputError
 from sam_engine.inputs.source import (
     Account,
     FileInput,
     InputFile,
-    ListingRules,
+    looked_for,
     short_name,
     stat_file,
     why_left_out,
@@ -31,6 +31,9 @@ SAMPLE_PHOTOS = (
 )
 """Photographs that lie in scikit-image's wheel; nothing is downloaded."""
 GLOB = re.compile(r"[*?[]")
+_BRACES = re.compile(r"\{(-?\d+\.\.-?\d+|[^{}/]*,[^{}/]*)\}")
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
+MAX_RANGE = 100_000
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -54,37 +57,78 @@ def sample_photos() -> FileInput:
     )
 
 
-def folder_input(path: str, rules: ListingRules) -> FileInput:
-    """Return all images in a folder and below."""
+def folder_input(path: str, suffixes: tuple[str, ...]) -> FileInput:
+    """Return all files in a folder and below that have one of the suffixes."""
     return FileInput(
         name=short_name(path, keep_extension=True),
         root=path,
-        walk=functools.partial(_walk_folder, path, (), rules.suffixes),
-        if_empty=f"no images in {path!r} or below: looked for {', '.join(rules.suffixes)} in any case, "
-        "hidden files left out",
+        walk=functools.partial(_walk_folder, path, (), suffixes),
+        if_empty=f"no images in {path!r} or below: {looked_for(suffixes)} in any case, hidden files left out",
     )
 
 
-def glob_input(path: str, spec: str, rules: ListingRules) -> FileInput:
-    """Return the images below the part of the pattern that is fixed."""
-    parts = path.split("/")
-    fixed = next(index for index, part in enumerate(parts) if GLOB.search(part))
-    root = "/".join(parts[:fixed]) or "/"
+def glob_input(paths: Sequence[str], spec: str, suffixes: tuple[str, ...]) -> FileInput:
+    """Return the files with one of the suffixes that match one of several patterns.
+
+    Args:
+        paths: The patterns, absolute; one without magic characters is a path that must be there.
+        spec: What the user wrote.
+        suffixes: To look for.
+
+    Raises:
+        InputError: A path is not there, or the folder that all patterns start with.
+    """
+    missing = [path for path in paths if not GLOB.search(path) and not os.path.lexists(path)]
+    if missing:
+        count = f"{len(missing)} of {len(paths)}"
+        raise InputError(f"input {spec!r}: {count} are not there, the first is {missing[0]!r}")
+    split = [[*path.split("/"), *(["**", "*"] if os.path.isdir(path) else [])] for path in paths]
+    fixed = min(_num_fixed(parts) for parts in split)
+    while any(parts[:fixed] != split[0][:fixed] for parts in split):
+        fixed -= 1
+    root = "/".join(split[0][:fixed]) or "/"
     if not os.path.isdir(root):
         raise InputError(f"input {spec!r}: there is no folder {root!r}{suggest(root)}")
-    pattern = tuple(os.fsencode(part) for part in parts[fixed:])
+    patterns = tuple(tuple(os.fsencode(part) for part in parts[fixed:]) for parts in split)
     return FileInput(
         name=short_name(root, keep_extension=True),
         root=root,
-        walk=functools.partial(_walk_folder, root, pattern, rules.suffixes),
-        if_empty=f"no images match {spec!r}: looked for {', '.join(rules.suffixes)}, hidden files left out",
+        walk=functools.partial(_walk_folder, root, patterns, suffixes),
+        if_empty=f"no images match {spec!r}: {looked_for(suffixes)}, hidden files left out",
     )
 
 
+def expand_braces(spec: str) -> list[str]:
+    """Return what ``{a,b}`` and ``{000..012}`` in a path stand for, as a shell does; itself without any."""
+    match = _BRACES.search(spec)
+    if match is None:
+        return [spec]
+    before, after = spec[: match.start()], expand_braces(spec[match.end() :])
+    return [before + choice + rest for choice in _choices(match[1]) for rest in after]
+
+
+def _choices(text: str) -> list[str]:
+    """Return the alternatives of one pair of braces."""
+    numbers = _RANGE.fullmatch(text)
+    if numbers is None:
+        return text.split(",")
+    first, last = int(numbers[1]), int(numbers[2])
+    if abs(last - first) >= MAX_RANGE:
+        raise InputError(f"input: {{{text}}} stands for more than {MAX_RANGE:,} names")
+    width = max(len(numbers[1]), len(numbers[2])) if "0" in (numbers[1][0], numbers[2][0]) else 0
+    step = 1 if last >= first else -1
+    return [f"{number:0{width}d}" for number in range(first, last + step, step)]
+
+
+def _num_fixed(parts: Sequence[str]) -> int:
+    """Return how many components of a path are above the file and hold no magic."""
+    return next((index for index, part in enumerate(parts[:-1]) if GLOB.search(part)), len(parts) - 1)
+
+
 def _walk_folder(
-    root: str, pattern: tuple[bytes, ...], suffixes: tuple[str, ...], account: Account
+    root: str, patterns: tuple[tuple[bytes, ...], ...], suffixes: tuple[str, ...], account: Account
 ) -> Iterator[InputFile]:
-    """Yield the images below a folder whose relative path matches, all if the pattern is empty.
+    """Yield the files below a folder whose relative path matches a pattern, all if there is none.
 
     Links to folders are not followed, links to files only inside the root. Everything else with an image's
     name is listed, also if it will turn out to be unreadable: what is listed gets a row. What is passed over
@@ -92,7 +136,8 @@ def _walk_folder(
     """
     root_bytes = os.fsencode(root)
     real_root = os.path.realpath(root_bytes)
-    max_depth = len(pattern) if pattern and b"**" not in pattern else None
+    is_deep = not patterns or any(b"**" in pattern for pattern in patterns)
+    max_depth = None if is_deep else max(len(pattern) for pattern in patterns)
     folders: list[tuple[bytes, ...]] = [()]
     while folders:
         parts = folders.pop()
@@ -110,7 +155,7 @@ def _walk_folder(
                     if is_folder and not item.name.startswith(b"."):
                         if max_depth is None or len(path) < max_depth:
                             folders.append(path)
-                    elif not pattern or _matches(path, pattern):
+                    elif not patterns or any(_matches(path, pattern) for pattern in patterns):
                         reason = _why_not(item, is_folder, real_root, suffixes)
                         if reason is None:
                             yield stat_file(item.path, b"/".join(path))

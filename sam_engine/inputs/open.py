@@ -2,12 +2,12 @@
 
 import functools
 import os
-from collections.abc import Callable
 
 from sam_engine.errors import InputError
 from sam_engine.inputs.folder import (
     GLOB,
     URL,
+    expand_braces,
     folder_input,
     glob_input,
     sample_photos,
@@ -15,10 +15,22 @@ from sam_engine.inputs.folder import (
     suggest,
     walk_list,
 )
+from sam_engine.inputs.many import CONTAINER_SUFFIXES, ManyInput, is_container, open_container
 from sam_engine.inputs.source import FileInput, InputSource, ListingRules, short_name
+from sam_engine.inputs.unpack import compression_of
 
-VIDEO_EXTENSIONS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
-_KINDS = "a folder, a glob, a list of paths (.txt), an image, a .parquet, a .tar or a video"
+_KINDS = "a folder, a glob, a list of paths (.txt), an image, a .parquet, a tar, a zip or a video"
+_OTHER_KINDS = (
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd, which is not read: unpack it first"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive, which is not read: unpack it first"),
+    (b"Rar!", "a rar archive, which is not read: unpack it first"),
+    (b"PK\x03\x04", "a zip under another name: call it .zip"),
+    (b"PAR1", "Parquet under another name: call it .parquet"),
+    (b"version https://git-lfs", "a Git LFS pointer: the file itself was not downloaded"),
+    (b"%PDF", "a PDF"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x89HDF", "an HDF5 file"),
+)
 
 
 def open_input(spec: str | None, rules: ListingRules | None = None) -> InputSource:
@@ -38,73 +50,59 @@ def open_input(spec: str | None, rules: ListingRules | None = None) -> InputSour
     if not spec:
         raise InputError(f"input is empty; give {_KINDS}")
     if os.path.isdir(path):
-        return folder_input(path, rules)
+        return ManyInput(
+            files=folder_input(path, rules.suffixes),
+            containers=folder_input(path, CONTAINER_SUFFIXES),
+            rules=rules,
+        )
     if os.path.isfile(path):
         return _open_file(path, spec, rules)
     if os.path.lexists(path):
         raise InputError(f"input {spec!r} is neither a file nor a folder, or a link to nothing")
     if URL.match(spec):
         raise InputError(f"input {spec!r} is a URL; download it first and give {_KINDS}")
-    if GLOB.search(spec):
-        return glob_input(path, spec, rules)
+    paths = expand_braces(path)
+    if GLOB.search(spec) or len(paths) > 1:
+        return ManyInput(
+            files=glob_input(paths, spec, rules.suffixes),
+            containers=glob_input(paths, spec, CONTAINER_SUFFIXES),
+            rules=rules,
+        )
     raise InputError(f"input {spec!r} does not exist{suggest(path)}; give {_KINDS}")
 
 
 def _open_file(path: str, spec: str, rules: ListingRules) -> InputSource:
     """Return the input that one file stands for, by its extension."""
-    extension = os.path.splitext(path)[1].lower()
-    if extension in rules.suffixes:
-        return _open_image(path)
-    if extension in BY_EXTENSION:
-        return BY_EXTENSION[extension](path, rules)
-    if path.lower().endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".zip")):
-        raise InputError(f"input {spec!r} is compressed, which allows no random access; unpack it first")
-    raise InputError(f"input {spec!r} is a file of an unknown kind; give {_KINDS}")
-
-
-def _open_image(path: str) -> InputSource:
-    """Return the input that is one image."""
     folder, base = os.path.split(path)
-    walk = functools.partial(stat_existing, folder, (base,))
-    return FileInput(name=short_name(path), root=folder, walk=walk, if_empty=f"{path!r} has vanished")
+    extension = os.path.splitext(base)[1].lower()
+    if extension in rules.suffixes:
+        walk = functools.partial(stat_existing, folder, (base,))
+        return FileInput(name=short_name(path), root=folder, walk=walk, if_empty=f"{spec!r} has vanished")
+    if extension == ".txt":
+        walk = functools.partial(walk_list, path)
+        return FileInput(name=short_name(path), root=folder, walk=walk, if_empty=f"{spec!r} lists no paths")
+    try:
+        if is_container(os.fsencode(base)) or _looks_like_tar(path):
+            return open_container(path, rules)
+        raise InputError(f"input {spec!r} is {_what_is(path)}; give {_KINDS}")
+    except OSError as error:
+        raise InputError(f"input {spec!r} cannot be read: {error.strerror}") from error
 
 
-def _open_list(path: str, _rules: ListingRules) -> InputSource:
-    """Return the input that a list of paths names."""
-    walk = functools.partial(walk_list, path)
-    return FileInput(
-        name=short_name(path), root=os.path.dirname(path), walk=walk, if_empty=f"{path!r} lists no paths"
-    )
+def _looks_like_tar(path: str) -> bool:
+    """Return whether a file of any name is a tar, or compressed and so perhaps one."""
+    with open(path, "rb") as file:
+        head = file.read(512)
+    return head[257:262] == b"ustar" or compression_of(path) is not None
 
 
-# The other kinds bring pyarrow or OpenCV along, which most runs do not need here.
-
-
-def _open_tar(path: str, rules: ListingRules) -> InputSource:
-    """Return the input in a tar."""
-    from sam_engine.inputs.tar import TarInput
-
-    return TarInput(name=short_name(path), root=path, rules=rules)
-
-
-def _open_parquet(path: str, _rules: ListingRules) -> InputSource:
-    """Return the input in a Parquet file."""
-    from sam_engine.inputs.parquet import open_parquet
-
-    return open_parquet(path)
-
-
-def _open_video(path: str, rules: ListingRules) -> InputSource:
-    """Return the input in a video."""
-    from sam_engine.inputs.video import open_video
-
-    return open_video(path, rules)
-
-
-BY_EXTENSION: dict[str, Callable[[str, ListingRules], InputSource]] = {
-    ".txt": _open_list,
-    ".tar": _open_tar,
-    ".parquet": _open_parquet,
-    **dict.fromkeys(VIDEO_EXTENSIONS, _open_video),
-}
-"""What opens a file that is no image, given its absolute path and what is listed of it."""
+def _what_is(path: str) -> str:
+    """Return what a file is that is not read, in words."""
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if not head:
+        return "an empty file"
+    if head.lstrip()[:1] == b"<":
+        return "markup (HTML or XML), perhaps an error page in place of a download"
+    unknown = "a file of an unknown kind"
+    return next((words for magic, words in _OTHER_KINDS if head.startswith(magic)), unknown)

@@ -45,6 +45,10 @@ UNREAD_EXTENSIONS = (
 _MAX_REASONS = 40
 
 
+class EmptyInputError(InputError):
+    """There is nothing of the kinds looked for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ListingRules:
     """What to list, and what to do about containers of which a part is missing."""
@@ -217,7 +221,7 @@ def listed(
         is_empty = False
         yield file
     if is_empty:
-        raise InputError("; ".join([if_empty, *kept.describe()]))
+        raise EmptyInputError("; ".join([if_empty, *kept.describe()]))
     for line in kept.describe() if account is None else ():
         log.warning("%s", line)
 
@@ -231,6 +235,11 @@ def why_left_out(name: bytes, suffixes: tuple[str, ...]) -> str | None:
         return None
     kind = suffix if suffix.isascii() and suffix.isprintable() and len(suffix) <= 12 else "of odd suffixes"
     return f"other files ({kind or 'no suffix'})"
+
+
+def looked_for(suffixes: Iterable[str]) -> str:
+    """Return what to say of the suffixes that were looked for: those of images that are read."""
+    return "looked for " + ", ".join(suffix for suffix in suffixes if suffix not in UNREAD_EXTENSIONS)
 
 
 def refuse_raw(path: bytes) -> None:

@@ -20,10 +20,12 @@ from sam_engine.inputs.source import (
     ListingRules,
     container_mtime_ns,
     listed,
+    looked_for,
     refuse_large,
     refuse_raw,
     why_left_out,
 )
+from sam_engine.inputs.unpack import plain_file
 from sam_engine.structures import ImageStatus, ManifestEntry
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
@@ -60,7 +62,7 @@ class TarInput:
 
     def iter_files(self, account: Account | None = None) -> Iterator[InputFile]:
         """Yield every image member once, in the order of the tar."""
-        if_empty = f"no images in {self.root!r}: looked for {', '.join(self.rules.suffixes)}"
+        if_empty = f"no images in {self.root!r}: {looked_for(self.rules.suffixes)}"
         return listed(self._walk, if_empty, account)
 
     def list_files(self) -> list[InputFile]:
@@ -80,11 +82,12 @@ class TarInput:
         if (member.size, member.mtime_ns) != (entry.size, entry.mtime_ns):
             raise ImageError(ImageStatus.CHANGED, "the tar's member is not the one that was listed")
         try:
-            with open(self.root, "rb") as file:
+            with _open_plain(self.root) as file:
                 file.seek(member.offset)
                 data = file.read(member.size)
-        except OSError as error:
-            raise ImageError(ImageStatus.UNREADABLE, f"cannot be read: {error.strerror}") from None
+        except (OSError, InputError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ImageError(ImageStatus.UNREADABLE, f"cannot be read: {reason}") from None
         if len(data) != member.size:
             raise ImageError(ImageStatus.CHANGED, f"the tar ends inside this member, after {len(data)} bytes")
         return data
@@ -104,6 +107,14 @@ class TarInput:
         return tar_index(self.root, mtime_ns, self.rules.suffixes)
 
 
+def _open_plain(path: str) -> BinaryIO:
+    """Open the plain bytes of a tar, unpacking them again if the cache had to let them go."""
+    try:
+        return open(plain_file(path)[0], "rb")
+    except FileNotFoundError:
+        return open(plain_file(path)[0], "rb")
+
+
 class TarEnd(Exception):  # noqa: N818 - how a walk over a tar ends that is not whole, caught by who walks
     """A tar goes on or stops where it should not; what came before is whole."""
 
@@ -118,17 +129,21 @@ def tar_index(path: str, _mtime_ns: int, suffixes: tuple[str, ...]) -> TarIndex:
     members: dict[bytes, Member] = {}
     links: dict[bytes, bytes] = {}
     left_out: Counter[str] = Counter()
-    problem = None
     try:
-        with open(path, "rb") as file:
+        plain, problem = plain_file(path)
+        with open(plain, "rb") as file:
             for info in walk_tar(file):
                 _enter(info, suffixes, members, links, left_out)
     except TarEnd as error:
-        problem = f"input {path!r} is not whole: {error}; {len(members)} whole files of the kinds looked for"
+        problem = f"{problem}, and {error}" if problem else str(error)
     except (tarfile.TarError, OSError) as error:
-        raise InputError(f"input {path!r} is not a readable uncompressed tar: {error}") from error
+        raise InputError(f"input {path!r} is not a readable tar: {error}") from error
+    if problem:
+        problem = (
+            f"input {path!r} is not whole: {problem}; {len(members)} whole files of the kinds looked for"
+        )
     if links:
-        _resolve(path, links, members, left_out)
+        _resolve(plain, links, members, left_out)
     return TarIndex(members=members, left_out=left_out, problem=problem)
 
 

@@ -34,7 +34,7 @@ def test_sources_travel_to_other_processes(drawn_tar: Path, tmp_path: Path):
     ("make", "images", "message"),
     [
         (lambda path: None, None, "there is no such file or folder"),
-        (lambda path: path.write_bytes(b"no tar"), None, "uncompressed tar"),
+        (lambda path: path.write_bytes(b"no tar"), None, "unknown kind"),
         (lambda path: path.mkdir(), None, r"holds no sa_<id>\.jpg"),
         (lambda path: path.mkdir(), "images", r"data\.images must be null"),
     ],

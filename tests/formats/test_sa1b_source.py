@@ -1,12 +1,15 @@
 """SA-1B read: what is read is what was annotated, or an error that names the place."""
 
+import gzip
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sam_engine.errors import ImageError
+from sam_engine.errors import ImageError, InputError
+from sam_engine.evaluation.truth import open_truth
 from sam_engine.formats.open import open_source
 from tests.helpers.drawn_data import NUM_IMAGES, assert_masks, draw, read_all, write_folder
 
@@ -48,3 +51,46 @@ def test_damaged_files_are_that_images_error(tmp_path: Path):
         with pytest.raises(ImageError, match=message):
             source.read(index)
     assert source.read(3).image_id == 103
+
+
+def keep_images(source) -> list:
+    """Return the ids and the pixels of all images."""
+    return [(image.image_id, image.pixels.tobytes(), len(image.runs)) for image in read_all(source)]
+
+
+@pytest.mark.parametrize("kind", ["gzip", "nested", "many", "range", "zip"])
+def test_sa1b_is_read_as_it_is_shipped(drawn_tar: Path, tmp_path: Path, monkeypatch, kind: str):
+    """Gzip under a plain name, unpacked into a folder, many tars, a range of them, a zip: the same images."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "in").mkdir()
+    place = tmp_path / "in"
+    if kind == "gzip":
+        place = place / "sa_000000.tar"
+        place.write_bytes(gzip.compress(drawn_tar.read_bytes()))
+    elif kind == "nested":
+        write_folder(place / "sa_000000")
+    elif kind == "zip":
+        place = place / "sa.zip"
+        write_folder(tmp_path / "folder")
+        with zipfile.ZipFile(place, "w") as archive:
+            for path in (tmp_path / "folder").iterdir():
+                archive.write(path, path.name)
+    else:
+        with tarfile.open(drawn_tar) as whole:
+            members = whole.getmembers()
+            for number in range(2):
+                with tarfile.open(place / f"sa_{number:06d}.tar", "w") as part:
+                    for member in members[number * 8 : number * 8 + 8]:
+                        part.addfile(member, whole.extractfile(member))
+        place = place if kind == "many" else place / "sa_{000000..000001}.tar"
+
+    assert keep_images(open_source(place)) == keep_images(open_source(drawn_tar))
+    assert open_truth(place).source.image_id(0) == 100
+
+
+def test_a_tar_that_is_not_whole_is_no_source(drawn_tar: Path, tmp_path: Path):
+    """Training and scores on a part of a set would not say so."""
+    (tmp_path / "x.tar").write_bytes(drawn_tar.read_bytes()[:-20480])
+
+    with pytest.raises(InputError, match="is not whole"):
+        open_source(tmp_path / "x.tar")

@@ -316,11 +316,11 @@ def test_mistakes_are_named(tmp_path):
         tmp_path / "photos": "no images in",
         tmp_path / "photos" / "*.jpg": "no images match",
         tmp_path / "none" / "*.jpg": "there is no folder",
-        tmp_path / "x.zip": "unpack it first",
+        tmp_path / "x.zip": "not a readable zip",
         tmp_path / "x.docx": "unknown kind",
         tmp_path / "empty.txt": "lists no paths",
         tmp_path / "bad.parquet": "not a readable Parquet",
-        tmp_path / "bad.tar": "not a readable uncompressed tar",
+        tmp_path / "bad.tar": "not a readable tar",
         "s3://bucket/photos": "is a URL",
     }
     got = {spec: refusal(spec) for spec in messages}
@@ -361,7 +361,7 @@ def test_sample_photos_need_the_demo_extra(monkeypatch):
     """Without scikit-image the message names the extra."""
     monkeypatch.setattr(inputs.importlib.util, "find_spec", lambda name: None)
 
-    with pytest.raises(InputError, match=r"sam-engine\[demo\]"):
+    with pytest.raises(InputError, match="pip install scikit-image"):
         open_input(None)
 
 
