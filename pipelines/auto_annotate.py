@@ -26,7 +26,9 @@ DAMAGED = frozenset({ImageStatus.CORRUPT, ImageStatus.TRUNCATED})
 COMMAND = CommandLine(
     name="auto_annotate",
     config_class=AutoAnnotateConfig,
-    plain_texts=frozenset({"input", "output", "model.checkpoint", "model.sha256", "executor.address"}),
+    plain_texts=frozenset(
+        {"amg.prompts", "input", "output", "model.checkpoint", "model.sha256", "executor.address"}
+    ),
     help="""
 Turn images into a Segment Anything dataset: every mask of every image, in Parquet.
 

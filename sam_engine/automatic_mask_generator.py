@@ -269,7 +269,7 @@ class SamAutomaticMaskGenerator(Stepwise):
             "area": mask.area,
             "bbox": list(mask.bbox_xywh),
             "predicted_iou": mask.predicted_iou,
-            "point_coords": [list(mask.point)],
+            "point_coords": [list(point) for point in mask.point_coords],
             "stability_score": mask.stability_score,
             "crop_box": list(mask.crop_box_xywh),
         }

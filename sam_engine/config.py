@@ -111,7 +111,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AmgConfig:
-    """The automatic mask generator. Names and defaults are ``segment_anything``'s, but for the last four."""
+    """The automatic mask generator. Names and defaults are ``segment_anything``'s, but for the last five."""
 
     points_per_side: int | None = 32
     """Points along one side of the grid; ``points_per_side**2`` prompts on the whole image."""
@@ -144,6 +144,9 @@ class AmgConfig:
     ``points_per_side``. In layer k as many divided by ``factor**k``."""
     points_per_column: int | None = None
     """Points from top to bottom of such a grid."""
+    prompts: str | None = None
+    """Table with the prompts of each image, in place of a grid: .csv or .parquet with columns file_name and
+    x, y (three masks a point) or x0, y0, x1, y1 (one mask a box), in pixels of the upright image."""
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -176,6 +179,9 @@ class AmgConfig:
             value = getattr(self, name)
             check_setting(f"amg.{name}", value, 0 <= value <= 1, "in [0, 1]")
         check_setting("amg.crop_n_layers", self.crop_n_layers, self.crop_n_layers <= 4, "at most 4")
+        for name in ("crop_n_layers", "points_per_row") if self.prompts is not None else ():
+            value = getattr(self, name)
+            check_setting(f"amg.{name}", value, not value, "left out with amg.prompts")
         for name, other in (("points_per_row", "points_per_column"), ("points_per_column", "points_per_row")):
             is_paired = (getattr(self, name) is None) == (getattr(self, other) is None)
             value = getattr(self, name)

@@ -340,7 +340,7 @@ def found(mask: NDArray[np.bool_]) -> FoundMask:
         box_xyxy=(int(x.min()), int(y.min()), int(x.max()), int(y.max())),
         predicted_iou=0.9,
         stability_score=0.95,
-        point=(0.5, 0.5),
+        point_coords=((0.5, 0.5),),
         crop_box=(0, 0, mask.shape[1], mask.shape[0]),
     )
 

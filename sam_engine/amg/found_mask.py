@@ -16,8 +16,8 @@ class FoundMask:
     """Inclusive pixel indices."""
     predicted_iou: float
     stability_score: float
-    point: tuple[float, float]
-    """(x, y) of the prompt."""
+    point_coords: tuple[tuple[float, float], ...]
+    """The prompt: (x, y) of a point, or the top left and bottom right of a box."""
     crop_box: Box
     """XYXY of the crop that it was found in, right and bottom exclusive."""
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from sam_engine.amg.found_mask import FoundMask
-from sam_engine.amg.mask_batch import Image
+from sam_engine.amg.mask_batch import Image, Prompts
 from sam_engine.amg.mask_finder import MaskFinder
 from sam_engine.amg.queued_image import QueuedImage
 from sam_engine.compute.device import is_out_of_memory, is_queued
@@ -25,6 +25,7 @@ class _Work:
     """An image that is being worked on."""
 
     image: Image
+    prompts: Prompts | None = None
     queued: QueuedImage | None = None
     """Its work on the device; None if there is none, or none any more."""
 
@@ -47,18 +48,21 @@ class InTurn:
         """Whether work of the image added last is on the device; else it waits for `finish`."""
         return self._last is not None and self._last.queued is not None
 
-    def add(self, image: Image | None, queued: QueuedImage | None = None) -> Found | None:
+    def add(
+        self, image: Image | None, queued: QueuedImage | None = None, *, prompts: Prompts | None = None
+    ) -> Found | None:
         """Begin an image, and return what became of the one before it, unless `finish` told.
 
         Args:
             image: (H, W, 3) uint8 RGB, or None: only the one before is finished.
             queued: Its work, if it is begun.
+            prompts: As of `MaskFinder.find`.
 
         Raises:
             RuntimeError: The device is broken, or the model raised for the one before.
         """
         older, self._last = self._last, None
-        newer = None if image is None else _Work(image, queued if self._overlaps else None)
+        newer = None if image is None else _Work(image, prompts, queued if self._overlaps else None)
         del queued  # where memory runs out, `newer` has to be all that holds it
         if newer is not None and self._overlaps:
             with suppress(Exception):  # what is wrong with it shows when it is done alone
@@ -71,12 +75,12 @@ class InTurn:
         """Return what became of the image added last."""
         last, self._last = self._last, None
         assert last is not None, "add() comes before"
-        return self._alone(last.image) if last.queued is None else self._finish(last, None)
+        return self._alone(last) if last.queued is None else self._finish(last, None)
 
     def _finish(self, older: _Work, newer: _Work | None) -> Found:
         """Return what became of an image, and queue the work of the one after it."""
         if older.queued is None:
-            return self._alone(older.image)
+            return self._alone(older)
         try:
             older.queued.draw()
             if newer is not None and newer.queued is not None:
@@ -91,26 +95,26 @@ class InTurn:
         older.queued = None
         if newer is not None:
             newer.queued = None
-        return self._alone(older.image)
+        return self._alone(older)
 
     def _begin(self, work: _Work, *, search: bool) -> None:
         """Queue an image's encoding, if that was not done, and its search; if that fails, it is not begun."""
         queued, work.queued = work.queued, None
-        queued = queued or self._finder.begin(work.image)
+        queued = queued or self._finder.begin(work.image, work.prompts)
         if search:
             queued.search()
         work.queued = queued
 
-    def _alone(self, image: Image) -> Found:
+    def _alone(self, work: _Work) -> Found:
         """Return what becomes of an image while no other is in hand."""
         try:
-            return self._finder.find(image)
+            return self._finder.find(work.image, work.prompts)
         except ImageError as error:
             return error.with_traceback(None)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        height, width = image.shape[:2]
+        height, width = work.image.shape[:2]
         return ImageError(ImageStatus.OOM, f"no memory to draw its masks at {width} x {height} pixels")
 
 

@@ -21,6 +21,10 @@ Image = NDArray[np.uint8]
 """(H, W, 3) RGB."""
 
 
+Prompts = NDArray[np.float64]
+"""(P, 2) points (x, y), or (P, 4) boxes XYXY."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Crop:
     """A part of one image that is encoded and prompted by itself."""
@@ -33,8 +37,8 @@ class Crop:
     """(H, W) of the image."""
     frame: LogitFrame
     """Where logits lie over the crop."""
-    points: NDArray[np.float64]
-    """(P, 2) prompts as (x, y) in pixels of the crop."""
+    given: Prompts
+    """In pixels of the crop."""
 
     def of(self, image: Image) -> Image:
         """Cut the crop out of its (H, W, 3) image."""
@@ -42,10 +46,12 @@ class Crop:
         return np.ascontiguousarray(image[top:bottom, left:right])
 
     def prompts(self) -> NDArray[np.float32]:
-        """Return the points in pixels of the model's input, (P, 2)."""
+        """Return the prompts in pixels of the model's input, (P, 2) or (P, 4)."""
         # Scaled in float64, as the original does; only the result is rounded.
         transform = ResizeLongestSide(self.frame.image_size)
-        return transform.apply_coords(self.points, self.frame.original_size).astype(np.float32)
+        corners = self.given.reshape(len(self.given), -1, 2)
+        scaled = transform.apply_coords(corners, self.frame.original_size)
+        return scaled.reshape(self.given.shape).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sam_engine.amg.filters import nms_between_crops
 from sam_engine.amg.found_mask import Box, FoundMask
-from sam_engine.amg.mask_batch import Crop, EncodedCrop, Image, MaskBatch, clean_up_masks
+from sam_engine.amg.mask_batch import Crop, EncodedCrop, Image, MaskBatch, Prompts, clean_up_masks
 from sam_engine.amg.measure import LogitFrame
 from sam_engine.amg.queued_image import QueuedImage
 from sam_engine.amg.search import draw_masks, search_crop
@@ -62,14 +62,17 @@ class MaskFinder:
         """Take the settings; ``point_grids`` may stand in for the regular ones."""
         self.model = model
         self.config = config
-        self.point_grids = point_grids_of(config) if point_grids is None else point_grids
+        self.point_grids: PointGrids = ()
+        if config.prompts is None:
+            self.point_grids = point_grids_of(config) if point_grids is None else point_grids
         self.points_per_batch = config.points_per_batch
 
-    def find(self, image: Image) -> list[FoundMask]:
+    def find(self, image: Image, prompts: Prompts | None = None) -> list[FoundMask]:
         """Find the masks of one image.
 
         Args:
             image: (H, W, 3) uint8 RGB.
+            prompts: One or more in pixels of the image, which is then not cut into crops. None: the grids.
 
         Returns:
             By descending predicted IoU; with crops, from the smallest crops to the whole image; with
@@ -77,9 +80,10 @@ class MaskFinder:
 
         Raises:
             ValueError: The image is of another type or shape.
+            ConfigError: ``amg.prompts`` is set, and none are given.
             ImageError: The model's outputs are not finite, or memory ran out.
         """
-        return self.find_encoded(crop for _, crop in self.encode([image]))
+        return self.find_encoded(crop for _, crop in self.encode([image], prompts))
 
     @torch.no_grad()
     def find_encoded(self, encoded: Iterable[EncodedCrop]) -> list[FoundMask]:
@@ -98,14 +102,14 @@ class MaskFinder:
         boxes = [_as_box(box) for box in batch.boxes_xyxy.tolist()]
         return self._found(batch, boxes, draw_masks(self.model, batch, crops), crops)
 
-    def begin(self, image: Image) -> QueuedImage:
+    def begin(self, image: Image, prompts: Prompts | None = None) -> QueuedImage:
         """Queue an image's encoding, on a device that `is_queued`; its steps and `finish` come next.
 
         Raises:
             ValueError: As `find`.
             ImageError: There is no memory to encode it.
         """
-        encoded = self.encode([image])
+        encoded = self.encode([image], prompts)
         first = next(encoded)
         return self.queue(crop for _, crop in itertools.chain([first], encoded))
 
@@ -123,21 +127,32 @@ class MaskFinder:
         boxes = [box_of(runs[row], size) for row in range(len(batch))]
         return self._found(batch, boxes, runs, queued.crops)
 
-    def encode(self, images: Sequence[Image]) -> Iterator[tuple[int, EncodedCrop]]:
+    def encode(
+        self, images: Sequence[Image], prompts: Prompts | None = None
+    ) -> Iterator[tuple[int, EncodedCrop]]:
         """Yield image number and embedding of every crop, image by image, encoding several together.
+
+        Args:
+            images: (H, W, 3) uint8 RGB.
+            prompts: As of `find`, for a single image.
 
         Raises:
             ValueError: An image is of another type or shape; nothing was encoded then.
+            ConfigError: As `find`.
             ImageError: There is no memory to encode one.
         """
         for image in images:
             check_image(image)
-        return self._encode(images)
+        if self.config.prompts is not None and prompts is None:
+            raise ConfigError("amg.prompts is read by pipelines.auto_annotate alone; give prompts to find()")
+        return self._encode(images, prompts)
 
     @torch.no_grad()
-    def _encode(self, images: Sequence[Image]) -> Iterator[tuple[int, EncodedCrop]]:
+    def _encode(self, images: Sequence[Image], prompts: Prompts | None) -> Iterator[tuple[int, EncodedCrop]]:
         """See `encode`."""
-        jobs = [(number, crop) for number, image in enumerate(images) for crop in self._crops_of(image)]
+        jobs = [
+            (number, crop) for number, image in enumerate(images) for crop in self._crops_of(image, prompts)
+        ]
         at_once = ENCODED_AT_ONCE.get(self.model.device.type, 1)
         for start in range(0, len(jobs), at_once):
             group = jobs[start : start + at_once]
@@ -145,10 +160,11 @@ class MaskFinder:
             for (number, crop), embedding in zip(group, embeddings, strict=True):
                 yield number, EncodedCrop(crop=crop, embedding=embedding)
 
-    def _crops_of(self, image: Image) -> list[Crop]:
+    def _crops_of(self, image: Image, prompts: Prompts | None) -> list[Crop]:
         """Return the whole image and its crops."""
         size, config = (image.shape[0], image.shape[1]), self.config
-        boxes, layers = generate_crop_boxes(size, config.crop_n_layers, config.crop_overlap_ratio)
+        num_layers = config.crop_n_layers if prompts is None else 0
+        boxes, layers = generate_crop_boxes(size, num_layers, config.crop_overlap_ratio)
         transform, crops = ResizeLongestSide(self.model.image_size), []
         for index, (box, layer) in enumerate(zip(boxes, layers, strict=True)):
             height, width = box[3] - box[1], box[2] - box[0]
@@ -157,8 +173,10 @@ class MaskFinder:
                 input_size=transform.target_size((height, width)),
                 original_size=(height, width),
             )
-            points = np.asarray(self.point_grids[layer], dtype=np.float64) * (width, height)
-            crops.append(Crop(index=index, box=box, image_size=size, frame=frame, points=points))
+            given = prompts
+            if given is None:
+                given = np.asarray(self.point_grids[layer], dtype=np.float64) * (width, height)
+            crops.append(Crop(index=index, box=box, image_size=size, frame=frame, given=given))
         return crops
 
     def _encode_pixels(self, pixels: Sequence[Image]) -> list[ImageEmbedding]:
@@ -193,14 +211,14 @@ class MaskFinder:
         masks = []
         for row, (box, predicted_iou, stability_score, prompt_index, crop_index) in enumerate(columns):
             crop = crops[crop_index]
-            point = crop.points[prompt_index] + crop.box[:2]
+            corners = crop.given[prompt_index].reshape(-1, 2) + crop.box[:2]
             masks.append(
                 FoundMask(
                     runs=runs[row],
                     box_xyxy=box,
                     predicted_iou=predicted_iou,
                     stability_score=stability_score,
-                    point=(float(point[0]), float(point[1])),
+                    point_coords=tuple((float(x), float(y)) for x, y in corners),
                     crop_box=crop.box,
                 )
             )

@@ -28,7 +28,7 @@ from sam_engine.amg.filters import (
 from sam_engine.amg.mask_batch import Crop, EncodedCrop, MaskBatch
 from sam_engine.amg.measure_device import is_whole, measure_masks, measures_of_table
 from sam_engine.amg.packed_logits import KeptLogits
-from sam_engine.amg.prompting import decode_points, too_little_memory
+from sam_engine.amg.prompting import decode_prompts, too_little_memory
 from sam_engine.compute.device import Download, is_out_of_memory, upload
 from sam_engine.config import AmgConfig, is_on
 from sam_engine.modeling.segmenter import Segmenter
@@ -175,7 +175,7 @@ class QueuedImage:
         predicted_iou, logits, masks_per_prompt = [], torch.empty(0), 0
         for first in range(start, stop, step):
             points = crop.prompts[first : min(first + step, stop)]
-            maps, scores = decode_points(model, crop.encoded.embedding, points, config)
+            maps, scores = decode_prompts(model, crop.encoded.embedding, points, config)
             predicted_iou.append(scores.flatten())
             if first == start:
                 masks_per_prompt = maps.shape[1]

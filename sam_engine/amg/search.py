@@ -11,7 +11,7 @@ from torch import Tensor
 from sam_engine.amg.filters import Tally, filter_measured, find_good, nms_within_crop, report_non_finite
 from sam_engine.amg.mask_batch import Crop, EncodedCrop, MaskBatch
 from sam_engine.amg.measure_cpu import keep_logits, masks_to_runs, measure_masks
-from sam_engine.amg.prompting import decode_points, too_little_memory
+from sam_engine.amg.prompting import decode_prompts, too_little_memory
 from sam_engine.compute.device import is_out_of_memory
 from sam_engine.config import AmgConfig
 from sam_engine.modeling.segmenter import Segmenter
@@ -85,7 +85,7 @@ def _decode_batch(
     model: Segmenter, encoded: EncodedCrop, prompts: Tensor, start: int, config: AmgConfig
 ) -> tuple[MaskBatch, Tally]:
     """Decode prompts (P, 2), of which the first is number ``start``; return masks that pass the filters."""
-    logits, predicted_iou = decode_points(model, encoded.embedding, prompts, config)
+    logits, predicted_iou = decode_prompts(model, encoded.embedding, prompts, config)
     # (P * M,): the masks of a prompt stay together.
     index = torch.arange(start, start + len(prompts)).repeat_interleave(logits.shape[1])
     logits, predicted_iou = logits.flatten(0, 1), predicted_iou.flatten()

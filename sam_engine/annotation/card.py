@@ -61,7 +61,7 @@ configs:
 # {name}
 {_RANDOM_WEIGHTS if info.random_weights else ""}
 {totals.num_images:,} images, {totals.num_masks:,} masks ({masks_per_image:.1f} per annotated image), made by
-a machine: a Segment Anything model was prompted with a regular grid of points, and the masks that it was sure
+a machine: a Segment Anything model was prompted with {_prompted(info)}, and the masks that it was sure
 of and that are not duplicates were kept. The masks have no classes, may overlap, and cover parts as well as
 whole things. Nobody has checked them one by one.
 
@@ -102,6 +102,15 @@ The licence of the images was not given, so it is unknown here; the masks are de
 number plates were blurred. Settle both before you publish this.
 """
     return text.encode(errors="backslashreplace")  # a name need not be UTF-8
+
+
+def _prompted(info: RunInfo) -> str:
+    """Return what the model was prompted with."""
+    return (
+        "points or boxes from a table"
+        if "amg.prompts_sha256" in info.settings
+        else "a regular grid of points"
+    )
 
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:

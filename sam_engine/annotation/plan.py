@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
+from sam_engine.annotation.prompt_table import PROMPTS, PromptTable, prompts_of_run
 from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.checkpoints.resolve import Checkpoint, resolve_checkpoint
 from sam_engine.config import AutoAnnotateConfig
@@ -44,6 +45,8 @@ class Preparation:
     """As the input is now; a resumed run uses the one that was frozen."""
     checkpoint: Checkpoint
     architecture: Mapping[str, object]
+    prompts: PromptTable | None = None
+    """What ``amg.prompts`` names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +76,7 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     Raises:
         ConfigError: Or one of its kinds: input, output, checkpoint or a setting is wrong.
     """
-    if config.amg.grid is None:
+    if config.amg.grid is None and config.amg.prompts is None:
         raise ConfigError("amg.points_per_side must be at least 1, got None")
     if config.decode.isolate is None:
         isolate = config.executor.name == "ray"
@@ -89,6 +92,9 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     manifest = build_manifest(
         source.iter_files(account), limit=config.limit, sample=config.sample, seed=config.seed
     )
+    prompts = None if config.amg.prompts is None else prompts_of_run(config.amg.prompts, store)
+    if prompts is not None:
+        prompts.notes(manifest)
     checkpoint = resolve_checkpoint(config.model)
     return Preparation(
         config=config,
@@ -98,6 +104,7 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
         manifest=manifest,
         checkpoint=checkpoint,
         architecture=dataclasses.asdict(ARCHITECTURES[config.model.name]),
+        prompts=prompts,
     )
 
 
@@ -121,6 +128,8 @@ def open_run(preparation: Preparation) -> Plan:
         # A run that died before this line has published nothing: its manifest may be overwritten.
         store.replace(MANIFEST, manifest.to_bytes())
         store.replace(CONFIG, config_yaml(preparation.config).encode())
+        if preparation.prompts is not None:
+            store.replace(PROMPTS, preparation.prompts.to_bytes())
         store.put_exclusive(RUN_INFO, here.to_json())
     else:
         manifest, notes = _frozen_manifest(preparation, there)
@@ -128,6 +137,8 @@ def open_run(preparation: Preparation) -> Plan:
         here = _run_info(preparation, manifest, shards)
         refuse_difference(store.describe(), there.settings, here.settings)
         notes += version_notes(there.versions, here.versions)
+    if preparation.prompts is not None:
+        notes += preparation.prompts.notes(manifest)
     return Plan(
         preparation=preparation,
         info=here,
@@ -178,6 +189,7 @@ def _run_info(preparation: Preparation, manifest: Manifest, shards: Sequence[Sha
             checkpoint_sha256=preparation.checkpoint.sha256,
             manifest_sha256=manifest.sha256,
             shard_size=_shard_size(preparation, manifest),
+            prompts_sha256=None if preparation.prompts is None else preparation.prompts.sha256,
         ),
         selection=selection_settings(config, preparation.source.root),
         random_weights=config.model.checkpoint == "random",

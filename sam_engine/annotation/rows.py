@@ -44,7 +44,7 @@ def annotation_of(mask: FoundMask, size: tuple[int, int]) -> Annotation:
         predicted_iou=mask.predicted_iou,
         stability_score=mask.stability_score,
         crop_box=_floats(mask.crop_box_xywh),
-        point_coords=(mask.point,),
+        point_coords=mask.point_coords,
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sam_engine.annotation.card import CARD, dataset_card
 from sam_engine.annotation.leases import Event
 from sam_engine.annotation.plan import Plan, Preparation, open_run, prepare
+from sam_engine.annotation.prompt_table import kept_prompts
 from sam_engine.annotation.report import (
     ERRORS,
     REPORT,
@@ -73,6 +74,7 @@ class MakeAnnotator:
             decode=self.config.decode,
             threads=self.config.executor.threads_per_worker,
             decode_threads=self.config.executor.decode_threads,
+            prompts=None if self.config.amg.prompts is None else kept_prompts(self.store),
         )
 
 

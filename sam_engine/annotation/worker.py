@@ -12,10 +12,13 @@ from queue import SimpleQueue
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sam_engine.amg.in_turn import Found, InTurn
+from sam_engine.amg.mask_batch import Prompts
 from sam_engine.amg.mask_finder import MaskFinder
 from sam_engine.annotation.leases import Lease
+from sam_engine.annotation.prompt_table import PromptTable, within
 from sam_engine.annotation.rows import LoadedImage, annotated, given_up, unusable, without_masks
 from sam_engine.config import AmgConfig, DecodeConfig
 from sam_engine.dataset.manifest import Manifest
@@ -45,6 +48,10 @@ class _Work:
 
     entry: ManifestEntry
     loaded: LoadedImage
+    pixels: NDArray[np.uint8] | None
+    """What to find masks on; None: it cannot be used, or nothing is asked of it."""
+    prompts: Prompts | None
+    """In place of a grid."""
 
 
 class ShardAnnotator:
@@ -62,6 +69,7 @@ class ShardAnnotator:
         decode: DecodeConfig,
         threads: int,
         decode_threads: int,
+        prompts: PromptTable | None = None,
     ) -> None:
         """Take everything that outlives a shard.
 
@@ -75,6 +83,7 @@ class ShardAnnotator:
             decode: Settings of the decoder.
             threads: CPU threads of the model. They change float sums, so it is a setting of the run.
             decode_threads: Threads that read and decode ahead.
+            prompts: In place of a grid.
         """
         self._model = model
         self._source = source
@@ -85,6 +94,7 @@ class ShardAnnotator:
         self._decode = decode
         self._threads = threads
         self._decode_threads = decode_threads
+        self._prompts = prompts
         self._notes: list[str] = []
         self._finder = MaskFinder(model, amg)
         self._points_per_batch = amg.points_per_batch
@@ -123,7 +133,12 @@ class ShardAnnotator:
             RuntimeError: They do not. After some CUDA errors nothing does in this process, or on this GPU.
         """
         config = replace(
-            self._amg, points_per_side=1, points_per_row=None, points_per_column=None, crop_n_layers=0
+            self._amg,
+            points_per_side=1,
+            points_per_row=None,
+            points_per_column=None,
+            prompts=None,
+            crop_n_layers=0,
         )
         grey = np.full((64, 64, 3), 127, np.uint8)
         with suppress(ImageError):  # numbers that are not finite are for the rows of images to report
@@ -159,10 +174,9 @@ class ShardAnnotator:
                     records.append(given_up(entry, lease.verdicts[entry.image_id]))
                     continue
                 with clock.stage("wait_for_image"):
-                    newer = _Work(entry, next(loaded))
-                image = newer.loaded.image
+                    newer = self._work_on(entry, next(loaded))
                 with clock.stage("generate"):
-                    found = in_turn.add(image.pixels if isinstance(image, DecodedImage) else None)
+                    found = in_turn.add(newer.pixels, prompts=newer.prompts)
                     if older is not None:
                         assert found is not None
                         records.append(self._row(older, found))
@@ -174,9 +188,7 @@ class ShardAnnotator:
                     older = None
                     yield progress(entry.image_id)
                 with clock.stage("generate"):
-                    records.append(
-                        self._row(newer, image if isinstance(image, ImageError) else in_turn.finish())
-                    )
+                    records.append(self._row(newer, [] if newer.pixels is None else in_turn.finish()))
                 num_masks += len(records[-1].annotations)
             if older is not None:
                 last, older = older, None
@@ -256,6 +268,19 @@ class ShardAnnotator:
             return decoder.decode(data)
         finally:
             self._isolated.put(decoder)
+
+    def _work_on(self, entry: ManifestEntry, loaded: LoadedImage) -> _Work:
+        """Return what is to be done on an image; the row says which prompts lie outside of it."""
+        image = loaded.image
+        if isinstance(image, ImageError):
+            return _Work(entry, loaded, None, None)
+        if self._prompts is None:
+            return _Work(entry, loaded, image.pixels, None)
+        prompts, notes = within(self._prompts.of(entry.path), image.pixels.shape[:2])
+        if notes:
+            note = "; ".join(notes if image.note is None else [image.note, *notes])
+            loaded = replace(loaded, image=replace(image, note=note))
+        return _Work(entry, loaded, image.pixels if len(prompts) else None, prompts)
 
     def _row(self, work: _Work, found: Found) -> ImageRecord:
         """Return the row of one image; note it if memory ran out and the finder takes smaller batches."""

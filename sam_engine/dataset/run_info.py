@@ -96,6 +96,7 @@ def deciding_settings(
     checkpoint_sha256: str | None,
     manifest_sha256: str,
     shard_size: int,
+    prompts_sha256: str | None = None,
 ) -> dict[str, Any]:
     """Return what goes into the fingerprint.
 
@@ -107,7 +108,9 @@ def deciding_settings(
         checkpoint_sha256: Of the weights' file; None for untrained ones.
         manifest_sha256: Of the frozen manifest.
         shard_size: Images per shard.
+        prompts_sha256: Of the table that ``amg.prompts`` names.
     """
+    prompts = {} if prompts_sha256 is None else {"amg.prompts_sha256": prompts_sha256}
     return {
         "schema_version": SCHEMA_VERSION,
         "model.name": config.model.name,
@@ -118,8 +121,9 @@ def deciding_settings(
         **{
             f"amg.{name}": value
             for name, value in dataclasses.asdict(config.amg).items()
-            if value is not None or name not in ADDED_LATER
+            if name != "prompts" and (value is not None or name not in ADDED_LATER)
         },
+        **prompts,
         **{
             f"decode.{name}": getattr(config.decode, name)
             for name in DECODE_SETTINGS

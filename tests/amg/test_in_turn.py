@@ -6,7 +6,7 @@ import torch
 
 from sam_engine.amg.found_mask import FoundMask
 from sam_engine.amg.in_turn import InTurn
-from sam_engine.amg.mask_batch import Image
+from sam_engine.amg.mask_batch import Image, Prompts
 from sam_engine.amg.mask_finder import MaskFinder
 from sam_engine.amg.queued_image import QueuedImage
 from sam_engine.config import AmgConfig
@@ -29,9 +29,9 @@ class ShortOfMemory(MaskFinder):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().finish(queued)
 
-    def find(self, image: Image) -> list[FoundMask]:
+    def find(self, image: Image, prompts: Prompts | None = None) -> list[FoundMask]:
         self.live_bytes.append(self.events.live_bytes)
-        return super().find(image)
+        return super().find(image, prompts)
 
 
 @pytest.mark.parametrize("is_begun", [False, True])

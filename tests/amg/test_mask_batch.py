@@ -38,7 +38,7 @@ def test_cleaning_in_a_window_is_cleaning_in_the_image(
                 box_xyxy=(left, top, left + width, top + height),
                 predicted_iou=0.9,
                 stability_score=0.95,
-                point=(0.5, 0.5),
+                point_coords=((0.5, 0.5),),
                 crop_box=(0, 0, size[1], size[0]),
             )
         )

@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from sam_engine.amg import draw_device, measure_device, queued_image
+from sam_engine.amg.mask_finder import MaskFinder
 from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
+from sam_engine.config import AmgConfig
 from sam_engine.errors import ImageError
 from tests.helpers import queued_device
 from tests.helpers.fakes import DiscSegmenter, make_reduced_tiny
@@ -52,6 +54,20 @@ def test_records_of_a_device(size: tuple[int, int], settings: dict[str, Any]) ->
 
     assert on_device == on_cpu
     assert events.waits == []
+
+
+def test_prompts_that_are_given_on_a_device() -> None:
+    """Points of a table instead of a grid: the masks of a CPU."""
+    image, config = picture(97, 131), AmgConfig(prompts="-", stability_score_thresh=0)
+    points = np.array([[20.0, 30.0], [100.5, 60.0], [5.0, 90.0]])
+    with queued_device.watch() as events:
+        ours = MaskFinder(QueuedSegmenter(DiscSegmenter()), config).find(image, points)
+    on_cpu = MaskFinder(DiscSegmenter(), config).find(image, points)
+
+    assert [(mask.point_coords, mask.box_xyxy, mask.runs.tolist()) for mask in ours] == [
+        (mask.point_coords, mask.box_xyxy, mask.runs.tolist()) for mask in on_cpu
+    ]
+    assert (len(ours) > 3, len(events.reads)) == (True, 2)
 
 
 def test_an_image_is_read_twice() -> None:

@@ -16,7 +16,7 @@ def test_boxes_are_converted_to_xywh_of_inclusive_indices():
         box_xyxy=(30, 10, 34, 19),
         predicted_iou=0.5,
         stability_score=0.75,
-        point=(31.5, 12.5),
+        point_coords=((31.5, 12.5),),
         crop_box=(20, 0, 60, 40),
     )
 

@@ -22,6 +22,7 @@ def fingerprint(**changes):
         "checkpoint_sha256": "c",
         "manifest_sha256": "m",
         "shard_size": 5,
+        "prompts_sha256": None,
     }
     given |= {key: changes.pop(key) for key in list(changes) if key in given}
     return info(deciding_settings(fakes.run_settings(**changes), **given)).fingerprint
@@ -55,6 +56,7 @@ def info(settings):
         {"decode__bands": [3, 2, 1]},
         {"executor__threads_per_worker": 2},
         {"shard_size": 7},
+        {"prompts_sha256": "p"},
     ],
     ids=lambda change: next(iter(change)),
 )
