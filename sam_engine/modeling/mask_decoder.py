@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,13 +87,16 @@ class MaskDecoder(nn.Module):
         Returns:
             Mask logits (P, M, 4h, 4w) and predicted IoU (P, M), where M is ``num_multimask_outputs`` or 1.
         """
+        # What a subclass of the original's replaces knows no more than the original's arguments.
+        more: dict[str, Any] = {}
+        if skip_features is not None or places is not None:
+            more = {"skip_features": skip_features, "places": places}
         masks, iou_pred = self.predict_masks(
-            image_embeddings,
-            image_pe,
-            sparse_prompt_embeddings,
-            dense_prompt_embeddings,
-            skip_features,
-            places,
+            image_embeddings=image_embeddings,
+            image_pe=image_pe,
+            sparse_prompt_embeddings=sparse_prompt_embeddings,
+            dense_prompt_embeddings=dense_prompt_embeddings,
+            **more,
         )
         chosen = slice(1, None) if multimask_output else slice(0, 1)
         return masks[:, chosen], iou_pred[:, chosen]
@@ -120,7 +124,8 @@ class MaskDecoder(nn.Module):
         height, width = image.shape[-2:]
 
         prior = self.image_prior(places, height, width)
-        tokens, image = self.transformer(image, image_pe, tokens, prior)
+        priors = () if prior is None else (prior,)
+        tokens, image = self.transformer(image, image_pe, tokens, *priors)
         image = image.transpose(1, 2)
         image = image.reshape(*image.shape[:2], height, width)
         upscaled = self._upscale(image, skip_features)  # (P, C / 8, 4h, 4w)

@@ -63,8 +63,9 @@ class Sam(nn.Module):
 
     def set_normalisation(self, pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> None:
         """Set mean and deviation of RGB in [0, 255]; as in the released models, no checkpoint holds them."""
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            tensor = torch.tensor(values, dtype=torch.get_default_dtype()).view(-1, 1, 1)
+            self.register_buffer(name, tensor, persistent=False)
 
     @property
     def device(self) -> torch.device:

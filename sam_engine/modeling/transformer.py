@@ -57,8 +57,10 @@ class TwoWayTransformer(nn.Module):
         key_pe = image_pe.flatten(2).transpose(1, 2)
         queries = point_embedding
         for i, layer in enumerate(self.layers):
-            prior = image_prior if i == 0 else None
-            queries, keys = layer(queries, keys, point_embedding, key_pe, prior)
+            prior = {} if image_prior is None or i else {"key_prior": image_prior}
+            queries, keys = layer(
+                queries=queries, keys=keys, query_pe=point_embedding, key_pe=key_pe, **prior
+            )
         attended = self.final_attn_token_to_image(q=queries + point_embedding, k=keys + key_pe, v=keys)
         queries = self.norm_final_attn(queries + attended)
         return queries, keys
