@@ -58,7 +58,10 @@ def run(config: EvaluateConfig) -> int:
     from sam_engine.evaluation.truth import open_truth
 
     images = config.images or [None] * len(config.truth)
-    truths = [open_truth(path, place) for path, place in zip(config.truth, images, strict=True)]
+    truths = [
+        open_truth(path, place, coco_frame=config.coco_frame)
+        for path, place in zip(config.truth, images, strict=True)
+    ]
     names = [truth.name for truth in truths]
     if len(set(names)) < len(names):
         raise ConfigError(f"truth: names must differ to be told apart, got {', '.join(names)}")

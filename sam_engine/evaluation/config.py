@@ -20,6 +20,8 @@ class EvaluateConfig:
     images: list[str | None] = field(default_factory=list)
     """Where the images of each of ``truth`` are: a COCO file's folder; of a dataset, where its input is now
     if it has moved; null for the others. Empty: null for all."""
+    coco_frame: str | None = None
+    """upright or stored: what masks of COCO files refer to where sizes do not tell. None: refuse them."""
     parts: list[str] = field(default_factory=lambda: list(PARTS))
     """prompts: a click and a box for each annotated mask. grid: the mask generator on whole images."""
     limit: int | None = None
@@ -50,6 +52,8 @@ class EvaluateConfig:
             len(self.images) in (0, len(self.truth)),
             "null or a path for each of truth",
         )
+        choices = ("upright", "stored", None)
+        check_setting("coco_frame", self.coco_frame, self.coco_frame in choices, "upright, stored or null")
         for name in ("limit", "grid_limit"):
             value = getattr(self, name)
             if value is not None:

@@ -84,18 +84,19 @@ class Truth:
                 yield found
 
 
-def open_truth(path: str | Path, images: str | None = None) -> Truth:
+def open_truth(path: str | Path, images: str | None = None, **options: Any) -> Truth:
     """Return the ground truth that a path names.
 
     Args:
         path: A tar or folder of ``<name>.jpg`` and ``<name>.json`` pairs as in SA-1B, a dataset directory, or
             a COCO instances file.
         images: Where the images are: needed for COCO, and for a dataset whose input was moved.
+        options: More of `sam_engine.formats.source.ReadOptions`.
 
     Raises:
         ConfigError: There is no such thing, or it is of a kind that is not read.
     """
-    return Truth(source=open_source(path, images))
+    return Truth(source=open_source(path, images, **options))
 
 
 def _with_masks(image: AnnotatedImage) -> TruthImage | None:

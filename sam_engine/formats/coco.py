@@ -4,7 +4,10 @@ Read are polygons and run lengths, no crowds. Written masks stay run-length enco
 holes. There is one category, because Segment Anything finds things without naming them.
 """
 
+import base64
 import json
+import logging
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from sam_engine.config import DecodeConfig
 from sam_engine.dataset.reader import Dataset
 from sam_engine.dataset.schema import annotation_id
 from sam_engine.errors import ImageError, InputError
@@ -24,6 +28,7 @@ from sam_engine.formats.source import (
     KINDS,
     AnnotatedImage,
     ExportSummary,
+    ReadOptions,
     bad_annotations,
     checked_runs,
 )
@@ -31,10 +36,15 @@ from sam_engine.images.decode import decode_image
 from sam_engine.ops.rle import Runs, decode_runs, mask_to_runs
 from sam_engine.structures import Annotation, ImageRecord, ImageStatus
 
+log = logging.getLogger(__name__)
+
 CATEGORY_ID = 1
 CATEGORY = {"id": CATEGORY_ID, "name": "object", "supercategory": "object"}
 _ANNOTATED = (ImageStatus.OK, ImageStatus.OK_EMPTY)
 
+
+FRAMES = ("upright", "stored")
+"""What an image's width, height and masks can refer to, where its file has an orientation."""
 
 _CC_URL = re.compile(r"creativecommons\.org/licenses/([a-z-]+)/([\d.]+)")
 _MAX_OVERHANG = 100.0
@@ -54,6 +64,8 @@ class CocoSource:
     """By image id."""
     licences: Mapping[Any, str]
     """By the file's own numbers."""
+    frame: str | None
+    """upright or stored: what widths, heights and masks refer to, if that is known of the file."""
 
     @property
     def name(self) -> str:
@@ -74,43 +86,64 @@ class CocoSource:
     def read(self, index: int) -> AnnotatedImage:
         """Return an image with its masks; raises as `Source.read`."""
         image = self.images[index]
-        path = self.folder / image["file_name"]
+        path = self.folder / _file_name(image)
         try:
-            pixels = decode_image(path.read_bytes(), AS_STORED).pixels
+            data = path.read_bytes()
         except OSError as error:
             raise ImageError(ImageStatus.UNREADABLE, f"{path}: {error.strerror}") from error
+        except ValueError as error:
+            raise ImageError(ImageStatus.VANISHED, f"{str(path)!a}: {error}") from error
+        pixels = _pixels_in_frame(data, image, self.frame)
         runs = [_runs(segmentation, pixels) for segmentation in self.segmentations[image["id"]]]
         return AnnotatedImage(image_id=self.image_id(index), pixels=pixels, runs=runs)
 
 
-def open_coco_source(path: Path, images: str | None) -> CocoSource:
+def open_coco_source(path: Path, options: ReadOptions) -> CocoSource:
     """Return the source of a COCO instances file and the folder of its images.
 
     Raises:
         InputError: The file is no such thing, or the folder is not given or not there.
     """
+    images = options.images
     if images is None:
         raise InputError(
             f"{path} holds annotations alone, and data.images names no folder for it; give that of its "
             "images (an evaluation takes images=[FOLDER])"
         )
-    if not Path(images).is_dir():
+    if not Path(images).expanduser().is_dir():
         raise InputError(f"{path} holds annotations alone, and there is no folder {images} with its images")
     try:
-        document = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        document = json.loads(data.decode(json.detect_encoding(data), "surrogateescape"))
         segmentations: dict[int, list[Any]] = defaultdict(list)
+        num_boxes = 0
         for annotation in document["annotations"]:
-            if not annotation.get("iscrowd"):
+            if annotation.get("iscrowd"):
+                continue
+            if annotation.get("segmentation"):
                 segmentations[annotation["image_id"]].append(annotation["segmentation"])
+            else:
+                num_boxes += 1
+        frame = (document.get("info") or {}).get("frame")
         listed = sorted(document["images"], key=lambda image: image["id"])
         listed = [image for image in listed if segmentations.get(image["id"]) and image["file_name"]]
         licences = {entry["id"]: _licence(entry) for entry in document.get("licenses", [])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: no COCO instances file ({error!r}); give {KINDS}") from error
     if not listed:
-        raise InputError(f"{path}: no image has an annotation that is not a crowd")
+        boxes = f", nor a box alone ({num_boxes} are)" if num_boxes else ""
+        raise InputError(f"{path}: no image has an annotation that is not a crowd{boxes}")
+    if num_boxes:
+        log.warning("%s: %d annotations are boxes without a mask, and are passed over", path, num_boxes)
+    if frame not in (*FRAMES, None):
+        raise InputError(f"{path}: info.frame is {frame!r}; {' or '.join(FRAMES)} can be")
     return CocoSource(
-        path=path, folder=Path(images), images=listed, segmentations=dict(segmentations), licences=licences
+        path=path,
+        folder=Path(images).expanduser(),
+        images=listed,
+        segmentations=dict(segmentations),
+        licences=licences,
+        frame=frame or options.coco_frame,
     )
 
 
@@ -169,17 +202,20 @@ def _bbox(annotation: Annotation) -> list[float]:
 
 def _write_images(dataset: Dataset, file: BinaryIO, totals: Counter[str]) -> None:
     """Write everything before the annotations, from the columns that are not masks."""
-    info = {"description": "Segment Anything masks", "fingerprint": dataset.fingerprint}
+    info = {"description": "Segment Anything masks", "fingerprint": dataset.fingerprint, "frame": "upright"}
     head = {"info": info, "licenses": [], "categories": [CATEGORY]}
     file.write(json.dumps(head).removesuffix("}").encode() + b',\n"images": [')
-    columns = ["image_id", "width", "height", "file_name", "status"]
+    columns = ["image_id", "width", "height", "file_name", "path_bytes", "status"]
     separator = b"\n"
     for table in dataset.tables(columns):
         for row in table.to_pylist():
             if row.pop("status") not in _ANNOTATED:
                 totals["failed"] += 1
                 continue
+            exact = row.pop("path_bytes")
             image = {"id": row.pop("image_id"), **row}
+            if exact is not None:
+                image["file_name_base64"] = base64.b64encode(exact).decode()
             file.write(separator + json.dumps(image).encode())
             separator = b",\n"
             totals["images"] += 1
@@ -201,6 +237,46 @@ def _licence(entry: Mapping[str, Any]) -> str:
     """Return a licence of COCO's list: ``CC BY-NC 2.0`` for the address of one, else its name."""
     match = _CC_URL.search(str(entry.get("url", "")))
     return f"CC {match[1].upper()} {match[2]}" if match else str(entry.get("name", ""))
+
+
+def _file_name(image: Mapping[str, Any]) -> str:
+    """Return the name of an image's file as the file system has it."""
+    exact = image.get("file_name_base64")  # of our own exports, where the name is not UTF-8
+    return os.fsdecode(base64.b64decode(exact)) if exact else str(image["file_name"])
+
+
+def _pixels_in_frame(data: bytes, image: Mapping[str, Any], frame: str | None) -> NDArray[np.uint8]:
+    """Return an image as its annotations see it: turned upright by its orientation, or as it is stored.
+
+    The width and height that the file states decide; where both would fit, ``frame`` does.
+
+    Raises:
+        ImageError: Neither fits, or both do and nobody says which.
+    """
+    decoded = decode_image(data, DecodeConfig())
+    upright = (decoded.pixels.shape[1], decoded.pixels.shape[0])
+    stored = upright[::-1] if decoded.exif_orientation >= 5 else upright
+    stated = (image.get("width", upright[0]), image.get("height", upright[1]))
+    is_plain = decoded.exif_orientation == 1
+    fitting = [name for name, size in zip(FRAMES, (upright, stored), strict=True) if stated == size]
+    if is_plain and fitting:
+        return decoded.pixels
+    if "width" not in image or "height" not in image:
+        fitting = list(FRAMES)
+    if frame is not None:
+        fitting = [name for name in fitting if name == frame]
+    if not fitting:
+        ours = f"{upright[0]} x {upright[1]}" + (
+            "" if is_plain else f" upright, {stored[0]} x {stored[1]} stored"
+        )
+        said = f", in the {frame} frame" if frame else ""
+        raise bad_annotations(f"annotated as {stated[0]} x {stated[1]} pixels{said}; its file has {ours}")
+    if len(fitting) > 1:
+        raise bad_annotations(
+            f"its file has orientation {decoded.exif_orientation}, and its size does not tell whether the "
+            "masks are of the image upright or as stored; say coco_frame=upright or coco_frame=stored"
+        )
+    return decoded.pixels if fitting == ["upright"] else decode_image(data, AS_STORED).pixels
 
 
 def _runs(segmentation: Any, pixels: NDArray[np.uint8]) -> Runs:

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sam_engine.formats.coco import open_coco_source
 from sam_engine.formats.ours import is_dataset, open_dataset_source
 from sam_engine.formats.sa1b import open_sa1b_source
-from sam_engine.formats.source import Source
+from sam_engine.formats.source import ReadOptions, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +18,8 @@ class Format:
     name: str
     fits: Callable[[Path], bool]
     """Whether a path is in this format, or nothing else would read it."""
-    read: Callable[[Path, str | None], Source]
-    """Opens a path; the second argument says where the images are, if the user did."""
+    read: Callable[[Path, ReadOptions], Source]
+    """Opens a path."""
 
 
 FORMATS = (
@@ -29,16 +30,19 @@ FORMATS = (
 """The first that fits is taken, and the last fits anything."""
 
 
-def open_source(path: str | Path, images: str | None = None) -> Source:
+def open_source(path: str | Path, images: str | None = None, **options: Any) -> Source:
     """Return the source that a path names.
 
     Args:
         path: A tar, a zip or a folder of ``<name>.jpg`` with ``<name>.json`` beside it as in SA-1B, a glob or
             range of such tars, a dataset directory, or a COCO instances file.
         images: Where the images are. A COCO file needs their folder; a dataset knows where they were.
+        options: More of `ReadOptions`.
 
     Raises:
         InputError: There is no such thing, it is of a kind that is not read, or it holds no images.
     """
     place = Path(path).expanduser()
-    return next(each for each in FORMATS if each.fits(place)).read(place, images)
+    return next(each for each in FORMATS if each.fits(place)).read(
+        place, ReadOptions(images=images, **options)
+    )

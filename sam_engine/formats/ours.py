@@ -14,7 +14,7 @@ from sam_engine.dataset.row_problems import record_problems
 from sam_engine.dataset.schema import RUN_INFO, table_to_records
 from sam_engine.dataset.shards import shard_name
 from sam_engine.errors import InputError
-from sam_engine.formats.source import AnnotatedImage, bad_annotations, checked_runs
+from sam_engine.formats.source import AnnotatedImage, ReadOptions, bad_annotations, checked_runs
 from sam_engine.storage.local import open_store
 from sam_engine.structures import ImageRecord, ImageStatus
 
@@ -82,12 +82,12 @@ def is_dataset(path: Path) -> bool:
     return (path / RUN_INFO).is_file()
 
 
-def open_dataset_source(path: Path, images: str | None) -> DatasetSource:
+def open_dataset_source(path: Path, options: ReadOptions) -> DatasetSource:
     """Return a dataset as a source.
 
     Args:
         path: The dataset directory.
-        images: Where its images are now, if not where they were: whatever ``input=`` takes.
+        options: Its ``images`` is where they are now, if not where they were: whatever ``input=`` takes.
 
     Raises:
         ConfigError: It is no dataset; `InputError`, if it has no masks or its images are gone.
@@ -110,7 +110,7 @@ def open_dataset_source(path: Path, images: str | None) -> DatasetSource:
     unknown = sorted(corrections.keys() - {row.image_id for row in rows})
     if unknown:
         raise InputError(f"{path}: there are corrections of image {unknown[0]}, which was not annotated")
-    originals = open_originals(dataset.run_info, images)
+    originals = open_originals(dataset.run_info, options.images)
     return DatasetSource(path=path, rows=rows, originals=originals, corrections=corrections)
 
 

@@ -25,6 +25,7 @@ from sam_engine.formats.source import (
     KINDS,
     AnnotatedImage,
     ExportSummary,
+    ReadOptions,
     bad_annotations,
     checked_runs,
 )
@@ -101,18 +102,20 @@ class Sa1bSource:
         return f"{self.files.root}/{os.fsdecode(self.pairs[index][part].path)}"
 
 
-def open_sa1b_source(path: Path, images: str | None = None) -> Sa1bSource:
+def open_sa1b_source(path: Path, options: ReadOptions) -> Sa1bSource:
     """Return the source of pairs in a folder and below, in a tar, a zip, or all that match a glob or range.
 
     Raises:
-        InputError: There is no such thing, it holds no pairs or is not whole; or ``images`` are given, which
-            it holds itself.
+        InputError: There is no such thing, it holds no pairs or is not whole; or images are given, which it
+            holds itself.
     """
     if not path.exists() and not set(str(path)) & set("*?[{"):
         raise InputError(f"{path}: there is no such file or folder; give {KINDS}")
     files = open_input(str(path), ListingRules(suffixes=(".jpg", ".json")))
-    if images is not None:
-        raise InputError(f"{path} holds its images itself; data.images must be null for it, got {images!r}")
+    if options.images is not None:
+        raise InputError(
+            f"{path} holds its images itself; data.images must be null for it, got {options.images!r}"
+        )
     try:
         found = files.iter_files(Account()) if isinstance(files, TarInput) else files.list_files()
         listing = {file.path: file for file in found}

@@ -42,6 +42,16 @@ class AnnotatedImage:
         return decode_runs(self.runs[number], (height, width))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """What a user may have to say besides the path of a source."""
+
+    images: str | None = None
+    """Where the images are: the folder of a COCO file's; of a dataset, where its input is now."""
+    coco_frame: str | None = None
+    """upright or stored: what a COCO file refers to where sizes do not tell. None: refuse such images."""
+
+
 class Source(Protocol):
     """Annotated images of one place, in an order that does not change."""
 

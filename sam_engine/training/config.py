@@ -21,6 +21,8 @@ class DataConfig:
     images: list[str | None] = field(default_factory=list)
     """Where the images of each of ``sources``, then of ``region_sources``, are: a COCO file's folder; of a
     dataset, where its input is now if it has moved; null for the others. Empty: null for all."""
+    coco_frame: str | None = None
+    """upright or stored: what masks of COCO files refer to where sizes do not tell. None: refuse them."""
     weights: list[float] = field(default_factory=list)
     """How often each of ``sources``, then of ``region_sources``, is drawn from, relative to the others.
     Empty: by number of images."""
@@ -66,6 +68,10 @@ class DataConfig:
                 len(values) in (0, num_sources) or is_for_packed,
                 f"{num_sources}, one for each source",
             )
+        choices = ("upright", "stored", None)
+        check_setting(
+            "data.coco_frame", self.coco_frame, self.coco_frame in choices, "upright, stored or null"
+        )
         check_setting("data.weights", self.weights, all(weight > 0 for weight in self.weights), "above 0")
         check_setting("data.loaders", self.loaders, self.loaders >= 0, "at least 0")
         check_setting("data.short_side", self.short_side, self.short_side >= 32, "at least 32")

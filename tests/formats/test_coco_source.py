@@ -1,10 +1,12 @@
 """COCO instances read: the masks are those of pycocotools, or an error that names the place."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as mask_utils
 
 from sam_engine.errors import ConfigError, ImageError, InputError
@@ -57,8 +59,7 @@ def test_crowds_are_no_masks(tmp_path: Path):
         ({"size": [96, 96], "counts": [5, 4]}, "do not fit an image of 96 x 96"),
         ({"size": [96, 96], "counts": "000"}, "a mask is malformed"),
         ({"size": [5, 5], "counts": "i0"}, r"a mask of \[5, 5\] on an image of \[96, 96\]"),
-        ({}, "do not fit an image"),
-        (None, "a mask is malformed"),
+        ({"size": [96, 96]}, "do not fit an image"),
     ],
 )
 def test_malformed_coco_annotations_are_that_images_error(tmp_path: Path, segmentation, message: str):
@@ -84,3 +85,103 @@ def test_what_is_no_coco_file_is_named(tmp_path: Path, content: str, images, mes
 
     with pytest.raises(ConfigError, match=message):
         open_source(tmp_path / "it.json", images)
+
+
+def write_turned(root: Path, orientation: int, size: tuple[int, int] | None, **info: str) -> tuple[Path, str]:
+    """Write an upright scene of 96 x 64 as a turned JPEG, and a COCO file of one polygon in its left corner.
+
+    Args:
+        root: Folder for both.
+        orientation: Of EXIF; the scene is stored so that a viewer shows it upright.
+        size: (width, height) that the COCO file states; None for nothing.
+        info: Of the file.
+    """
+    scene = np.full((64, 96, 3), 30, np.uint8)
+    scene[4:20, 4:40] = 240
+    stored = {1: scene, 3: scene[::-1, ::-1], 6: np.rot90(scene), 8: np.rot90(scene, -1)}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (root / "images").mkdir(parents=True)
+    Image.fromarray(np.ascontiguousarray(stored)).save(root / "images" / "a.jpg", exif=exif, quality=95)
+    image = {"id": 1, "file_name": "a.jpg"} | ({} if size is None else {"width": size[0], "height": size[1]})
+    polygon = [4, 4, 40, 4, 40, 20, 4, 20]
+    document = {"info": info, "images": [image], "annotations": [{"image_id": 1, "segmentation": [polygon]}]}
+    (root / "a.json").write_text(json.dumps(document))
+    return root / "a.json", str(root / "images")
+
+
+def brightness_under_mask(image) -> float:
+    """Return the mean of the pixels that the only mask covers."""
+    return float(image.pixels[image.mask(0)].mean())
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "frame", "info"),
+    [
+        (1, (96, 64), None, {}),
+        (6, (96, 64), None, {}),
+        (8, (96, 64), None, {}),
+        (3, (96, 64), "upright", {}),
+        (3, (96, 64), None, {"frame": "upright"}),
+        (6, None, "upright", {}),
+    ],
+)
+def test_masks_of_upright_images_lie_on_upright_images(tmp_path: Path, orientation, size, frame, info):
+    """The polygon was drawn on what a viewer shows, and covers the bright part there."""
+    source = open_source(*write_turned(tmp_path, orientation, size, **info), coco_frame=frame)
+
+    assert source.read(0).pixels.shape == (64, 96, 3)
+    assert brightness_under_mask(source.read(0)) > 230
+
+
+@pytest.mark.parametrize(("orientation", "size", "frame"), [(6, (64, 96), None), (3, (96, 64), "stored")])
+def test_masks_of_stored_images_lie_on_stored_images(tmp_path: Path, orientation, size, frame):
+    """A JSON with the size of the pixels as they are stored is about those."""
+    source = open_source(*write_turned(tmp_path, orientation, size), coco_frame=frame)
+    stored = np.asarray(Image.open(tmp_path / "images" / "a.jpg"))
+
+    assert source.read(0).pixels.shape == (size[1], size[0], 3)
+    np.testing.assert_allclose(source.read(0).pixels.astype(int), stored, atol=4)  # two decoders of JPEG
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "frame", "message"),
+    [
+        (1, (64, 96), None, "annotated as 64 x 96 pixels; its file has 96 x 64"),
+        (6, (90, 64), None, "annotated as 90 x 64 pixels; its file has 96 x 64 upright, 64 x 96 stored"),
+        (6, (96, 64), "stored", "annotated as 96 x 64 pixels, in the stored frame"),
+        (3, (96, 64), None, "coco_frame=upright or coco_frame=stored"),
+        (6, None, None, "coco_frame=upright or coco_frame=stored"),
+    ],
+)
+def test_no_frame_is_guessed(tmp_path: Path, orientation, size, frame, message: str):
+    """A size that fits neither is named beside both; one that fits both needs a word."""
+    source = open_source(*write_turned(tmp_path, orientation, size), coco_frame=frame)
+
+    with pytest.raises(ImageError, match=message):
+        source.read(0)
+
+
+def test_a_box_alone_is_passed_over(tmp_path: Path, caplog):
+    """It is counted, and the masks beside it are read."""
+    mask = draw(0)[1][0]
+    path = write_coco(tmp_path, [rle(mask), None, []])
+
+    assert_masks(open_source(path, str(tmp_path / "images")).read(0), [mask])
+    assert "2 annotations are boxes without a mask" in caplog.text
+
+
+def test_names_that_are_not_utf_8_work(tmp_path: Path):
+    """As bytes of the JSON file itself, and as our own exports write them."""
+    path = write_coco(tmp_path, [rle(draw(0)[1][0])])
+    os.rename(tmp_path / "images" / "seven.png", os.fsencode(tmp_path / "images") + b"/s\xe4ven.png")
+    text = path.read_bytes()
+    path.write_bytes(text.replace(b"seven.png", b"s\xe4ven.png"))
+    (tmp_path / "ours.json").write_bytes(
+        text.replace(
+            b'"file_name": "seven.png"', b'"file_name": "s?ven.png", "file_name_base64": "c+R2ZW4ucG5n"'
+        )
+    )
+
+    for each in (path, tmp_path / "ours.json"):
+        assert open_source(each, str(tmp_path / "images")).read(0).image_id == 7

@@ -92,7 +92,8 @@ def select(config: DataConfig) -> list[Selection]:
     table = _licence_table(config)
     selections = []
     for number, path in enumerate(paths):
-        source = open_source(path, config.images[number] if config.images else None)
+        images = config.images[number] if config.images else None
+        source = open_source(path, images, coco_frame=config.coco_frame)
         selections.append(
             Selection(
                 source=source,
