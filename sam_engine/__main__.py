@@ -27,6 +27,7 @@ TOOLS = {
     "equivalence": ("equivalence", "compare what the engine finds with what segment_anything finds"),
     "bench": ("bench.generator", "time the mask generator"),
     "bench-decoder": ("bench.decoder", "time the mask decoder against slower ones"),
+    "bench-gpu": ("bench.gpu_proof", "prove on a GPU what the tests show on a fake one"),
     "bench-growth": ("bench.growth", "time the mask generator against points and pixels"),
     "bench-soak": ("bench.soak", "watch a process's memory over many images"),
 }
