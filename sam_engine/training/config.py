@@ -31,6 +31,9 @@ class DataConfig:
     licences: list[str] = field(default_factory=list)
     """Keep only images whose licence contains one of these, as whole terms (``CC BY`` is not ``CC BY-NC``).
     Empty: keep all."""
+    hold_out: int | None = None
+    """Keep every image whose id leaves 7 when divided by this out of training, and score on it, as on
+    ``held_out``: 25 holds out 4 % of each of ``sources``. None: none."""
     packed: str | None = None
     """Packed copy of the sources, one file, made if it does not exist. None: ``packed.npz`` in ``output``.
     A machine that has it needs no sources."""
@@ -73,6 +76,9 @@ class DataConfig:
             "data.coco_frame", self.coco_frame, self.coco_frame in choices, "upright, stored or null"
         )
         check_setting("data.weights", self.weights, all(weight > 0 for weight in self.weights), "above 0")
+        check_setting(
+            "data.hold_out", self.hold_out, self.hold_out is None or self.hold_out >= 2, "at least 2"
+        )
         check_setting("data.loaders", self.loaders, self.loaders >= 0, "at least 0")
         check_setting("data.short_side", self.short_side, self.short_side >= 32, "at least 32")
         check_setting("data.jpeg_quality", self.jpeg_quality, 1 <= self.jpeg_quality <= 100, "in [1, 100]")
@@ -181,7 +187,7 @@ class TrainConfig:
     evaluate_steps: int = 1000
     """Steps between scores on the held-out images."""
     evaluate_images: int = 50
-    """Score the first so many held-out images."""
+    """Score so many of the held-out images, from each source in turn."""
     log_steps: int = 20
     """Steps between lines of the log."""
     overlay_steps: int = 500

@@ -1,13 +1,14 @@
 """Before a run: its sources are packed, unless they were, and then the packed files must be of them."""
 
-import dataclasses
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from sam_engine.errors import ConfigError
 from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.data.packed import read_made_of
-from sam_engine.training.data.packing import pack
+from sam_engine.training.data.packing import held_out_data, pack, pack_held_out
 from sam_engine.training.data.provenance import differences, made_of, same_content
 from sam_engine.training.process import held_out_path, packed_path
 from sam_engine.training.run import refuse_other_settings, write_config
@@ -33,24 +34,23 @@ def prepare_run(config: TrainConfig) -> None:
             "nothing; leave it out of one of them"
         )
     if not data.stream:
-        _pack_or_compare(data, packed_path(config), "data.packed")
-    if config.held_out:
-        held = dataclasses.replace(
-            data, sources=config.held_out, region_sources=[], images=[], weights=[], licences=[]
-        )
-        _pack_or_compare(held, held_out_path(config), "held_out_packed")
+        _pack_or_compare(partial(pack, data), data, packed_path(config), "data.packed")
+    if config.held_out or (data.hold_out is not None and data.sources):
+        pack_scored = partial(pack_held_out, data, config.held_out)
+        wanted = held_out_data(data, config.held_out)
+        _pack_or_compare(pack_scored, wanted, held_out_path(config), "held_out_packed")
     write_config(config)
 
 
-def _pack_or_compare(data: DataConfig, path: Path, key: str) -> None:
-    """Pack the sources, unless that was done: then raise `ConfigError` if it was of others."""
+def _pack_or_compare(pack_to: Callable[[Path], None], data: DataConfig, path: Path, key: str) -> None:
+    """Pack what ``data`` names, unless that was done: then raise `ConfigError` if it was of other data."""
     has_sources = bool(data.sources or data.region_sources)
     if not path.exists():
         if not has_sources:
             raise ConfigError(
                 "data.sources is empty and there is no packed copy; give one, as in data.sources=[a.tar]"
             )
-        pack(data, path)
+        pack_to(path)
         return
     if not has_sources:
         return

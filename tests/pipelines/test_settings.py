@@ -55,7 +55,7 @@ def another(defaults: Any, name: str, hint: str, is_plain: bool) -> Any:
     """Return a value that the class accepts in place of the default."""
     default = getattr(defaults, name)
     if hint.startswith("list"):
-        candidates: list[Any] = [["a.tar"], [3, 4], [0.5]] if "int" not in hint else [[3, 4]]
+        candidates: list[Any] = [["a.tar"], [3, 4], [0.5]] if "int" not in hint else [[3, 4], [3]]
     elif "bool" in hint:
         candidates = [not default]
     elif "int" in hint or "float" in hint:
@@ -69,7 +69,7 @@ def another(defaults: Any, name: str, hint: str, is_plain: bool) -> Any:
             dataclasses.replace(defaults, **{name: candidate})
         except ConfigError as error:
             if isinstance(candidate, str) and len(candidates) == 1:
-                candidates += re.findall(r"\w+", str(error).partition(" must be ")[2])  # one of a, b
+                candidates += re.findall(r"[\w-]+", str(error).partition(" must be ")[2])  # one of a, b
             continue
         if candidate != default:
             return candidate

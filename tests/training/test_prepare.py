@@ -1,20 +1,19 @@
 """A run goes on only with the data and the settings it was begun with."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from sam_engine.errors import ConfigError
+from sam_engine.errors import ConfigError, InputError
 from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.data.packed import PackedDataset
+from sam_engine.training.data.streaming import StreamedDataset
 from sam_engine.training.prepare import prepare_run
 from sam_engine.training.run import read_config, refuse_other_settings
 from sam_engine.training.trainer import LAST
 from tests.helpers.drawn_data import write_our_dataset, write_tar
-
-Begin = Callable[..., TrainConfig]
 
 
 def settings(folder: Path, **changes: object) -> TrainConfig:
@@ -86,6 +85,7 @@ def test_a_run_without_hydra_is_held_to_its_settings_too(begun: Path):
             r"was packed of other data: sources were \[a.tar\] and are",
         ),
         ({"data__short_side": 64}, "short_side was 96 and is 64"),
+        ({"data__hold_out": 3}, "hold_out was None and is 3"),
         ({"data__jpeg_quality": 90}, "jpeg_quality was 85 and is 90"),
         ({"data__region_sources": ["b.tar"]}, r"region_sources were \[\] and are \[b.tar\]"),
     ],
@@ -111,8 +111,6 @@ def test_a_source_of_the_same_name_with_other_bytes_is_refused(begun: Path):
 
 def test_an_older_packed_file_is_taken_with_a_word(begun: Path, caplog: pytest.LogCaptureFixture):
     """Files that do not say what they were made of go on being used; the log says so."""
-    import numpy as np
-
     packed = begun / "run" / "packed.npz"
     with np.load(packed) as file:
         columns = {name: file[name] for name in file.files if name != "made_of"}
@@ -144,3 +142,51 @@ def test_a_dataset_annotated_again_is_the_same_source(tmp_path: Path):
     prepare_run(settings(tmp_path, data__sources=[str(dataset)]))
 
     assert len(PackedDataset(tmp_path / "run" / "packed.npz")) > 0
+
+
+def ids(path: Path) -> list[int]:
+    return PackedDataset(path).image_ids.tolist()
+
+
+@pytest.mark.parametrize(("hold_out", "expected"), [(5, [102, 107]), (25, [107]), (2, [101, 103, 105, 107])])
+def test_images_are_held_out_by_their_id(tmp_path: Path, hold_out: int, expected: list[int]):
+    """Those whose id leaves 7 when divided are scored on, and the others trained on, packed or streamed."""
+    write_tar(tmp_path / "a.tar")
+    config = settings(tmp_path, data__hold_out=hold_out)
+    prepare_run(config)
+    rest = [number for number in range(100, 108) if number not in expected]
+
+    assert ids(tmp_path / "run" / "held-out.npz") == expected
+    assert ids(tmp_path / "run" / "packed.npz") == rest
+    assert len(StreamedDataset(config.data)) == len(rest)
+
+
+def test_held_out_images_come_from_each_source_in_turn(tmp_path: Path):
+    """So that the first few, which are scored, are of all of them; held_out gives all of its own."""
+    write_tar(tmp_path / "a.tar", range(6))
+    write_tar(tmp_path / "b.tar", range(10, 14))
+    write_tar(tmp_path / "c.tar", range(20, 22))
+    sources = [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
+    prepare_run(
+        settings(tmp_path, data__sources=sources, data__hold_out=2, held_out=[str(tmp_path / "c.tar")])
+    )
+
+    assert ids(tmp_path / "run" / "held-out.npz") == [101, 111, 120, 103, 113, 121, 105]
+
+
+def test_holding_nothing_out_is_an_error(tmp_path: Path):
+    """There would be nothing to score on."""
+    write_tar(tmp_path / "a.tar")
+
+    with pytest.raises(InputError, match=r"data.hold_out=1000 holds no image of .*a.tar out: none has an id"):
+        prepare_run(settings(tmp_path, data__hold_out=1000))
+
+
+def test_a_changed_share_of_held_out_images_is_refused(tmp_path: Path):
+    """The packed file would hold other images than the settings name."""
+    write_tar(tmp_path / "a.tar")
+    prepare_run(settings(tmp_path, data__hold_out=2))
+    (tmp_path / "run" / "packed.npz").unlink()
+
+    with pytest.raises(ConfigError, match=r"held-out\.npz was packed of other data: hold_out was 2 and is 5"):
+        prepare_run(settings(tmp_path, data__hold_out=5))

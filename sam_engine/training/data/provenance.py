@@ -1,5 +1,6 @@
 """What a packed file was made of, so that no run trains on other data than its settings name."""
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from sam_engine.formats.ours import is_dataset
 from sam_engine.training.config import DataConfig
 
 SOURCES = ("sources", "region_sources")
-PACKING = ("short_side", "jpeg_quality", "min_mask_pixels", "licences")
+PACKING = ("short_side", "jpeg_quality", "min_mask_pixels", "licences", "hold_out")
 """Settings that decide what is in a packed file, beside its sources."""
 
 
@@ -59,7 +60,8 @@ def digest_of(path: Path) -> str | None:
     Of a dataset of ours only what annotations are read from counts: reports are written anew by every run.
     """
     if path.is_file():
-        return file_sha256(path)
+        stat = path.stat()
+        return _digest_of_file(path, stat.st_size, stat.st_mtime_ns)
     if not path.is_dir():
         return None
     tops = [path / ANNOTATIONS_PREFIX, path / CORRECTIONS_FOLDER] if is_dataset(path) else [path]
@@ -67,6 +69,12 @@ def digest_of(path: Path) -> str | None:
     for name, size in sorted(entry for top in tops for entry in _files_in(top, path)):
         digest.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+@functools.cache
+def _digest_of_file(path: Path, size: int, mtime_ns: int) -> str:
+    """Return the digest of a file that has this size and time; large files are named more than once."""
+    return file_sha256(path)
 
 
 def _files_in(folder: Path, root: Path) -> Iterator[tuple[str, int]]:

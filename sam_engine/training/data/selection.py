@@ -3,7 +3,7 @@
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,13 +79,50 @@ class Selection:
         return ReducedImage(image_id=original.image_id, image=small, original=original, numbers=numbers)
 
 
+HELD_OUT_REMAINDER = 7
+"""Of an image's id divided by ``hold_out``, if it is held out."""
+
+
 def select(config: DataConfig) -> list[Selection]:
-    """Open the sources of a training and return what passes ``licences``, ``region_sources`` last.
+    """Open the sources of a training and return what is trained on, ``region_sources`` last.
+
+    Left out is what does not pass ``licences``, and what ``hold_out`` holds out.
 
     Raises:
         ConfigError: There is no source, or licences are asked for that no table and no source names.
         InputError: A source or the table is unusable, or no image passes.
     """
+    selections = _select(config, are_held_out=False)
+    if not any(len(selection) for selection in selections):
+        paths = ", ".join([*config.sources, *config.region_sources])
+        raise InputError(f"no image of {paths} passes data.licences={config.licences}")
+    return selections
+
+
+def select_held_out(config: DataConfig, whole: Sequence[str]) -> list[Selection]:
+    """Open what a training is scored on: the images that ``hold_out`` holds out, and all of other sources.
+
+    Raises:
+        ConfigError: As `select`.
+        InputError: Or if ``hold_out`` holds nothing out.
+    """
+    selections = []
+    if config.hold_out is not None:
+        alone = replace(config, region_sources=[], images=config.images[: len(config.sources)], weights=[])
+        selections = _select(alone, are_held_out=True)
+        if not any(len(selection) for selection in selections):
+            raise InputError(
+                f"data.hold_out={config.hold_out} holds no image of {', '.join(config.sources)} out: none "
+                f"has an id that leaves {HELD_OUT_REMAINDER % config.hold_out} when divided by it"
+            )
+    opened = [open_source(path) for path in whole]
+    return selections + [
+        Selection(source=source, indices=range(len(source)), as_regions=False) for source in opened
+    ]
+
+
+def _select(config: DataConfig, *, are_held_out: bool) -> list[Selection]:
+    """Return the images of each source that are held out, or those that are not."""
     paths = [*config.sources, *config.region_sources]
     if not paths:
         raise ConfigError("data.sources is empty; give at least one, for example data.sources=[train.tar]")
@@ -97,13 +134,21 @@ def select(config: DataConfig) -> list[Selection]:
         selections.append(
             Selection(
                 source=source,
-                indices=_allowed(source, config.licences, table),
+                indices=_part(
+                    source, _allowed(source, config.licences, table), config.hold_out, are_held_out
+                ),
                 as_regions=number >= len(config.sources),
             )
         )
-    if not any(len(selection) for selection in selections):
-        raise InputError(f"no image of {', '.join(paths)} passes data.licences={config.licences}")
     return selections
+
+
+def _part(source: Source, indices: Sequence[int], hold_out: int | None, are_held_out: bool) -> Sequence[int]:
+    """Return which of the images are held out, or which are not."""
+    if hold_out is None:
+        return [] if are_held_out else indices
+    remainder = HELD_OUT_REMAINDER % hold_out
+    return [i for i in indices if (source.image_id(i) % hold_out == remainder) == are_held_out]
 
 
 def matches_licence(text: str, wanted: Sequence[str]) -> bool:
