@@ -24,6 +24,9 @@ torture: $(VENV)/.test ## Fail, kill and corrupt runs thousands of times, as doc
 torture-workers: $(VENV)/.test ## Kill workers, nodes and runs, and look for leaks (half an hour; Linux)
 	$(BIN)/python -m tests.faults.workers all
 
+torture-signals: $(VENV)/.test ## Interrupt 200 runs at every phase, with Ray and without (half an hour)
+	$(BIN)/python -m tests.faults.workers siginline sigray
+
 check: $(VENV)/.dev ## Format, lint, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -47,4 +50,4 @@ $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[$*]'
 	@touch $@
 
-.PHONY: help demo test test-slow torture torture-workers check format clean
+.PHONY: help demo test test-slow torture torture-workers torture-signals check format clean

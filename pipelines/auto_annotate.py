@@ -1,7 +1,11 @@
 """Annotate a folder of images: ``python -m pipelines.auto_annotate input=photos output=out``."""
 
+if __name__ == "__main__":  # first: what follows takes seconds, and Ctrl-C meanwhile is one line, too
+    from .signals import quit_at_once
+
+    quit_at_once()
+
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +19,7 @@ from sam_engine.structures import ImageStatus
 from .config import CommandLine, main
 from .logs import set_up_logging
 from .progress import Progress
-from .signals import stopped_by_signals
+from .signals import leave, stopped_by_signals
 
 if TYPE_CHECKING:
     from sam_engine.modeling.segmenter import Segmenter
@@ -122,4 +126,4 @@ def command_line(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line())
+    leave(command_line())

@@ -1,5 +1,10 @@
 """Score a model on ground truth: ``python -m pipelines.evaluate truth=[eval.tar]``."""
 
+if __name__ == "__main__":  # first: what follows takes seconds, and Ctrl-C meanwhile is one line, too
+    from .signals import quit_at_once
+
+    quit_at_once()
+
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -11,6 +16,7 @@ from sam_engine.evaluation.config import EvaluateConfig
 
 from .config import CommandLine, main
 from .logs import set_up_logging
+from .signals import leave
 
 if TYPE_CHECKING:
     from sam_engine.evaluation.run import Evaluation
@@ -110,4 +116,4 @@ def command_line(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line())
+    leave(command_line())

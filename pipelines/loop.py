@@ -1,8 +1,12 @@
 """Annotate, keep what is confident, retrain, measure again: ``python -m pipelines.loop``."""
 
+if __name__ == "__main__":  # first: what follows takes seconds, and Ctrl-C meanwhile is one line, too
+    from .signals import quit_at_once
+
+    quit_at_once()
+
 import json
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ from sam_engine.files import write_atomically
 from . import auto_annotate, evaluate, train
 from .config import CommandLine, main
 from .logs import set_up_logging
+from .signals import leave
 
 COMMAND = CommandLine(
     name="loop",
@@ -155,4 +160,4 @@ def command_line(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line())
+    leave(command_line())

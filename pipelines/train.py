@@ -1,12 +1,17 @@
 """Train the small model: ``python -m pipelines.train data.sources=[a.tar,b.tar] output=runs/tiny``."""
 
-import sys
+if __name__ == "__main__":  # first: what follows takes seconds, and Ctrl-C meanwhile is one line, too
+    from .signals import quit_at_once
+
+    quit_at_once()
+
 from collections.abc import Sequence
 
 from sam_engine.training.config import TrainConfig
 
 from .config import CommandLine, main
 from .logs import set_up_logging
+from .signals import leave
 
 COMMAND = CommandLine(
     name="train",
@@ -62,4 +67,4 @@ def command_line(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line())
+    leave(command_line())

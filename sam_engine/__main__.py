@@ -59,12 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_program(name, rest)
 
 
+def command_line() -> None:
+    """Run the program that the command line names, and end the process: what ``sam-engine`` is."""
+    signals = import_module(f"{_home()}pipelines.signals")
+    signals.quit_at_once()
+    signals.leave(main())
+
+
 def run_program(name: str, arguments: Sequence[str]) -> int:
     """Run a program of the tables; return its exit code."""
-    installed = (HERE / "pipelines").is_dir()
-    if not installed:  # a checkout; first, for the working directory may have rooms of the same names
-        sys.path.insert(0, str(HERE.parent))
-    home = "sam_engine." if installed else ""
+    home = _home()
     if name in PIPELINES:
         module, _ = PIPELINES[name]
         code: int = import_module(f"{home}pipelines.{module}").command_line(arguments)
@@ -73,6 +77,17 @@ def run_program(name: str, arguments: Sequence[str]) -> int:
         tool = import_module(f"{home}tools.{module}")
         code = import_module(f"{home}tools.command").run(tool.main, arguments)
     return code
+
+
+def _home() -> str:
+    """Return what stands before ``pipelines`` and ``tools`` in the names of modules."""
+    if (HERE / "pipelines").is_dir():
+        return "sam_engine."
+    if (
+        str(HERE.parent) not in sys.path[:1]
+    ):  # a checkout: the working directory may have rooms of these names
+        sys.path.insert(0, str(HERE.parent))
+    return ""
 
 
 def called(module: str) -> str:
@@ -91,4 +106,4 @@ def help_text() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line()

@@ -85,3 +85,17 @@ def test_user_and_adversary_break_nothing(tmp_path):
     [campaign] = json.loads(report.read_text())["campaigns"]
     assert campaign["violations"] == []
     assert campaign["by_kind"]["kills"] > 0
+
+
+def test_signals_end_a_run_cleanly_at_every_phase(tmp_path):
+    """Ten of the 200 of `make torture-signals`: 130 or 143, one line, the same bytes by the next run."""
+    report = tmp_path / "report.json"
+    campaigns = []
+    for name, n in (("siginline", 8), ("sigray", 2)):
+        command = [sys.executable, "-m", "tests.faults.workers", name, "--n", str(n), "--json", report]
+        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        campaigns += json.loads(report.read_text())["campaigns"]
+
+        assert process.returncode == 0, process.stdout + process.stderr
+    assert [campaign["injected"] for campaign in campaigns] == [8, 2]
+    assert [campaign["violations"] for campaign in campaigns] == [[], []]

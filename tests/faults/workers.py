@@ -12,6 +12,7 @@ if ROOT not in sys.path:  # pipelines and tools
 from .command import Campaign, run_command  # noqa: E402
 from .machine import run_machine  # noqa: E402
 from .ray_kills import run_ray, run_ray_session  # noqa: E402
+from .signals import run_signals  # noqa: E402
 from .soak import run_soak  # noqa: E402
 
 CAMPAIGNS: Mapping[str, tuple[str, Campaign]] = {
@@ -21,6 +22,12 @@ CAMPAIGNS: Mapping[str, tuple[str, Campaign]] = {
         "the same, while Ray's event loops are slowed down at random", functools.partial(run_ray, noise=True)
     ),
     "raysession": ("SIGKILL of the raylet and the GCS of a driver's own Ray", run_ray_session),
+    "sigray": (
+        "SIGINT and SIGTERM at every phase of a run with Ray", functools.partial(run_signals, executor="ray")
+    ),
+    "siginline": (
+        "the same in one process", functools.partial(run_signals, executor="inline")
+    ),
     "soak": ("many images in one process: memory, descriptors and processes stay flat", run_soak),
     "soakisolated": ("the same with decode.isolate=true", functools.partial(run_soak, isolate=True)),
     "soaktiny": ("the same with the bundled model", functools.partial(run_soak, tiny=True)),

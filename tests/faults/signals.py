@@ -1,0 +1,116 @@
+"""SIGINT and SIGTERM at every phase of a run, with Ray and in one process: how it ends, what the next makes.
+
+The program is started as users start it, with the bundled model and twelve small images.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.helpers import fakes
+
+from .result import Order, Result
+from .scene import read_files
+
+ROOT = Path(__file__).resolve().parents[2]
+PHASES = {
+    "inline": ("imports", "listing", "model", "shards", "finish"),
+    "ray": ("imports", "listing", "ray", "model", "shards", "finish"),
+}
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+MAX_PAUSE_S = 0.25
+"""Between a phase's beginning and the signal, at most."""
+MAX_RUN_S = 240.0
+RUNS_ON_ONE_OUTPUT = 2
+"""Interrupted runs before one is left alone and what it made is compared."""
+
+
+def run_signals(work: Path, order: Order, *, executor: str) -> Result:
+    """Stop so many runs, 50 by each signal if not said, spread evenly over the phases; count by phase."""
+    result = Result(campaign=f"signals {executor}")
+    dice = random.Random(order.seed)
+    fakes.write_images(work / "in", 12)
+    calm = _start(work, work / "calm", executor)
+    out, err = calm.communicate(timeout=MAX_RUN_S)
+    if calm.returncode != 0:
+        raise RuntimeError(f"the undisturbed run ended with {calm.returncode}:\n{out}{err}")
+    reference = read_files(work / "calm")
+    planned = [
+        (NUMBERS[turn % 2], PHASES[executor][turn // 2 % len(PHASES[executor])])
+        for turn in range(order.limit or 100)
+    ]
+    for turn, (number, phase) in enumerate(planned):
+        _stop_one(work, executor, number, phase, dice.uniform(0, MAX_PAUSE_S), result)
+        if turn % RUNS_ON_ONE_OUTPUT == RUNS_ON_ONE_OUTPUT - 1 or turn == len(planned) - 1:
+            _finish(work, executor, reference, result)
+    return result
+
+
+def _stop_one(
+    work: Path, executor: str, number: signal.Signals, phase: str, pause_s: float, result: Result
+) -> None:
+    """Start a run, send one signal some time after a phase has begun, and judge how it ends."""
+    marker = work / "phase"
+    marker.unlink(missing_ok=True)
+    environment = {"PHASE": phase, "PHASE_FILE": str(marker), "PHASE_INPUT": str(work / "in")}
+    process = _start(work, work / "out", executor, environment)
+    deadline = time.monotonic() + MAX_RUN_S
+    while not marker.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(pause_s)
+    process.send_signal(number)
+    try:
+        _, err = process.communicate(timeout=MAX_RUN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _, err = process.communicate()
+        result.violations.append(f"{number.name} at {phase} + {pause_s:.2f} s: it hung")
+        return
+    result.injected += 1
+    result.outcomes[f"ended with {process.returncode}"] += 1
+    if process.returncode == 0:  # it had done all that it had to
+        result.by_kind[f"{phase}: too late"] += 1
+        return
+    result.by_kind[f"{phase}: {number.name}"] += 1
+    where = f"{number.name} at {phase} + {pause_s:.2f} s"
+    if process.returncode != 128 + number:
+        last = " | ".join(err.strip().splitlines()[-3:])
+        result.violations.append(f"{where}: ended with {process.returncode}: {last}")
+    elif not err.splitlines() or not err.splitlines()[-1].startswith(f"stopped by {number.name}"):
+        result.violations.append(f"{where}: said {err[-300:]!r}")
+
+
+def _finish(work: Path, executor: str, reference: Mapping[str, bytes], result: Result) -> None:
+    """Let a run end, and compare what it made with what an undisturbed one made."""
+    process = _start(work, work / "out", executor)
+    _, err = process.communicate(timeout=MAX_RUN_S)
+    if process.returncode != 0:
+        result.violations.append(f"the run after ended with {process.returncode}: {err[-300:]}")
+    files = read_files(work / "out")
+    names = [name for name in {**files, **reference} if files.get(name) != reference.get(name)]
+    # These name the output folder.
+    result.violations += [f"{name} differs" for name in names if not name.endswith((".yaml", "README.md"))]
+    shutil.rmtree(work / "out", ignore_errors=True)
+
+
+def _start(
+    work: Path, output: Path, executor: str, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start the program."""
+    command = [
+        sys.executable, "-m", "pipelines.auto_annotate", f"input={work / 'in'}", f"output={output}",
+        f"executor={executor}", "executor.num_workers=2", "shard_size=3", "previews=1",
+        "amg.points_per_side=2",
+    ]  # fmt: skip
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent / "phases")])
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**clean, "PYTHONPATH": path, **(environment or {})},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
