@@ -26,14 +26,19 @@ def check_setting(key: str, value: object, ok: bool, expected: str) -> None:
         raise ConfigError(f"{key} must be {expected}, got {value!r}")
 
 
-_NUMBERS = {int: (Integral, "an int"), float: (Real, "a number"), bool: (bool, "true or false")}
+_KINDS = {
+    int: (Integral, "an int"),
+    float: (Real, "a number"),
+    bool: (bool, "true or false"),
+    str: (str, "a text"),
+}
 
 
 def check_types(config: Any, prefix: str) -> None:
-    """Raise `ConfigError` unless every number of a section is of the type that its field says."""
+    """Raise `ConfigError` unless every value of a section is of the type that its field says."""
     for name, hint in get_type_hints(type(config)).items():
         value, kinds = getattr(config, name), get_args(hint) or (hint,)
-        kind, expected = _NUMBERS.get(kinds[0], (object, ""))
+        kind, expected = _KINDS.get(kinds[0], (object, ""))
         is_optional = value is None and type(None) in kinds
         fits = isinstance(value, kind) and (kinds[0] is bool or not isinstance(value, bool))
         check_setting(prefix + name, value, is_optional or fits, expected)

@@ -91,6 +91,12 @@ def test_a_grid_beside_prompts_is_refused(changes):
         AmgConfig(prompts="a.csv", **changes)
 
 
+def test_a_table_is_named_by_a_text():
+    """Neither rows nor a number."""
+    with pytest.raises(ConfigError, match=r"amg\.prompts must be a text, got 5"):
+        AmgConfig(prompts=5)
+
+
 def test_prompts_outside_of_an_image():
     """Those that begin outside are left out, boxes that reach beyond are cut; both are told."""
     boxes = np.array([[1, 2, 30, 40], [50, 20, 70, 45], [60, 10, 70, 20.0]])
