@@ -100,6 +100,7 @@ def describe(summary: RunSummary, *, strict: bool = False) -> str:
     if summary.num_previews:
         lines.append(f"previews  {summary.output}/{PREVIEWS_PREFIX}")
     lines += [f"given up  shard {index}: {reason}" for index, reason in sorted(summary.given_up.items())]
+    lines += [f"note      {note}" for note in summary.notes]
     return "\n".join(lines)
 
 

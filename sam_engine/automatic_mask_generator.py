@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sam_engine.amg.found_mask import FoundMask
 from sam_engine.amg.in_turn import find_in_turn
 from sam_engine.amg.mask_batch import Image
-from sam_engine.amg.mask_finder import MaskFinder, PointGrids, point_grids_of
+from sam_engine.amg.mask_finder import MaskFinder, PointGrids, point_grids_of, thresholds_of
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError
 from sam_engine.modeling.segmenter import Segmenter
@@ -38,7 +38,8 @@ class _Setting:
         return self if generator is None else getattr(generator.config, self.name)
 
     def __set__(self, generator: "SamAutomaticMaskGenerator", value: Any) -> None:
-        generator.config = replace(generator.config, **{self.name: value})
+        config = replace(generator.config, **{self.name: value})
+        generator.config = config.with_thresholds(thresholds_of(getattr(generator, "model", None)))
 
 
 class SamAutomaticMaskGenerator(Stepwise):
@@ -86,8 +87,8 @@ class SamAutomaticMaskGenerator(Stepwise):
         model: Segmenter,
         points_per_side: int | None = 32,
         points_per_batch: int = 64,
-        pred_iou_thresh: float = 0.88,
-        stability_score_thresh: float = 0.95,
+        pred_iou_thresh: float | None = None,
+        stability_score_thresh: float | None = None,
         stability_score_offset: float = 1.0,
         box_nms_thresh: float = 0.7,
         crop_n_layers: int = 0,
@@ -101,6 +102,9 @@ class SamAutomaticMaskGenerator(Stepwise):
         drop_small_masks: bool = False,
     ) -> None:
         """Check the settings; what they mean stands in `AmgConfig`, but for two.
+
+        ``pred_iou_thresh`` and ``stability_score_thresh`` belong to the model: None is what it recommends,
+        0.88 and 0.95 for ``vit_*``, as in segment_anything.
 
         ``point_grids``, which may stand in for ``points_per_side``, are (P, 2) points (x, y) as fractions
         of the crop: an array for the whole image and one for each layer of crops.
@@ -151,7 +155,7 @@ class SamAutomaticMaskGenerator(Stepwise):
         if point_grids is not None:
             point_grids = _checked_grids(point_grids, config.crop_n_layers)
         self.model = model
-        self.config = config
+        self.config = config.with_thresholds(thresholds_of(model))
         self.output_mode = output_mode
         self.point_grids: PointGrids = point_grids_of(config) if point_grids is None else point_grids
         self._predictor, self._is_assigned = None, False
@@ -209,6 +213,11 @@ class SamAutomaticMaskGenerator(Stepwise):
             if finder.points_per_batch < self.config.points_per_batch:
                 self.points_per_batch = finder.points_per_batch
                 log.warning("memory ran out: points_per_batch is %d from now on", self.points_per_batch)
+        empty = finder.nothing_found
+        if empty.num_images:
+            log.warning(
+                "no mask in %d of %d images: %s", empty.num_images, len(images), empty.reason(finder.config)
+            )
         return [
             [self._record(mask, (image.shape[0], image.shape[1])) for mask in masks]
             for image, masks in zip(images, found, strict=True)

@@ -79,6 +79,7 @@ def load_model(config: ModelConfig, checkpoint: Checkpoint | None = None) -> Sam
     else:
         sam = _build_with_weights(architecture, checkpoint.path)
     sam.precision = config.precision
+    sam.thresholds = checkpoint.thresholds
     return sam.to(device)
 
 
@@ -125,7 +126,9 @@ def build_model(name: str, checkpoint: str | os.PathLike[str] | None = None) -> 
             ones if none do, as in ``segment_anything``.
     """
     if checkpoint is None and MODELS[name].bundled is None:
-        return build_architecture(ARCHITECTURES[name])
+        sam = build_architecture(ARCHITECTURES[name])
+        sam.thresholds = MODELS[name].thresholds
+        return sam
     given = None if checkpoint is None else os.fspath(checkpoint)
     return load_model(ModelConfig(name=name, checkpoint=given, device="cpu"))
 

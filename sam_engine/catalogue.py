@@ -97,6 +97,15 @@ class Release:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """What masks of a model should reach, where nobody asks for something else. The defaults are SAM's."""
+
+    pred_iou_thresh: float = 0.88
+    """Below it masks are mostly bad."""
+    stability_score_thresh: float = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """A network with a name, and weights that can be had for it."""
 
@@ -105,10 +114,8 @@ class Model:
     """What ``model.checkpoint=NAME`` downloads, if nothing is bundled."""
     bundled: Path | None = None
     """The weights that come with the package."""
-    pred_iou_thresh: float = 0.88
-    """Recommended for the automatic mask generator: below it masks are mostly bad."""
-    stability_score_thresh: float = 0.95
-    """Recommended likewise."""
+    thresholds: Thresholds = Thresholds()
+    """Recommended for weights that do not bring their own."""
 
 
 def _released(file_name: str, num_bytes: int, sha256: str) -> Release:
@@ -131,8 +138,7 @@ MODELS = {
             pixel_std=(127.5, 127.5, 127.5),
         ),
         bundled=Path(__file__).parent / "weights" / "tiny.safetensors",
-        pred_iou_thresh=0.5,
-        stability_score_thresh=0.75,
+        thresholds=Thresholds(pred_iou_thresh=0.5, stability_score_thresh=0.75),
     ),
     "vit_b": Model(
         architecture=Architecture(embed_dim=768, depth=12, num_heads=12, global_attn_indexes=(2, 5, 8, 11)),

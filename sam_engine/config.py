@@ -8,11 +8,11 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from numbers import Integral, Real
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Self, TypeGuard, TypeVar, get_args, get_type_hints
 
-from sam_engine.catalogue import DEFAULT_MODEL, MODELS
+from sam_engine.catalogue import DEFAULT_MODEL, MODELS, Thresholds
 from sam_engine.errors import ConfigError
 
 MODEL_NAMES = tuple(MODELS)
@@ -44,8 +44,9 @@ def check_types(config: Any, prefix: str) -> None:
         check_setting(prefix + name, value, is_optional or fits, expected)
 
 
-def is_on(threshold: float) -> bool:
+def is_on(threshold: float | None) -> TypeGuard[float]:
     """Return whether a filter by score filters anything: a threshold of 0 or less keeps all."""
+    assert threshold is not None, "AmgConfig.with_thresholds() comes before"
     return threshold > 0
 
 
@@ -116,16 +117,21 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AmgConfig:
-    """The automatic mask generator. Names and defaults are ``segment_anything``'s, but for the last five."""
+    """The automatic mask generator. Names and defaults are ``segment_anything``'s, with two exceptions.
+
+    It lacks the last five settings; and here the first two thresholds belong to the model.
+    """
 
     points_per_side: int | None = 32
     """Points along one side of the grid; ``points_per_side**2`` prompts on the whole image."""
     points_per_batch: int = 64
     """Prompts decoded at once. Higher is faster until memory runs out; the masks found stay the same."""
-    pred_iou_thresh: float = 0.88
-    """Masks whose predicted IoU is not above this are dropped. 0 or less keeps all."""
-    stability_score_thresh: float = 0.95
-    """Masks whose stability score is below this are dropped. 0 or less keeps all."""
+    pred_iou_thresh: float | None = None
+    """Masks whose predicted IoU is not above this are dropped. 0 or less keeps all. None: what the model
+    recommends, 0.88 for vit_*."""
+    stability_score_thresh: float | None = None
+    """Masks whose stability score is below this are dropped. 0 or less keeps all. None: what the model
+    recommends, 0.95 for vit_*."""
     stability_score_offset: float = 1.0
     """Distance of the two cuts of the stability score from the mask threshold, in logits."""
     box_nms_thresh: float = 0.7
@@ -179,7 +185,7 @@ class AmgConfig:
                 check_setting(f"amg.{name}", value, value >= low, f"at least {low}")
         for name in ("pred_iou_thresh", "stability_score_thresh"):
             value = getattr(self, name)
-            check_setting(f"amg.{name}", value, math.isfinite(value), "a finite number")
+            check_setting(f"amg.{name}", value, value is None or math.isfinite(value), "a finite number")
         for name in ("box_nms_thresh", "crop_nms_thresh", "crop_overlap_ratio", "max_mask_area_fraction"):
             value = getattr(self, name)
             check_setting(f"amg.{name}", value, 0 <= value <= 1, "in [0, 1]")
@@ -191,6 +197,25 @@ class AmgConfig:
             is_paired = (getattr(self, name) is None) == (getattr(self, other) is None)
             value = getattr(self, name)
             check_setting(f"amg.{name}", value, is_paired or value is not None, f"given with amg.{other}")
+
+    def with_thresholds(self, recommended: Thresholds) -> Self:
+        """Return the settings with the model's thresholds where none were asked for."""
+        missing = {
+            each.name: getattr(recommended, each.name)
+            for each in fields(recommended)
+            if getattr(self, each.name) is None
+        }
+        return replace(self, **missing) if missing else self
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Those asked for; in place of the others, as long as no model has given its own, SAM's."""
+        return Thresholds(
+            **{
+                each.name: getattr(self.with_thresholds(Thresholds()), each.name)
+                for each in fields(Thresholds)
+            }
+        )
 
 
 _NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"

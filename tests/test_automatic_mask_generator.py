@@ -110,7 +110,11 @@ def test_extreme_shapes(size: tuple[int, int], layers: int) -> None:
 def test_from_config_takes_every_setting() -> None:
     """The same as keyword arguments, with COCO run lengths by default."""
     config = AmgConfig(
-        points_per_side=4, stability_score_thresh=0.85, crop_n_layers=1, max_mask_area_fraction=0.5
+        points_per_side=4,
+        pred_iou_thresh=0.8,
+        stability_score_thresh=0.85,
+        crop_n_layers=1,
+        max_mask_area_fraction=0.5,
     )
     generator = SamAutomaticMaskGenerator.from_config(DiscSegmenter(), config)
 
@@ -329,7 +333,7 @@ def test_work_saved_by_the_model_changes_no_record(kind: str, size: tuple[int, i
         {"crop_n_layers": 1.5},
         {"min_mask_region_area": None},
         {"pred_iou_thresh": "0.9"},
-        {"stability_score_thresh": None},
+        {"stability_score_offset": None},
         {"box_nms_thresh": [0.7]},
         {"points_per_side": None, "point_grids": [[0.5, 0.5]]},
         {"points_per_side": None, "point_grids": [["a", "b"]]},

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from sam_engine.catalogue import Thresholds
 from sam_engine.config import AmgConfig
 from sam_engine.errors import SamEngineError
 
@@ -31,9 +32,10 @@ def run(main: Main, arguments: Sequence[str] | None = None) -> int:
 
 
 def add_amg_flags(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    """Give a tool flags for settings of the mask generator, with the defaults of `AmgConfig`."""
+    """Give a tool flags for settings of the mask generator; the defaults are those of segment_anything."""
+    defaults = AmgConfig().with_thresholds(Thresholds())
     for name in names:
-        default = getattr(AmgConfig, name)
+        default = getattr(defaults, name)
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             type=type(default),

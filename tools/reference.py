@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sam_engine.amg.mask_finder import thresholds_of
 from sam_engine.catalogue import Architecture
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError
@@ -183,6 +184,7 @@ def drive_reference(
 
     The weights are shared, so that there is no second copy of them in memory.
     """
+    config = config.with_thresholds(thresholds_of(sam))
     settings = {name: getattr(config, name) for name in REFERENCE_SETTINGS}
     if architecture.family.has_skip_features:  # which the package's decoder does not know
         return reference_generator(package, SlowTwin(sam), output_mode=output_mode, **settings)

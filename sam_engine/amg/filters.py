@@ -4,8 +4,9 @@ Everything here is on the host. Legend: N masks.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,13 +30,46 @@ class Tally:
     num_non_finite: int = 0
     num_found: int = 0
     """Finite, and of a predicted IoU that is good enough."""
+    best_predicted_iou: float = -math.inf
+    best_stability_score: float = -math.inf
+    """Of those found; where all are below the threshold, a bound that shows it may be all that is known."""
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(
             num_masks=self.num_masks + other.num_masks,
             num_non_finite=self.num_non_finite + other.num_non_finite,
             num_found=self.num_found + other.num_found,
+            best_predicted_iou=max(self.best_predicted_iou, other.best_predicted_iou),
+            best_stability_score=max(self.best_stability_score, other.best_stability_score),
         )
+
+    def measured(self, measures: MaskMeasures) -> "Tally":
+        """Return it with what was measured of the masks that were found."""
+        return replace(self, best_stability_score=min(1.0, _largest(measures.stability_score)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NothingFound:
+    """Images of which the filters left no mask."""
+
+    num_images: int = 0
+    tally: Tally = Tally()
+    """Of all of them."""
+
+    def __add__(self, other: "NothingFound") -> "NothingFound":
+        return NothingFound(num_images=self.num_images + other.num_images, tally=self.tally + other.tally)
+
+    def reason(self, config: AmgConfig) -> str:
+        """Say which threshold was too high for the best of their masks, and how good that was."""
+        best_iou, best_stability = self.tally.best_predicted_iou, self.tally.best_stability_score
+        if is_on(config.pred_iou_thresh) and best_iou <= config.pred_iou_thresh:
+            return f"the best predicted IoU is {_short(best_iou)}, pred_iou_thresh {config.pred_iou_thresh:g}"
+        if is_on(config.stability_score_thresh) and best_stability < config.stability_score_thresh:
+            return (
+                f"the best stability score is at most {_short(best_stability)}, "
+                f"stability_score_thresh {config.stability_score_thresh:g}"
+            )
+        return "the masks above the thresholds end at a crop's border, are too large or too small"
 
 
 def find_good(predicted_iou: Tensor, are_finite: Tensor, config: AmgConfig) -> tuple[Tensor, Tally]:
@@ -47,6 +81,7 @@ def find_good(predicted_iou: Tensor, are_finite: Tensor, config: AmgConfig) -> t
         config: With ``pred_iou_thresh``.
     """
     keep = predicted_iou.isfinite()
+    best = _largest(predicted_iou[keep])
     num_non_finite = int((~keep).sum())
     if is_on(config.pred_iou_thresh):
         keep &= predicted_iou > config.pred_iou_thresh
@@ -54,7 +89,10 @@ def find_good(predicted_iou: Tensor, are_finite: Tensor, config: AmgConfig) -> t
     keep &= are_finite
     num_found = int(keep.sum())
     tally = Tally(
-        num_masks=len(keep), num_non_finite=num_non_finite + num_good - num_found, num_found=num_found
+        num_masks=len(keep),
+        num_non_finite=num_non_finite + num_good - num_found,
+        num_found=num_found,
+        best_predicted_iou=best,
     )
     return keep, tally
 
@@ -116,3 +154,13 @@ def nms_between_crops(batches: Sequence[MaskBatch], crops: Sequence[Crop], iou_t
     crop_boxes = torch.tensor([crop.box for crop in crops])
     scores = 1 / box_area(crop_boxes[batch.crop_index])
     return batch[box_nms(batch.boxes_xyxy, scores, iou_thresh)]
+
+
+def _largest(values: Tensor) -> float:
+    """Return the maximum of (N,) values; -inf of none."""
+    return float(values.max()) if len(values) else -math.inf
+
+
+def _short(score: float) -> str:
+    """Return a score in three places, rounded down: below a threshold it must not look equal to it."""
+    return f"{math.floor(score * 1000) / 1000:.3g}" if math.isfinite(score) else "none"

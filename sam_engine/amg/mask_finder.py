@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sam_engine.amg.filters import nms_between_crops
+from sam_engine.amg.filters import NothingFound, Tally, nms_between_crops
 from sam_engine.amg.found_mask import Box, FoundMask
 from sam_engine.amg.mask_batch import Crop, EncodedCrop, Image, MaskBatch, Prompts, clean_up_masks
 from sam_engine.amg.measure import LogitFrame
 from sam_engine.amg.queued_image import QueuedImage
 from sam_engine.amg.search import draw_masks, search_crop
+from sam_engine.catalogue import Thresholds
 from sam_engine.compute.device import is_out_of_memory, is_queued
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError, ImageError
@@ -53,19 +54,21 @@ class MaskFinder:
 
     Attributes:
         model: The model.
-        config: The settings, as they were given.
+        config: The settings; thresholds that were not given are the model's.
         point_grids: See `PointGrids`.
         points_per_batch: Prompts decoded at once: the setting, or less.
+        nothing_found: Images without a mask so far.
     """
 
     def __init__(self, model: Segmenter, config: AmgConfig, point_grids: PointGrids | None = None) -> None:
         """Take the settings; ``point_grids`` may stand in for the regular ones."""
         self.model = model
-        self.config = config
+        self.config = config.with_thresholds(thresholds_of(model))
         self.point_grids: PointGrids = ()
         if config.prompts is None:
             self.point_grids = point_grids_of(config) if point_grids is None else point_grids
         self.points_per_batch = config.points_per_batch
+        self.nothing_found = NothingFound()
 
     def find(self, image: Image, prompts: Prompts | None = None) -> list[FoundMask]:
         """Find the masks of one image.
@@ -92,15 +95,16 @@ class MaskFinder:
             queued = self.queue(encoded)
             queued.draw()
             return self.finish(queued)
-        batches, crops = [], []
+        batches, crops, tally = [], [], Tally()
         for crop in encoded:
-            batch, num_at_once = search_crop(self.model, crop, self.config, self.points_per_batch)
+            batch, counted, num_at_once = search_crop(self.model, crop, self.config, self.points_per_batch)
             self.points_per_batch = min(self.points_per_batch, num_at_once)
+            tally += counted
             batches.append(batch)
             crops.append(crop.crop)
         batch = nms_between_crops(batches, crops, self.config.crop_nms_thresh)
         boxes = [_as_box(box) for box in batch.boxes_xyxy.tolist()]
-        return self._found(batch, boxes, draw_masks(self.model, batch, crops), crops)
+        return self._found(batch, boxes, draw_masks(self.model, batch, crops), crops, tally)
 
     def begin(self, image: Image, prompts: Prompts | None = None) -> QueuedImage:
         """Queue an image's encoding, on a device that `is_queued`; its steps and `finish` come next.
@@ -125,7 +129,7 @@ class MaskFinder:
         size = queued.crops[0].image_size
         # The boxes are those of the masks as drawn: what was measured is the same only up to rounding.
         boxes = [box_of(runs[row], size) for row in range(len(batch))]
-        return self._found(batch, boxes, runs, queued.crops)
+        return self._found(batch, boxes, runs, queued.crops, queued.tally)
 
     def encode(
         self, images: Sequence[Image], prompts: Prompts | None = None
@@ -197,9 +201,14 @@ class MaskFinder:
         return self._encode_pixels(pixels[:half]) + self._encode_pixels(pixels[half:])
 
     def _found(
-        self, batch: MaskBatch, boxes_xyxy: Sequence[Box], runs: Mapping[int, Runs], crops: Sequence[Crop]
+        self,
+        batch: MaskBatch,
+        boxes_xyxy: Sequence[Box],
+        runs: Mapping[int, Runs],
+        crops: Sequence[Crop],
+        tally: Tally,
     ) -> list[FoundMask]:
-        """Return the masks of one image, after the clean-up."""
+        """Return the masks of one image, after the clean-up; note it if there are none."""
         columns = zip(
             boxes_xyxy,
             batch.predicted_iou.tolist(),
@@ -223,15 +232,23 @@ class MaskFinder:
                 )
             )
         config = self.config
-        if config.min_mask_region_area == 0:
-            return masks
-        return clean_up_masks(
-            masks,
-            crops[0].image_size,
-            min_area=config.min_mask_region_area,
-            drop_small=config.drop_small_masks,
-            nms_thresh=max(config.box_nms_thresh, config.crop_nms_thresh),
-        )
+        if config.min_mask_region_area > 0:
+            masks = clean_up_masks(
+                masks,
+                crops[0].image_size,
+                min_area=config.min_mask_region_area,
+                drop_small=config.drop_small_masks,
+                nms_thresh=max(config.box_nms_thresh, config.crop_nms_thresh),
+            )
+        if not masks:
+            self.nothing_found += NothingFound(num_images=1, tally=tally)
+        return masks
+
+
+def thresholds_of(model: Segmenter | None) -> Thresholds:
+    """Return what a model recommends; SAM's thresholds for one that says nothing or is not there yet."""
+    recommended: Thresholds = getattr(model, "thresholds", Thresholds())
+    return recommended
 
 
 def _as_box(corners: Sequence[int]) -> Box:

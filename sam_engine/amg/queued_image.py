@@ -87,6 +87,8 @@ class QueuedImage:
         """Those that were searched."""
         self.points_per_batch = points_per_batch
         """Or less, if memory ran out."""
+        self.tally = Tally()
+        """Of the crops that are complete."""
         self._model = model
         self._config = config
         self._encoded = iter(encoded)
@@ -224,12 +226,13 @@ class QueuedImage:
         good, tally = find_good(predicted_iou, table[:, 1] != 0, config)
         rows = good.nonzero()[:, 0]
         table = self._remeasured(group, rows, table[rows, 2:])
-        crop.tally += tally
+        measures = measures_of_table(table)
+        crop.tally += tally.measured(measures)
         crop.candidates.append(
             filter_measured(
                 crop.encoded.crop,
                 config,
-                measures=measures_of_table(table),
+                measures=measures,
                 predicted_iou=predicted_iou[rows],
                 prompt_index=group.start + rows // group.masks_per_prompt,
                 keep_logits=lambda stable: _compact(group.logits, rows[stable]),
@@ -238,6 +241,7 @@ class QueuedImage:
         if group.stop < len(crop.prompts):
             return
         report_non_finite(crop.tally, crop.encoded.crop)
+        self.tally += crop.tally
         batch = nms_within_crop(crop.candidates, config.box_nms_thresh)
         if len(batch):  # copied: the candidates that lost need not stay in memory with them
             batch = replace(batch, logits=KeptLogits(list(batch.logits.stack(0, len(batch)))))

@@ -13,7 +13,7 @@ from sam_engine.amg.mask_batch import Crop, EncodedCrop, MaskBatch
 from sam_engine.amg.measure_cpu import keep_logits, masks_to_runs, measure_masks
 from sam_engine.amg.prompting import decode_prompts, too_little_memory
 from sam_engine.compute.device import is_out_of_memory
-from sam_engine.config import AmgConfig
+from sam_engine.config import AmgConfig, is_on
 from sam_engine.modeling.segmenter import Segmenter
 from sam_engine.ops.boxes import uncrop_boxes_xyxy
 from sam_engine.ops.rle import Runs
@@ -24,14 +24,14 @@ DRAWN_AT_ONCE = 48
 
 def search_crop(
     model: Segmenter, encoded: EncodedCrop, config: AmgConfig, points_per_batch: int
-) -> tuple[MaskBatch, int]:
+) -> tuple[MaskBatch, Tally, int]:
     """Find the masks of one crop that pass all filters and its NMS, by descending predicted IoU.
 
     Memory is bounded whatever passes the filters: until NMS, masks wait in packed form. Where it runs out all
     the same, half as many prompts are decoded at once.
 
     Returns:
-        The masks, and how many prompts at once did fit: ``points_per_batch``, or less.
+        The masks, what became of all, and how many prompts at once did fit: ``points_per_batch``, or less.
 
     Raises:
         ImageError: The model's outputs are not finite, or not even one prompt fits into memory.
@@ -50,7 +50,7 @@ def search_crop(
         else:
             raise too_little_memory(encoded.crop)
     report_non_finite(tally, encoded.crop)
-    return nms_within_crop(candidates, config.box_nms_thresh), step
+    return nms_within_crop(candidates, config.box_nms_thresh), tally, step
 
 
 def draw_masks(model: Segmenter, batch: MaskBatch, crops: Sequence[Crop]) -> dict[int, Runs]:
@@ -92,14 +92,14 @@ def _decode_batch(
     keep, tally = find_good(predicted_iou, logits.sum(dim=(-2, -1)).isfinite(), config)
     logits = logits[keep]
     frame, threshold = encoded.crop.frame, model.mask_threshold
+    min_stability = config.stability_score_thresh if is_on(config.stability_score_thresh) else 0.0
+    measures = measure_masks(logits, frame, threshold, config.stability_score_offset, min_stability)
     batch = filter_measured(
         encoded.crop,
         config,
-        measures=measure_masks(
-            logits, frame, threshold, config.stability_score_offset, config.stability_score_thresh
-        ),
+        measures=measures,
         predicted_iou=predicted_iou[keep],
         prompt_index=index[keep],
         keep_logits=lambda stable: keep_logits(logits[stable], frame, threshold),
     )
-    return batch, tally
+    return batch, tally.measured(measures)

@@ -96,6 +96,7 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     if prompts is not None:
         prompts.notes(manifest)
     checkpoint = resolve_checkpoint(config.model)
+    config = dataclasses.replace(config, amg=config.amg.with_thresholds(checkpoint.thresholds))
     return Preparation(
         config=config,
         source=source,

@@ -275,8 +275,6 @@ class _RayPool:
             self._board.forget.remote(busy.lease.number)
             self._queue.done(busy.lease)
             self._idle.append(busy.actor)
-            for note in answer.notes:  # which the worker's own log says too, but elsewhere
-                log.warning("shard %d: %s", answer.shard.index, note)
             yield answer
             return
         # A fresh process too: after some CUDA errors nothing works in the old one.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.reader import read_tables
 from sam_engine.dataset.schema import SCALAR_COLUMNS
 from sam_engine.dataset.shards import ShardSummary, shard_name
@@ -135,6 +136,32 @@ def session_stats(reports: Sequence[ShardReport], seconds: float) -> SessionStat
     )
 
 
+def closing_notes(totals: Totals, config: AutoAnnotateConfig, num_excess: int | None) -> list[str]:
+    """Return what is worth knowing of a dataset as a whole, a line each.
+
+    Args:
+        totals: Of the dataset.
+        config: Of the run.
+        num_excess: How many images failed, if those are more than allowed.
+    """
+    notes = []
+    num_annotated = totals.num_images - totals.num_failed
+    num_empty = totals.statuses.get(ImageStatus.OK_EMPTY, 0)
+    if num_empty * 2 > num_annotated:
+        thresholds = config.amg.thresholds
+        notes.append(
+            f"{num_empty:,} of {num_annotated:,} annotated images have no mask: is "
+            f"amg.pred_iou_thresh={thresholds.pred_iou_thresh:g} or "
+            f"amg.stability_score_thresh={thresholds.stability_score_thresh:g} too high for this model?"
+        )
+    if num_excess is not None:
+        notes.append(
+            f"{num_excess:,} of {totals.num_images:,} images failed, more than "
+            f"max_failed_fraction={config.max_failed_fraction:g} allows: exit code 3; {ERRORS} names them"
+        )
+    return notes
+
+
 def report_json(
     *,
     totals: Totals,
@@ -146,6 +173,7 @@ def report_json(
     incomplete: Sequence[str],
     given_up: Mapping[int, str],
     random_weights: bool,
+    notes: Sequence[str],
 ) -> bytes:
     """Return ``_meta/report.json``: also when, where and by which command line, which no other file says.
 
@@ -159,6 +187,7 @@ def report_json(
         incomplete: Containers of the input that are not whole, a sentence each.
         given_up: Why, by shard.
         random_weights: The model was never trained.
+        notes: From `closing_notes`.
     """
     document = {
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -175,6 +204,7 @@ def report_json(
         "input_incomplete": list(incomplete),
         "shards_given_up": {str(index): reason for index, reason in sorted(given_up.items())},
         "random_weights": random_weights,
+        "notes": list(notes),
         "session": {
             "num_images": session.num_images,
             "num_masks": session.num_masks,

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from sam_engine.annotation.report import (
     Totals,
     add_up,
     check_accounts,
+    closing_notes,
     count_damaged,
     errors_jsonl,
     report_json,
@@ -39,6 +41,8 @@ from sam_engine.structures import ShardReport
 if TYPE_CHECKING:
     from sam_engine.annotation.worker import ShardAnnotator
     from sam_engine.modeling.segmenter import Segmenter
+
+log = logging.getLogger(__name__)
 
 TOO_MANY_FAILED = 3
 """Exit code."""
@@ -104,6 +108,8 @@ class RunSummary:
     given_up: Mapping[int, str]
     """Why, by shard."""
     num_previews: int
+    notes: Sequence[str]
+    """What is worth knowing of the dataset as a whole, a line each."""
     exit_code: int
 
 
@@ -179,6 +185,8 @@ def run_prepared(
         for event in events:
             if isinstance(event, ShardReport):
                 reports.append(event)
+                for note in event.notes:
+                    log.warning("shard %d: %s", event.shard.index, note)
                 started = min(started, time.monotonic() - event.seconds)
             tell(event)
     return finish(plan, reports, max(0.0, time.monotonic() - started))
@@ -231,6 +239,9 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> RunSum
     summaries = committed_shards(store, plan.info.fingerprint)
     totals, session = add_up(summaries.values()), session_stats(reports, seconds)
     check_accounts(plan.shards, summaries, given_up)
+    allowed = config.max_failed_fraction * len(plan.manifest)
+    num_damaged = count_damaged(store, summaries) if totals.num_failed > allowed else 0
+    notes = closing_notes(totals, config, num_damaged if num_damaged > allowed else None)
     is_complete = totals.num_images == len(plan.manifest)
     previews = [name for name in store.list(PREVIEWS_PREFIX) if name.endswith(".jpg")]
     if plan.open_shards or not store.list(SUCCESS):
@@ -251,6 +262,7 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> RunSum
             incomplete=preparation.account.incomplete,
             given_up=given_up,
             random_weights=plan.info.random_weights,
+            notes=notes,
         )
         store.replace(REPORT, report)
         card = dataset_card(
@@ -266,8 +278,6 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> RunSum
             digests = {report.shard.index: report.sha256 for report in reports}
             digests |= {index: shard_sha256(store, index) for index in summaries if not digests.get(index)}
             store.replace(SUCCESS, success_json(summaries, digests, fingerprint=plan.info.fingerprint))
-    allowed = config.max_failed_fraction * len(plan.manifest)
-    num_damaged = count_damaged(store, summaries) if totals.num_failed > allowed else 0
     return RunSummary(
         output=store.describe(),
         num_images=len(plan.manifest),
@@ -275,5 +285,6 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> RunSum
         session=session,
         given_up=given_up,
         num_previews=len(previews),
+        notes=notes,
         exit_code=1 if given_up else TOO_MANY_FAILED if num_damaged > allowed else 0,
     )

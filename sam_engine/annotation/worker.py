@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sam_engine.amg.filters import NothingFound
 from sam_engine.amg.in_turn import Found, InTurn
 from sam_engine.amg.mask_batch import Prompts
 from sam_engine.amg.mask_finder import MaskFinder
@@ -150,6 +151,7 @@ class ShardAnnotator:
         On a device, an image is begun before the one before it is finished, unless the lease is careful.
         """
         torch.set_num_threads(self._threads)
+        self._finder.nothing_found = NothingFound()
         shard, started, clock = lease.shard, time.monotonic(), _Clock()
         records: list[ImageRecord] = []
         num_masks = 0
@@ -199,6 +201,10 @@ class ShardAnnotator:
         yield progress(None)
         with clock.stage("publish"):
             published = publish_shard(self._store, records, shard=shard, fingerprint=self._fingerprint)
+        empty = self._finder.nothing_found
+        if empty.num_images:
+            reason = empty.reason(self._finder.config)
+            self._notes.append(f"no mask in {empty.num_images} of {shard.num_images} images: {reason}")
         notes, self._notes = tuple(self._notes), []
         yield ShardReport(
             shard=shard,

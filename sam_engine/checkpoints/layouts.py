@@ -6,15 +6,17 @@ as the names of the original release. Reading a header takes milliseconds and ru
 """
 
 import json
+import math
 import pickle
 import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from sam_engine.catalogue import ARCHITECTURES, TINY, VIT, Architecture
+from sam_engine.catalogue import ARCHITECTURES, TINY, VIT, Architecture, Thresholds
 from sam_engine.errors import CheckpointError, MissingCheckpointError
 
 Shapes = dict[str, tuple[int, ...]]
@@ -91,6 +93,31 @@ def read_shapes(path: Path) -> Shapes:
     if not shapes:
         raise CheckpointError(f"{path}: holds no named tensors")
     return shapes
+
+
+def read_thresholds(path: Path) -> Thresholds | None:
+    """Return what a file's metadata recommend for its masks; None if they say nothing of it.
+
+    Raises:
+        CheckpointError: What they say is no number, or only one of both is there.
+    """
+    with path.open("rb") as file:
+        length = file.read(9)
+        if length[8:] != b"{":
+            return None
+        header = json.loads(b"{" + file.read(int.from_bytes(length[:8], "little") - 1))
+    metadata = header.get("__metadata__") or {}
+    names = [each.name for each in fields(Thresholds)]
+    given = {name: metadata[name] for name in names if name in metadata}
+    if not given:
+        return None
+    try:
+        thresholds = Thresholds(**{name: float(given[name]) for name in names})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its metadata recommend {given}, not both as numbers") from error
+    if not all(math.isfinite(getattr(thresholds, name)) for name in names):
+        raise CheckpointError(f"{path}: its metadata recommend {given}, which are not finite")
+    return thresholds
 
 
 def refuse_other_kinds(where: str, head: bytes) -> None:

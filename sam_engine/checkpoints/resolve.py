@@ -6,16 +6,17 @@ torch is imported only where values are read, so that a driver can check what it
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam_engine.catalogue import MODELS, Release
+from sam_engine.catalogue import MODELS, Release, Thresholds
 from sam_engine.checkpoints.download import cache_dir, download, fetch_url, file_sha256
 from sam_engine.checkpoints.layouts import (
     identify_model,
     original_names,
     read_shapes,
+    read_thresholds,
     unnest,
 )
 from sam_engine.config import ModelConfig
@@ -42,6 +43,8 @@ class Checkpoint:
     """Of the file."""
     source: str
     """random, bundled, release, url or file."""
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    """What is recommended for masks of these weights: the file's own, or else the model's."""
 
 
 def resolve_checkpoint(config: ModelConfig) -> Checkpoint:
@@ -57,7 +60,8 @@ def resolve_checkpoint(config: ModelConfig) -> Checkpoint:
     if asked == "random":
         if config.sha256:
             raise ConfigError("model.sha256 is set, but model.checkpoint=random has no file to check")
-        return Checkpoint(name="random", path=None, sha256=None, source="random")
+        recommended = MODELS[config.name].thresholds
+        return Checkpoint(name="random", path=None, sha256=None, source="random", thresholds=recommended)
     source, path, release = _locate(config)
     found_model = find_model(path)
     if found_model != config.name:
@@ -66,7 +70,8 @@ def resolve_checkpoint(config: ModelConfig) -> Checkpoint:
     for expected, where in ((config.sha256, "model.sha256"), (release and release.sha256, "the release")):
         if expected and digest != expected.lower():
             raise CheckpointError(f"{path}: its sha256 is {digest}, but {where} says {expected.lower()}")
-    return Checkpoint(name=path.name, path=path, sha256=digest, source=source)
+    recommended = read_thresholds(path) or MODELS[config.name].thresholds
+    return Checkpoint(name=path.name, path=path, sha256=digest, source=source, thresholds=recommended)
 
 
 def find_model(path: Path) -> str:

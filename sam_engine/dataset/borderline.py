@@ -88,9 +88,9 @@ class _Image:
         """Return what explains a mask by itself, or by its overlap with another."""
         side, index = place
         mask = self.masks[side][index]
-        if self._is_at(mask.predicted_iou, self.config.pred_iou_thresh):
+        if self._is_at(mask.predicted_iou, self.config.thresholds.pred_iou_thresh):
             return Reason.PREDICTED_IOU
-        if self._is_at(mask.stability_score, self.config.stability_score_thresh):
+        if self._is_at(mask.stability_score, self.config.thresholds.stability_score_thresh):
             return Reason.STABILITY
         if any(
             self._differs_by_edge_pixels(match)

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sam_engine.amg.mask_finder import thresholds_of
 from sam_engine.errors import InputError
 from sam_engine.evaluation.config import EvaluateConfig
 from sam_engine.evaluation.grid import Candidates, GridScores, find_candidates
@@ -50,6 +51,7 @@ def evaluate_truths(
     Raises:
         InputError: A truth holds no mask, or its annotations contradict its images.
     """
+    config = replace(config, amg=config.amg.with_thresholds(thresholds_of(model)))
     scores: dict[str, TruthScores] = {}
     everything: list[Candidates] = []
     for truth in truths:

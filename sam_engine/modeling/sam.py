@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sam_engine.catalogue import Thresholds
 from sam_engine.compute.device import is_queued, upload
 from sam_engine.modeling.any_encoder import ImageEncoder, SkipFeatures, has_skip_features, unwrapped
 from sam_engine.modeling.by_calls import decode_by_calls
@@ -43,6 +44,8 @@ class Sam(nn.Module):
     image_format: str = "RGB"
     precision: str = "fp32"
     """As ``ModelConfig.precision``: of the image, in encoder and decoder. Prompts and masks are fp32."""
+    thresholds: Thresholds = Thresholds()
+    """What is recommended for masks of these weights."""
     _said: str | None = None
     pixel_mean: Tensor
     pixel_std: Tensor

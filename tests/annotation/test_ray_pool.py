@@ -105,17 +105,6 @@ def test_sick_machine_stops_the_run(executor, tmp_path):
     assert (tmp_path / "images.log").read_text().split() == ["0", "1"]
 
 
-def test_a_workers_note_is_said_once(executor, tmp_path, caplog):
-    """In this process its own log has said it; what a Ray worker logs is not seen here, so the pool does."""
-    make_worker = functools.partial(fake_workers.NotingWorker, tmp_path / "images.log", {})
-    outcome(executor, tmp_path, make_worker=make_worker, num_images=4)
-
-    assert [record.getMessage() for record in caplog.records if "memory" in record.message] in (
-        ["memory ran out"],
-        ["shard 0: memory ran out"],
-    )
-
-
 def test_full_disk_stops_the_run_with_its_own_error(executor, tmp_path):
     """Another worker would find the disk as full: no retries."""
     with pytest.raises(StorageError, match=r"^/out: No space left on device$"):
@@ -243,8 +232,8 @@ def start(folder, output, *more, **environment):
     clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     arguments = [
         f"input={folder}", f"output={output}", "shard_size=2", "model.checkpoint=random", "previews=0",
-        "amg.points_per_side=2", "amg.points_per_batch=16", "amg.pred_iou_thresh=0.88",
-        "amg.stability_score_thresh=0.95", "executor.num_workers=2", *more,
+        "amg.points_per_side=2", "amg.points_per_batch=16", "amg.min_mask_region_area=0",
+        "executor.num_workers=2", *more,
     ]  # fmt: skip
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *arguments],

@@ -81,3 +81,20 @@ def test_wrong_keywords_are_named(tmp_path, settings, message):
     with pytest.raises(ConfigError, match=message):
         annotate(tmp_path, **settings)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_workers_note_is_said_once(tmp_path, caplog):
+    """Memory that ran out in this process is a line for the shard, and no other."""
+    fakes.write_image(tmp_path / "in/hungry.png", fakes.HUNGRY)
+    sam_engine.annotate_dataset(
+        input=tmp_path / "in",
+        output=tmp_path / "out",
+        model={"checkpoint": "random"},
+        amg={"points_per_side": 4},
+        executor="inline",
+        make_model=fakes.make_troubled_segmenter,
+    )
+
+    assert [record.getMessage() for record in caplog.records if "memory" in record.getMessage()] == [
+        "shard 0: memory ran out: amg.points_per_batch is 8 from now on"
+    ]

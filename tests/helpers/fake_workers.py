@@ -1,7 +1,5 @@
 """Shard workers without a model, and without torch: processes that import this start at once."""
 
-import dataclasses
-import logging
 import os
 import signal
 import time
@@ -65,20 +63,6 @@ class CountingWorker:
             raise StorageError("/out: No space left on device")
         if trouble == "hang":
             time.sleep(3600)
-
-
-class NotingWorker(CountingWorker):
-    """One whose settings have to give way in each shard: it logs that, and its reports say so."""
-
-    def work(self, lease: Lease) -> Generator[ShardProgress | ShardReport, None, None]:
-        """Count, and note."""
-        for event in super().work(lease):
-            if isinstance(event, ShardReport):
-                note = "memory ran out"
-                logging.getLogger("sam_engine").warning(note)
-                yield dataclasses.replace(event, notes=(note,))
-            else:
-                yield event
 
 
 def first_time(path: Path) -> bool:

@@ -492,7 +492,7 @@ def test_killed_run_goes_on_to_the_same_bytes(tmp_path):
     fakes.write_images(tmp_path / "in", 24)
     annotate(tmp_path / "in", tmp_path / "calm", shard_size=2)
     arguments = [f"input={tmp_path}/in", f"output={tmp_path}/out", "shard_size=2", *INLINE]
-    arguments += ["amg.points_per_batch=16", "amg.pred_iou_thresh=0.88", "amg.stability_score_thresh=0.95"]
+    arguments += ["amg.points_per_batch=16", "amg.min_mask_region_area=0"]
     process = start(arguments, delay=0.05)
     wait_for_shards(tmp_path / "out", 3, process)
     process.kill()
@@ -510,7 +510,7 @@ def test_signal_stops_cleanly_and_the_run_goes_on(tmp_path, number, code):
     """Exit 143 or 130 with one line, nothing half-written, and resumable."""
     fakes.write_images(tmp_path / "in", 24)
     arguments = [f"input={tmp_path}/in", f"output={tmp_path}/out", "shard_size=2", *INLINE]
-    arguments += ["amg.points_per_batch=16", "amg.pred_iou_thresh=0.88", "amg.stability_score_thresh=0.95"]
+    arguments += ["amg.points_per_batch=16", "amg.min_mask_region_area=0"]
     process = start(arguments, delay=0.05)
     wait_for_shards(tmp_path / "out", 2, process)
     process.send_signal(number)
@@ -525,7 +525,7 @@ def test_second_signal_ends_the_process_where_it_stands(tmp_path):
     """Who presses Ctrl-C twice does not wait for an image that takes an hour. The run can go on."""
     fakes.write_images(tmp_path / "in", 6)
     arguments = [f"input={tmp_path}/in", f"output={tmp_path}/out", "shard_size=2", *INLINE]
-    arguments += ["amg.points_per_batch=16", "amg.pred_iou_thresh=0.88", "amg.stability_score_thresh=0.95"]
+    arguments += ["amg.points_per_batch=16", "amg.min_mask_region_area=0"]
     annotate(tmp_path / "in", tmp_path / "calm", shard_size=2)
     process = start(arguments, delay=0, stubborn=True)
     said = []

@@ -14,7 +14,7 @@ from tests.helpers import fakes
 
 SETTINGS = (
     "model.checkpoint=random", "executor=inline", "shard_size=8", "previews=0", "amg.points_per_side=4",
-    "amg.pred_iou_thresh=0.88", "amg.stability_score_thresh=0.95",
+    "amg.min_mask_region_area=0",
 )  # fmt: skip
 
 

@@ -52,9 +52,9 @@ class Survival:
 def measure_survival(sam: Sam, embedding: ImageEmbedding, config: AmgConfig) -> Survival:
     """Return the shares for a grid of 8 x 8 points on an encoded image."""
     logits, predicted_iou = _decode_grid(sam, embedding)
-    good = predicted_iou > config.pred_iou_thresh
+    good = predicted_iou > config.thresholds.pred_iou_thresh
     stable = _stability(sam, embedding, logits[good], config.stability_score_offset)
-    stable = stable >= config.stability_score_thresh
+    stable = stable >= config.thresholds.stability_score_thresh
     return Survival(iou=good.float().mean().item(), both=stable.sum().item() / good.numel())
 
 
@@ -78,7 +78,9 @@ def calibrate(sam: Sam, embedding: ImageEmbedding, config: AmgConfig) -> None:
         weight = layer.get_parameter("weight")
         weight.copy_(weight.mean(dim=(2, 3), keepdim=True).expand_as(weight))
     _, predicted_iou = _decode_grid(sam, embedding)
-    _calibrate_iou_head(_last_layer(decoder.iou_prediction_head), predicted_iou, config.pred_iou_thresh)
+    _calibrate_iou_head(
+        _last_layer(decoder.iou_prediction_head), predicted_iou, config.thresholds.pred_iou_thresh
+    )
 
     logits, predicted_iou = _decode_grid(sam, embedding)
     mean_pixel = _mean_upscaled_pixel(sam, embedding)
@@ -89,7 +91,7 @@ def calibrate(sam: Sam, embedding: ImageEmbedding, config: AmgConfig) -> None:
         head.bias.sub_(shift * mean_pixel / mean_pixel.square().sum())
     logits, _ = _decode_grid(sam, embedding)
     for mask, head in enumerate(heads):
-        good = predicted_iou[:, mask] > config.pred_iou_thresh
+        good = predicted_iou[:, mask] > config.thresholds.pred_iou_thresh
         scale = _search_scale(sam, embedding, logits[good, mask], config)
         head.weight.mul_(scale)
         head.bias.mul_(scale)
@@ -137,7 +139,7 @@ def _search_scale(sam: Sam, embedding: ImageEmbedding, logits: Tensor, config: A
         middle = (low + high) / 2
         # Stretching the logits by a factor narrows the two cuts by the same.
         stable = _stability(sam, embedding, logits, config.stability_score_offset / 2**middle)
-        share = (stable >= config.stability_score_thresh).float().mean().item()
+        share = (stable >= config.thresholds.stability_score_thresh).float().mean().item()
         low, high = (middle, high) if share < SHARE_BOTH / SHARE_IOU else (low, middle)
     return float(2**high)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sam_engine.__main__ import called
-from sam_engine.catalogue import DEFAULT_MODEL
+from sam_engine.catalogue import DEFAULT_MODEL, Thresholds
 from sam_engine.config import MODEL_NAMES, AmgConfig, ModelConfig
 from sam_engine.files import write_atomically
 
@@ -70,9 +70,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--grids", nargs="+", type=int, default=GRIDS, metavar="N", help="points along a side"
     )
     parser.add_argument("--megapixels", nargs="+", type=float, default=MEGAPIXELS, metavar="MP")
-    parser.add_argument("--pred-iou-thresh", type=float, default=AmgConfig.pred_iou_thresh, metavar="T")
+    parser.add_argument("--pred-iou-thresh", type=float, default=Thresholds.pred_iou_thresh, metavar="T")
     parser.add_argument(
-        "--stability-score-thresh", type=float, default=AmgConfig.stability_score_thresh, metavar="T"
+        "--stability-score-thresh", type=float, default=Thresholds.stability_score_thresh, metavar="T"
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or mps (default cpu)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default 1)")
