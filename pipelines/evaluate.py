@@ -62,10 +62,11 @@ def run(config: EvaluateConfig) -> int:
     if wants_plots and importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("plots need matplotlib: pip install matplotlib, or say plots=false")
     from sam_engine.evaluation.truth import open_truth
+    from sam_engine.formats.source import READ_SETTINGS
 
     images = config.images or [None] * len(config.truth)
     truths = [
-        open_truth(path, place, coco_frame=config.coco_frame)
+        open_truth(path, place, **{name: getattr(config, name) for name in READ_SETTINGS})
         for path, place in zip(config.truth, images, strict=True)
     ]
     names = [truth.name for truth in truths]

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sam_engine.__main__ import called
+from sam_engine.dataset.corrections import read_corrections
 from sam_engine.dataset.originals import Originals, open_originals
 from sam_engine.dataset.reader import Dataset, open_dataset
 from sam_engine.errors import InputError
@@ -37,17 +38,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--images", help="sa1b: the input, if it is not where the run found it any more")
     parser.add_argument("--tar", action="store_true", help="sa1b: one tar per shard instead of single files")
+    parser.add_argument(
+        "--corrections",
+        choices=("apply", "ignore"),
+        default="apply",
+        help="what people corrected (default: apply)",
+    )
+    parser.add_argument("--partial", action="store_true", help="export what is there of a half-made dataset")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     options = parser.parse_args(arguments)
     if options.to == "coco" and (options.tar or options.images):
         parser.error("--tar and --images go with --to sa1b")
     dataset = open_dataset(options.dataset)
+    if not options.partial:
+        dataset.refuse_half_made("--partial")
+    corrections = read_corrections(Path(options.dataset))
+    if options.corrections == "ignore" and corrections:
+        sys.stderr.write(f"corrections of {len(corrections)} images are ignored\n")
+        corrections = {}
     refuse_used(options.output)  # before the images are listed, which may take minutes
     if options.to == "coco":
-        summary = export_coco(dataset, options.output)
+        summary = export_coco(dataset, options.output, corrections=corrections)
     else:
         originals = _find_originals(dataset, options.images)
-        summary = export_sa1b(dataset, options.output, originals=originals, tar=options.tar)
+        summary = export_sa1b(
+            dataset, options.output, originals=originals, tar=options.tar, corrections=corrections
+        )
     text = json.dumps(asdict(summary)) if options.json else describe(summary, options.output)
     sys.stdout.write(text + "\n")
     return 0
@@ -63,6 +79,10 @@ def describe(summary: ExportSummary, output: Path) -> str:
         lines.append(
             f"images that could not be copied, whose annotations were written all the same: {reasons}"
         )
+    if summary.num_corrected:
+        lines.append(f"corrections of {summary.num_corrected} images were applied")
+    if summary.num_missing:
+        lines.append(f"partial: {summary.num_missing} images were not made yet")
     if summary.num_failed:
         lines.append(f"{summary.num_failed} images failed in the run and were left out")
     return "\n".join(lines)

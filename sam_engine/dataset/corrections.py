@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 
 from sam_engine.dataset.schema import annotation_id
 from sam_engine.errors import InputError, RleError
-from sam_engine.ops.rle import counts_to_runs
-from sam_engine.structures import ImageRecord
+from sam_engine.ops.rle import area_of, bbox_of, counts_to_runs
+from sam_engine.structures import Annotation, ImageRecord
 
 log = logging.getLogger(__name__)
 
@@ -229,6 +229,45 @@ def apply_corrections(record: ImageRecord, corrections: Iterable[Correction]) ->
                 masks[mask_id] = replace(masks[mask_id], accepted=True)
             present.add(mask_id)
     return tuple(mask for key, mask in masks.items() if key in present)
+
+
+def corrected_annotations(
+    record: ImageRecord, corrections: Sequence[Correction]
+) -> list[tuple[int, Annotation]]:
+    """Return the masks of an image as people left them, each as a row has it, with its id.
+
+    Masks of the dataset keep their ids, also where others are deleted, and added ones count on. A mask that a
+    person drew has a predicted IoU and a stability score of 1; in place of another it keeps that one's points
+    and crop, and an added one has no points and the whole image for a crop.
+
+    Raises:
+        InputError: As `apply_corrections`.
+    """
+    own = {annotation_id(record.image_id, i): each for i, each in enumerate(record.annotations)}
+    if not corrections:
+        return list(own.items())
+    found = []
+    next_id = annotation_id(record.image_id, len(record.annotations))
+    for mask in apply_corrections(record, corrections):
+        known = own.get(mask.mask_id) if isinstance(mask.mask_id, int) else None
+        if known is not None and known.counts == mask.counts:
+            found.append((int(mask.mask_id), known))
+            continue
+        runs = counts_to_runs(mask.counts, mask.size)
+        area = area_of(runs)
+        drawn = Annotation(
+            size=mask.size,
+            counts=mask.counts,
+            bbox=bbox_of(runs, mask.size) if area else (0.0, 0.0, 0.0, 0.0),
+            area=area,
+            predicted_iou=1.0,
+            stability_score=1.0,
+            crop_box=known.crop_box if known else (0.0, 0.0, float(mask.size[1]), float(mask.size[0])),
+            point_coords=known.point_coords if known else (),
+        )
+        found.append((next_id if known is None else int(mask.mask_id), drawn))
+        next_id += known is None
+    return found
 
 
 def _read_file(path: Path) -> Iterator[Correction]:

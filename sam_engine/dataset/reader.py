@@ -29,7 +29,7 @@ from sam_engine.dataset.shards import (
     shard_errors,
     shard_name,
 )
-from sam_engine.errors import ConfigError, ShardError
+from sam_engine.errors import ConfigError, InputError, ShardError
 from sam_engine.storage.local import open_store
 from sam_engine.storage.store import Store
 from sam_engine.structures import ImageRecord
@@ -68,6 +68,19 @@ class Dataset:
     def num_images(self) -> int:
         """Rows of all published shards."""
         return sum(summary.shard.num_images for summary in self.shards.values())
+
+    @property
+    def num_planned(self) -> int:
+        """Rows that the run was to make; more than there are while it is under way."""
+        return int(self.run_info.get("num_images", self.num_images))
+
+    def refuse_half_made(self, how: str) -> None:
+        """Raise `InputError` if rows are missing, unless ``how`` was said to take those that are there."""
+        if self.num_images < self.num_planned:
+            raise InputError(
+                f"{self.store.describe()} is half made: {self.num_images:,} of {self.num_planned:,} images "
+                f"are there; finish its run first, or take what is there: {how}"
+            )
 
     @property
     def num_masks(self) -> int:

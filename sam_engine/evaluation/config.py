@@ -22,6 +22,10 @@ class EvaluateConfig:
     if it has moved; null for the others. Empty: null for all."""
     coco_frame: str | None = None
     """upright or stored: what masks of COCO files refer to where sizes do not tell. None: refuse them."""
+    corrections: str = "apply"
+    """apply, or ignore: what people corrected in datasets of ours."""
+    partial: bool = False
+    """Take what is there of datasets of ours that are half made; they are refused otherwise."""
     parts: list[str] = field(default_factory=lambda: list(PARTS))
     """prompts: a click and a box for each annotated mask. grid: the mask generator on whole images."""
     limit: int | None = None
@@ -54,6 +58,9 @@ class EvaluateConfig:
         )
         choices = ("upright", "stored", None)
         check_setting("coco_frame", self.coco_frame, self.coco_frame in choices, "upright, stored or null")
+        check_setting(
+            "corrections", self.corrections, self.corrections in ("apply", "ignore"), "apply or ignore"
+        )
         for name in ("limit", "grid_limit"):
             value = getattr(self, name)
             if value is not None:

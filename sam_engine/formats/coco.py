@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam_engine.config import DecodeConfig
+from sam_engine.dataset.corrections import Correction
 from sam_engine.dataset.reader import Dataset
 from sam_engine.dataset.schema import annotation_id
 from sam_engine.errors import ImageError, InputError
@@ -31,6 +32,8 @@ from sam_engine.formats.source import (
     ReadOptions,
     bad_annotations,
     checked_runs,
+    records_to_write,
+    refuse_unknown,
 )
 from sam_engine.images.decode import decode_image
 from sam_engine.ops.rle import Runs, decode_runs, mask_to_runs
@@ -147,7 +150,9 @@ def open_coco_source(path: Path, options: ReadOptions) -> CocoSource:
     )
 
 
-def export_coco(dataset: Dataset, output: Path) -> ExportSummary:
+def export_coco(
+    dataset: Dataset, output: Path, *, corrections: Mapping[int, Sequence[Correction]] | None = None
+) -> ExportSummary:
     """Write a dataset as one COCO instances file.
 
     Images that failed are left out; images without masks are kept. Memory does not grow with the dataset.
@@ -155,6 +160,7 @@ def export_coco(dataset: Dataset, output: Path) -> ExportSummary:
     Args:
         dataset: What to export.
         output: The JSON file; it must not exist.
+        corrections: By image id, applied to what is written.
 
     Raises:
         ConfigError: ``output`` exists.
@@ -162,13 +168,21 @@ def export_coco(dataset: Dataset, output: Path) -> ExportSummary:
         StorageError: The output cannot be written.
     """
     totals: Counter[str] = Counter()
+    corrections = corrections or {}
     refuse_used(output)
+    refuse_unknown(dataset, corrections)
     with writing_to(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         with new_file(output) as file:
             _write_images(dataset, file, totals)
-            _write_annotations(dataset, file, totals)
-    return ExportSummary(num_images=totals["images"], num_masks=totals["masks"], num_failed=totals["failed"])
+            _write_annotations(dataset, corrections, file, totals)
+    return ExportSummary(
+        num_images=totals["images"],
+        num_masks=totals["masks"],
+        num_failed=totals["failed"],
+        num_missing=dataset.num_planned - dataset.num_images,
+        num_corrected=totals["corrected"],
+    )
 
 
 def coco_annotation(record: ImageRecord, index: int) -> dict[str, Any]:
@@ -176,10 +190,14 @@ def coco_annotation(record: ImageRecord, index: int) -> dict[str, Any]:
 
     Its id is one more than the dataset's: COCOeval takes an annotation of id 0 for unmatched.
     """
-    annotation = record.annotations[index]
+    return _annotation_json(record.image_id, annotation_id(record.image_id, index), record.annotations[index])
+
+
+def _annotation_json(image_id: int, identifier: int, annotation: Annotation) -> dict[str, Any]:
+    """Return an annotation whose id in the dataset is ``identifier``."""
     return {
-        "id": annotation_id(record.image_id, index) + 1,
-        "image_id": record.image_id,
+        "id": identifier + 1,
+        "image_id": image_id,
         "category_id": CATEGORY_ID,
         "segmentation": {"size": list(annotation.size), "counts": annotation.counts},
         "area": annotation.area,
@@ -221,13 +239,20 @@ def _write_images(dataset: Dataset, file: BinaryIO, totals: Counter[str]) -> Non
             totals["images"] += 1
 
 
-def _write_annotations(dataset: Dataset, file: BinaryIO, totals: Counter[str]) -> None:
+def _write_annotations(
+    dataset: Dataset,
+    corrections: Mapping[int, Sequence[Correction]],
+    file: BinaryIO,
+    totals: Counter[str],
+) -> None:
     """Write the annotations and the end of the file."""
     file.write(b'],\n"annotations": [')
     separator = b"\n"
-    for record in dataset.checked_records():
-        for index in range(len(record.annotations)):
-            file.write(separator + json.dumps(coco_annotation(record, index), allow_nan=False).encode())
+    for record, masks in records_to_write(dataset, corrections):
+        totals["corrected"] += record.image_id in corrections
+        for identifier, annotation in masks:
+            document = _annotation_json(record.image_id, identifier, annotation)
+            file.write(separator + json.dumps(document, allow_nan=False).encode())
             separator = b",\n"
             totals["masks"] += 1
     file.write(b"]}\n")

@@ -1,6 +1,7 @@
 """Our own datasets as a source of annotated images: masks as people left them, pixels of the originals."""
 
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,17 @@ from sam_engine.dataset.row_problems import record_problems
 from sam_engine.dataset.schema import RUN_INFO, table_to_records
 from sam_engine.dataset.shards import shard_name
 from sam_engine.errors import InputError
-from sam_engine.formats.source import AnnotatedImage, ReadOptions, bad_annotations, checked_runs
+from sam_engine.formats.source import (
+    AnnotatedImage,
+    ReadOptions,
+    bad_annotations,
+    checked_runs,
+    refuse_unknown,
+)
 from sam_engine.storage.local import open_store
 from sam_engine.structures import ImageRecord, ImageStatus
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +103,9 @@ def open_dataset_source(path: Path, options: ReadOptions) -> DatasetSource:
         ShardError: It is damaged.
     """
     dataset = open_dataset(path)
-    corrections = read_corrections(path)
+    if not options.partial:
+        dataset.refuse_half_made("partial=true (in training data.partial=true)")
+    corrections = read_corrections(path) if options.corrections == "apply" else {}
     rows = []
     for shard in sorted(dataset.shards):
         tables = read_tables(dataset.store, shard_name(shard), ["image_id", "status"])
@@ -107,9 +118,9 @@ def open_dataset_source(path: Path, options: ReadOptions) -> DatasetSource:
             ]
     if not rows:
         raise InputError(f"{path}: the dataset has no masks")
-    unknown = sorted(corrections.keys() - {row.image_id for row in rows})
-    if unknown:
-        raise InputError(f"{path}: there are corrections of image {unknown[0]}, which was not annotated")
+    refuse_unknown(dataset, corrections)
+    if corrections:
+        log.info("%s: corrections of %d images are applied", path, len(corrections))
     originals = open_originals(dataset.run_info, options.images)
     return DatasetSource(path=path, rows=rows, originals=originals, corrections=corrections)
 

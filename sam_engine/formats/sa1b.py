@@ -8,16 +8,16 @@ import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import simplejpeg
 
+from sam_engine.dataset.corrections import Correction, corrected_annotations
 from sam_engine.dataset.originals import Originals
 from sam_engine.dataset.reader import Dataset
-from sam_engine.dataset.schema import annotation_id
 from sam_engine.errors import ImageError, InputError
 from sam_engine.files import new_file, refuse_used, writing_to
 from sam_engine.formats.source import (
@@ -28,6 +28,8 @@ from sam_engine.formats.source import (
     ReadOptions,
     bad_annotations,
     checked_runs,
+    records_to_write,
+    refuse_unknown,
 )
 from sam_engine.images.decode import decode_image
 from sam_engine.inputs.open import open_input
@@ -131,8 +133,14 @@ def open_sa1b_source(path: Path, options: ReadOptions) -> Sa1bSource:
     return Sa1bSource(files=files, pairs=pairs)
 
 
-def image_json(record: ImageRecord) -> bytes:
-    """Return SA-1B's file for one image: compact, on one line, its keys in SA-1B's order."""
+def image_json(record: ImageRecord, masks: Sequence[tuple[int, Annotation]] | None = None) -> bytes:
+    """Return SA-1B's file for one image: compact, on one line, its keys in SA-1B's order.
+
+    Args:
+        record: The image.
+        masks: Its masks, each with its id; None for those of the record.
+    """
+    masks = corrected_annotations(record, ()) if masks is None else masks
     document = {
         "image": {
             "image_id": record.image_id,
@@ -140,16 +148,18 @@ def image_json(record: ImageRecord) -> bytes:
             "height": record.height,
             "file_name": f"sa_{record.image_id}.jpg",
         },
-        "annotations": [
-            _annotation_json(annotation, annotation_id(record.image_id, index))
-            for index, annotation in enumerate(record.annotations)
-        ],
+        "annotations": [_annotation_json(annotation, identifier) for identifier, annotation in masks],
     }
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
 
 def export_sa1b(
-    dataset: Dataset, output: Path, *, originals: Originals | None = None, tar: bool = False
+    dataset: Dataset,
+    output: Path,
+    *,
+    originals: Originals | None = None,
+    tar: bool = False,
+    corrections: Mapping[int, Sequence[Correction]] | None = None,
 ) -> ExportSummary:
     """Write every annotated image of a dataset as SA-1B has it.
 
@@ -161,6 +171,7 @@ def export_sa1b(
         output: Folder for the files; it must be new or empty.
         originals: Where to take the images from; None writes annotations only.
         tar: Write ``sa_000000.tar``, ..., one per shard, instead of single files. Same dataset, same bytes.
+        corrections: By image id, applied to what is written.
 
     Raises:
         ConfigError: ``output`` is in use.
@@ -169,12 +180,14 @@ def export_sa1b(
     """
     totals: Counter[str] = Counter()
     missing: Counter[str] = Counter()
+    corrections = corrections or {}
     refuse_used(output)
+    refuse_unknown(dataset, corrections)
     with writing_to(output):
         output.mkdir(parents=True, exist_ok=True)
         for index in sorted(dataset.shards):
             with _open_tar(output / f"sa_{index:06d}.tar") if tar else _open_folder(output) as add:
-                for record in dataset.checked_records(shards=[index]):
+                for record, masks in records_to_write(dataset, corrections, shards=[index]):
                     if record.status.is_failure:
                         totals["failed"] += 1
                         continue
@@ -185,13 +198,16 @@ def export_sa1b(
                         except ImageError as error:
                             log.debug("image %d: %s", record.image_id, error)
                             missing[str(error.status)] += 1
-                    add(f"sa_{record.image_id}.json", image_json(record))
+                    add(f"sa_{record.image_id}.json", image_json(record, masks))
                     totals["images"] += 1
-                    totals["masks"] += len(record.annotations)
+                    totals["masks"] += len(masks)
+                    totals["corrected"] += record.image_id in corrections
     return ExportSummary(
         num_images=totals["images"],
         num_masks=totals["masks"],
         num_failed=totals["failed"],
+        num_missing=dataset.num_planned - dataset.num_images,
+        num_corrected=totals["corrected"],
         num_copies=totals["copies"],
         missing=dict(sorted(missing.items())),
     )

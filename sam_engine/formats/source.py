@@ -4,7 +4,7 @@ A source lists its images when it is opened, and reads one when it is asked for 
 picklable, so that the processes that prepare batches can have it. No torch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam_engine.config import DecodeConfig
-from sam_engine.errors import ImageError, RleError
+from sam_engine.dataset.corrections import Correction, corrected_annotations
+from sam_engine.dataset.reader import Dataset
+from sam_engine.errors import ImageError, InputError, RleError
 from sam_engine.ops.rle import Runs, counts_to_runs, decode_runs
-from sam_engine.structures import ImageStatus
+from sam_engine.structures import Annotation, ImageRecord, ImageStatus
 
 KINDS = "SA-1B as a folder, tars or a zip, a dataset of pipelines.auto_annotate, or a COCO .json file"
 AS_STORED = DecodeConfig(exif=False)
@@ -50,6 +52,14 @@ class ReadOptions:
     """Where the images are: the folder of a COCO file's; of a dataset, where its input is now."""
     coco_frame: str | None = None
     """upright or stored: what a COCO file refers to where sizes do not tell. None: refuse such images."""
+    corrections: str = "apply"
+    """apply, or ignore: what people corrected in a dataset of ours."""
+    partial: bool = False
+    """Take what is there of a dataset of ours that is half made, in place of refusing it."""
+
+
+READ_SETTINGS = ("coco_frame", "corrections", "partial")
+"""Those that a program has one of for all of its sources, under these names."""
 
 
 class Source(Protocol):
@@ -87,10 +97,39 @@ class ExportSummary:
     num_masks: int
     num_failed: int
     """Images that were not annotated, because they failed; they are left out."""
+    num_missing: int = 0
+    """Images that the run has not made yet."""
+    num_corrected: int = 0
+    """Images whose masks people corrected, and that were written so."""
     num_copies: int = 0
     """Images written beside their annotations."""
     missing: Mapping[str, int] = field(default_factory=dict)
     """Number of images that could not be copied, by status; their annotations are written all the same."""
+
+
+def records_to_write(
+    dataset: Dataset, corrections: Mapping[int, Sequence[Correction]], *, shards: Iterable[int] | None = None
+) -> Iterator[tuple[ImageRecord, list[tuple[int, Annotation]]]]:
+    """Yield every image of a dataset with its masks as people left them, each with its id.
+
+    Raises:
+        ShardError: As `Dataset.checked_records`.
+        InputError: A correction does not fit its image.
+    """
+    for record in dataset.checked_records(shards=shards):
+        yield record, corrected_annotations(record, corrections.get(record.image_id, ()))
+
+
+def refuse_unknown(dataset: Dataset, corrections: Mapping[int, Sequence[Correction]]) -> None:
+    """Raise `InputError` if there are corrections of an image that was not annotated."""
+    unknown = set(corrections)
+    for table in dataset.tables(["image_id", "status"]) if unknown else ():
+        for image_id, status in zip(table["image_id"].to_pylist(), table["status"].to_pylist(), strict=True):
+            if not ImageStatus(status).is_failure:
+                unknown.discard(image_id)
+    if unknown:
+        where = dataset.store.describe()
+        raise InputError(f"{where}: there are corrections of image {min(unknown)}, which was not annotated")
 
 
 def checked_runs(segmentations: Sequence[Any], pixels: NDArray[np.uint8]) -> tuple[Runs, ...]:

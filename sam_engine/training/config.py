@@ -23,6 +23,10 @@ class DataConfig:
     dataset, where its input is now if it has moved; null for the others. Empty: null for all."""
     coco_frame: str | None = None
     """upright or stored: what masks of COCO files refer to where sizes do not tell. None: refuse them."""
+    corrections: str = "apply"
+    """apply, or ignore: what people corrected in datasets of ours."""
+    partial: bool = False
+    """Take what is there of datasets of ours that are half made; they are refused otherwise."""
     weights: list[float] = field(default_factory=list)
     """How often each of ``sources``, then of ``region_sources``, is drawn from, relative to the others.
     Empty: by number of images."""
@@ -74,6 +78,9 @@ class DataConfig:
         choices = ("upright", "stored", None)
         check_setting(
             "data.coco_frame", self.coco_frame, self.coco_frame in choices, "upright, stored or null"
+        )
+        check_setting(
+            "data.corrections", self.corrections, self.corrections in ("apply", "ignore"), "apply or ignore"
         )
         check_setting("data.weights", self.weights, all(weight > 0 for weight in self.weights), "above 0")
         check_setting(

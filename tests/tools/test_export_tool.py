@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from sam_engine.dataset.corrections import CorrectionLog
+from sam_engine.errors import InputError
+from sam_engine.evaluation.truth import open_truth
+from sam_engine.ops.rle import encode_mask
 from tests.helpers.dataset_builder import image, rectangle_mask, sample_records, write_dataset
+from tests.helpers.drawn_data import write_our_dataset
 from tools import export
 from tools.command import run
 
@@ -44,6 +49,8 @@ def test_coco_is_one_file(data, tmp_path, capsys):
         "num_images": 4,
         "num_masks": 4,
         "num_failed": 1,
+        "num_missing": 0,
+        "num_corrected": 0,
         "num_copies": 0,
         "missing": {},
     }
@@ -136,3 +143,73 @@ def test_help_needs_neither_torch_nor_ray(tool):
 
     assert (result.returncode, result.stderr) == (0, "")
     assert f"usage: python -m tools.{tool}" in result.stdout
+
+
+def exported_masks(folder, capsys, *flags) -> dict[int, str]:
+    """Export to COCO and return the run lengths of every mask by its id in the dataset."""
+    output = folder.parent / f"{len(list(folder.parent.iterdir()))}.json"
+    assert run(export.main, [str(folder), "--to", "coco", "--output", str(output), *flags]) == 0
+    document = json.loads(output.read_text())
+    return {each["id"] - 1: each["segmentation"]["counts"] for each in document["annotations"]}
+
+
+def test_corrections_are_applied(tmp_path, capsys):
+    """A deleted mask is gone, the others keep their ids, an added one counts on; unless they are ignored."""
+    masks = [rectangle_mask(24, 32, 1, 1, 2, 2), rectangle_mask(24, 32, 5, 5, 9, 9)]
+    write_dataset(tmp_path / "data", [image(0, b"a.jpg", masks), image(1, b"b.jpg")])
+    added = encode_mask(rectangle_mask(24, 32, 3, 3, 4, 8))
+    with CorrectionLog(tmp_path / "data", by="Ada") as log:
+        log.delete(0, 0)
+        log.add(0, (24, 32), added)
+    corrected = exported_masks(tmp_path / "data", capsys)
+    said = capsys.readouterr().out
+    ignored = exported_masks(tmp_path / "data", capsys, "--corrections", "ignore")
+
+    assert corrected == {1: encode_mask(masks[1]), 2: added}
+    assert "corrections of 1 images were applied" in said
+    assert ignored == {0: encode_mask(masks[0]), 1: encode_mask(masks[1])}
+    assert "corrections of 1 images are ignored" in capsys.readouterr().err
+
+
+def test_corrections_reach_the_sa1b_form(tmp_path, capsys):
+    """A mask that a person drew has its own area and box, and scores of 1."""
+    masks = [rectangle_mask(24, 32, 1, 1, 2, 2)]
+    write_dataset(tmp_path / "data", [image(0, b"a.jpg", masks)])
+    with CorrectionLog(tmp_path / "data", by="Ada") as log:
+        log.replace(0, 0, (24, 32), encode_mask(rectangle_mask(24, 32, 3, 3, 4, 8)))
+    run(export.main, [str(tmp_path / "data"), "--to", "sa1b", "--output", str(tmp_path / "out")])
+    [mask] = json.loads((tmp_path / "out" / "sa_0.json").read_text())["annotations"]
+
+    assert mask["area"] == rectangle_mask(24, 32, 3, 3, 4, 8).sum()
+    assert (mask["id"], mask["predicted_iou"], mask["stability_score"]) == (0, 1.0, 1.0)
+
+
+def make_half(folder) -> None:
+    """Let a dataset's run have planned one image more than there is."""
+    path = folder / "_meta" / "run.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"num_images": document["num_images"] + 1}))
+
+
+def test_a_half_made_dataset_is_exported_on_demand_only(data, tmp_path, capsys):
+    """Without --partial it is refused; with it, what is missing is said."""
+    make_half(data)
+    arguments = [str(data), "--to", "coco", "--output", str(tmp_path / "x.json")]
+
+    assert run(export.main, arguments) == 2
+    assert "is half made: 5 of 6 images" in capsys.readouterr().err
+    assert run(export.main, [*arguments, "--partial"]) == 0
+    assert "partial: 1 images were not made yet" in capsys.readouterr().out
+
+
+def test_a_half_made_dataset_is_truth_on_demand_only(tmp_path):
+    """Nor does training take it without a word; corrections can be ignored there too."""
+    dataset = write_our_dataset(tmp_path, 3)
+    with CorrectionLog(dataset, by="Ada") as log:
+        log.delete(0, 0)
+    make_half(dataset)
+
+    with pytest.raises(InputError, match="partial=true"):
+        open_truth(dataset)
+    assert len(open_truth(dataset, partial=True).source.read(0).runs) == 1
+    assert len(open_truth(dataset, partial=True, corrections="ignore").source.read(0).runs) == 2

@@ -12,7 +12,7 @@ from PIL import Image
 
 from sam_engine.errors import ConfigError, InputError
 from sam_engine.formats.open import open_source
-from sam_engine.formats.source import AnnotatedImage, Source
+from sam_engine.formats.source import READ_SETTINGS, AnnotatedImage, Source
 from sam_engine.ops.rle import area_of
 from sam_engine.training.config import DataConfig
 from sam_engine.training.data.regions import colour_regions
@@ -128,9 +128,10 @@ def _select(config: DataConfig, *, are_held_out: bool) -> list[Selection]:
         raise ConfigError("data.sources is empty; give at least one, for example data.sources=[train.tar]")
     table = _licence_table(config)
     selections = []
+    options = {name: getattr(config, name) for name in READ_SETTINGS}
     for number, path in enumerate(paths):
         images = config.images[number] if config.images else None
-        source = open_source(path, images, coco_frame=config.coco_frame)
+        source = open_source(path, images, **options)
         selections.append(
             Selection(
                 source=source,
