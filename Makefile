@@ -18,6 +18,9 @@ test: $(VENV)/.test ## Run the test suite (under 10 minutes on 2 cores)
 test-slow: $(VENV)/.test ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
+corpus: $(VENV)/.test ## Decode 2,000 files of every kind, whole and damaged, beside Pillow and tifffile (half a minute)
+	$(BIN)/python -m pytest -m slow tests/images/test_large_corpus.py
+
 torture: $(VENV)/.test ## Fail, kill and corrupt runs thousands of times, as docs/reliability.md reports (an hour)
 	$(BIN)/python -m tests.faults syscalls calls kill powerloss zombies flips selftest
 
@@ -50,4 +53,4 @@ $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[$*]'
 	@touch $@
 
-.PHONY: help demo test test-slow torture torture-workers torture-signals check format clean
+.PHONY: help demo test test-slow corpus torture torture-workers torture-signals check format clean

@@ -60,6 +60,7 @@ _UNREAD_COLOURS = {
 }
 UNCOMPRESSED, JPEG = 1, 7
 FAX = (2, 3, 4)
+DEFLATE = (8, 32946)
 _PACKED = {5: "LZW", 8: "Deflate", 32773: "PackBits", 32946: "Deflate", 34925: "LZMA", 50000: "Zstandard"}
 _UNREAD_COMPRESSIONS = {
     6: "JPEG of the old kind",

@@ -1,11 +1,12 @@
 """The samples of a TIFF, as numbers: chunks unpacked, predictors undone, planes put together.
 
-libtiff unpacks LZW and the like. It is shown all chunks of one shape as the strips of one grey 8-bit picture,
-so that it hands over bytes, whatever they mean: which width and kind of samples they are is decided here.
+zlib unpacks Deflate, libtiff LZW and the like. It is shown all chunks of one shape as the strips of one grey
+8-bit picture, so that it hands over bytes: which width and kind of samples they are is decided here.
 """
 
 import io
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -13,12 +14,14 @@ from PIL import TiffImagePlugin
 
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError
-from sam_engine.images.tiff import UNCOMPRESSED, TiffLayout, chunk_rows
+from sam_engine.images.image_header import corrupt
+from sam_engine.images.tiff import DEFLATE, UNCOMPRESSED, TiffLayout, chunk_rows
 from sam_engine.structures import ImageStatus
 
 MAX_SAMPLE_BYTES = 8
 """Per pixel that is allowed, of the samples that are used, and of one chunk with all its samples."""
 _GROUP_BYTES = 16 * 2**20
+_MORE_BYTES = 2**16
 _REVERSED = np.packbits(
     np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), axis=1
 )
@@ -93,11 +96,32 @@ def _stored(data: bytes, layout: TiffLayout, chunks: range, height: int) -> np.n
 
 def _unpacked(data: bytes, layout: TiffLayout, chunks: range, height: int) -> np.ndarray:
     """Return the bytes of compressed chunks of the same height, all of them or an error."""
-    parts = [data[layout.offsets[index] :][: layout.byte_counts[index]] for index in chunks]
+    places = [(layout.offsets[index], layout.offsets[index] + layout.byte_counts[index]) for index in chunks]
+    parts = [data[start:stop] for start, stop in places]
+    if layout.compression in DEFLATE:
+        size = height * layout.row_bytes
+        parts = [_reversed(part) for part in parts] if layout.reversed_bits else parts
+        return np.frombuffer(b"".join(_inflated(part, size) for part in parts), np.uint8)
     picture = _grey_picture(parts, layout, height)
     with TiffImagePlugin.TiffImageFile(io.BytesIO(picture)) as image:
         image.load()
         return np.asarray(image)
+
+
+def _inflated(part: bytes, size: int) -> bytes:
+    """Return so many bytes of a zlib stream whose checksum is right, also where it holds more of them."""
+    inflater = zlib.decompressobj()
+    raw = inflater.decompress(part, size)
+    more = inflater.decompress(inflater.unconsumed_tail, size + _MORE_BYTES)
+    if len(raw) < size or not (inflater.eof or len(more) == size + _MORE_BYTES):
+        raise corrupt(f"a strip or tile of the TIFF unpacks to {len(raw)} of {size} bytes")
+    return raw
+
+
+def _reversed(part: bytes) -> bytes:
+    """Return bytes with their bits in the other order."""
+    turned: bytes = _REVERSED[np.frombuffer(part, np.uint8), 0].tobytes()
+    return turned
 
 
 def _grey_picture(parts: Sequence[bytes], layout: TiffLayout, height: int) -> bytes:

@@ -220,6 +220,16 @@ def test_damaged_strips_are_corrupt(compression):
     assert failure(data[:middle] + bytes(200) + data[middle + 200 :]).status is ImageStatus.CORRUPT
 
 
+def test_strips_that_hold_too_much_are_read():
+    """Some writers fill the last strip up to the height of the others; its checksum counts all the same."""
+    samples = drawn(1, size=(8, 6))
+    data = write_tiff(samples, photometric=BLACK, compression=DEFLATE, tags={257: (4, (5,))})
+    damaged = data[:-1] + bytes([data[-1] ^ 1])
+
+    assert np.array_equal(decode_image(data, DEFAULT).pixels, expected_rgb(samples, 8)[:5])
+    assert failure(damaged).status is ImageStatus.CORRUPT
+
+
 def test_samples_beyond_the_memory_allowed_are_too_large():
     """Hundreds of bands in one strip are refused by arithmetic, and so is a tile larger than the picture."""
     bands = write_tiff(drawn(300, size=(8, 8)), photometric=BLACK, extra=(0,) * 299)
