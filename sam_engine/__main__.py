@@ -23,6 +23,7 @@ TOOLS = {
     "view": ("view", "look at a dataset in the browser, also while it is being made"),
     "export": ("export", "write a dataset as SA-1B files or COCO"),
     "verify": ("verify", "hold a dataset against every promise of its format; --repair mends it"),
+    "doctor": ("doctor", "say what is here and what is missing: versions, GPU, codecs, weights, disk"),
     "compare": ("compare_runs", "match the masks of two datasets of the same images"),
     "equivalence": ("equivalence", "compare what the engine finds with what segment_anything finds"),
     "bench": ("bench.generator", "time the mask generator"),
