@@ -30,6 +30,7 @@ from sam_engine.__main__ import called
 from sam_engine.dataset.run_info import config_yaml
 from sam_engine.errors import ConfigError, SamEngineError
 
+from .lists import item_type, split_list
 from .signals import stoppable
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -169,7 +170,10 @@ def load(
             texts[key] = None if value == "null" else os.path.expanduser(value)
             if not value:
                 raise ConfigError(f"{key} is empty; give a value, or leave it out")
-        elif key not in groups and any((folder / key).is_dir() for folder in folders):
+            continue
+        if key not in groups and (kind := item_type(command.config_class, key)):
+            value = _list_override(key, value, kind)
+        if key not in groups and any((folder / key).is_dir() for folder in folders):
             leaves[key] = value
         else:
             for_hydra.append(f"{key}={value}")
@@ -299,6 +303,13 @@ def _settings_in(path: str, command: CommandLine) -> Iterator[tuple[str, str]]:
         if key not in keys:
             raise ConfigError(f"{path}: there is no setting {key!r}{_hint(key, keys)}")
         yield key, value if key in plain_texts and isinstance(value, str) else _as_override(value)
+
+
+def _list_override(key: str, value: str, kind: type) -> str:
+    """Return a list as Hydra's grammar reads it; a single value is a list of one."""
+    if kind is str:
+        return _as_override(split_list(key, value))
+    return value if value.startswith("[") or value == "null" else f"[{value}]"
 
 
 def _sections(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,17 +2,20 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
+from pipelines import evaluate, train
 from pipelines.auto_annotate import COMMAND
 from pipelines.config import CONFIGS, CommandLine, help_text, load, main
 from sam_engine.config import AmgConfig, AutoAnnotateConfig, ModelConfig
 from sam_engine.dataset.run_info import config_yaml
 from sam_engine.errors import ConfigError
 
+README = CONFIGS.parent / "README.md"
 CHOICES = [
     f"{field.name}={path.stem}"
     for field in dataclasses.fields(AutoAnnotateConfig)
@@ -291,3 +294,50 @@ def test_mistakes_in_a_runs_file_are_one_line(capsys, tmp_path, text, message):
 def test_a_runs_file_that_is_missing_is_named(capsys, tmp_path):
     """One line, exit code 2."""
     assert "cannot be read: No such file" in refusal(capsys, "--config", str(tmp_path / "absent.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("eval.tar", ["eval.tar"]),
+        ("[a.tar,b.tar]", ["a.tar", "b.tar"]),
+        ("[ Fotos März (1)/ä.tar , b c.tar ]", ["Fotos März (1)/ä.tar", "b c.tar"]),
+        ("['a,b.tar',\"c's.tar\",d\\,e.tar]", ["a,b.tar", "c's.tar", "d,e.tar"]),
+        ("[sa_{0,1}.tar,null,'null']", ["sa_{0,1}.tar", None, "null"]),
+        ("[]", []),
+        ("a=b,c.tar", ["a=b,c.tar"]),
+    ],
+)
+def test_a_list_takes_any_path_and_a_scalar(text, items):
+    """One value is a list of one; commas need quotes, nothing else does."""
+    truth = [item or "x" for item in items]
+
+    assert load(evaluate.COMMAND, [f"images={text}", f"truth=[{','.join(map(repr, truth))}]"]).images == items
+
+
+def test_home_is_understood_in_lists(monkeypatch):
+    """Shells replace it at the beginning of a word only."""
+    monkeypatch.setenv("HOME", "/home/ada")
+
+    assert load(evaluate.COMMAND, ["truth=[~/a.tar,b.tar]"]).truth == ["/home/ada/a.tar", "b.tar"]
+    assert load(evaluate.COMMAND, ["truth=~/a.tar"]).truth == ["/home/ada/a.tar"]
+
+
+def test_a_scalar_is_a_list_of_one_for_numbers_too():
+    """As for paths."""
+    assert load(train.COMMAND, ["data.sources=a.tar", "data.weights=2"]).data.weights == [2.0]
+
+
+def test_an_open_quote_in_a_list_is_named():
+    """Rather than taken for a part of a name."""
+    with pytest.raises(ConfigError, match=r"truth: the quote before 'a\.tar' is not closed"):
+        load(evaluate.COMMAND, ["truth=['a.tar]"])
+
+
+def test_commands_of_the_readme_work_in_zsh():
+    """It takes a bare bracket, star, question mark or parenthesis for a pattern, and stops at no match."""
+    commands = re.findall(r"^ *(?:python -m|sam-engine) [^#\n]*", README.read_text(), re.MULTILINE)
+    bare = [re.sub(r"'[^']*'|\"[^\"]*\"|`[^`]*`", "", command) for command in commands]
+
+    assert len(commands) > 10
+    assert [command for command in bare if set(command) & set("[]*?()")] == []
