@@ -35,6 +35,7 @@ Usage: python -m pipelines.evaluate truth=[EVAL.tar] [output=DIR] [model=tiny] [
   python -m pipelines.evaluate truth=[eval-coco.tar,eval-bsds.tar]    the bundled model
   python -m pipelines.evaluate truth=[eval.tar] parts=[prompts] model.checkpoint=runs/tiny/model.safetensors
   python -m pipelines.evaluate truth=[instances_val2017.json] images=[val2017] model=vit_b limit=500
+  python -m pipelines.evaluate truth=[eval.tar] ids=[12,40,41] grid_limit=null    these images alone
   python -m pipelines.evaluate truth=[a.tar,b.tar] parts=[grid] grid_limit=12    thresholds for amg
 
 Truth is an SA-1B tar or folder, a dataset of pipelines.auto_annotate, or a COCO file.
@@ -46,6 +47,8 @@ box     mean IoU of the answer to the tight box, beside the ellipse inscribed in
 ranked  what predicted IoU and stability are worth: expected calibration error, correlation with actual IoU
 grid    average recall (IoU .5:.05:.95) of 100 and 1000 masks an image: of unfiltered proposals, and of the
         masks that amg's settings leave; by COCO's sizes
+kept    the masks that amg's settings leave, as a dataset would get them: how many, their mean IoU with the
+        best annotated mask, the share above 0.5 (precision, where everything is annotated), predicted IoU
 The last table and line say what amg's thresholds do, and the best thresholds for each number of masks.
 Flags: --help, --cfg job (print the configuration and stop). Exit codes: 0 done, 1 failed, 2 bad setting,
 130 and 143 stopped by a signal.
@@ -61,7 +64,7 @@ def run(config: EvaluateConfig) -> int:
     wants_plots = config.output is not None and config.plots
     if wants_plots and importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("plots need matplotlib: pip install matplotlib, or say plots=false")
-    from sam_engine.evaluation.truth import open_truth
+    from sam_engine.evaluation.truth import of_ids, open_truth
     from sam_engine.formats.source import READ_SETTINGS
 
     images = config.images or [None] * len(config.truth)
@@ -69,6 +72,7 @@ def run(config: EvaluateConfig) -> int:
         open_truth(path, place, **{name: getattr(config, name) for name in READ_SETTINGS})
         for path, place in zip(config.truth, images, strict=True)
     ]
+    truths = of_ids(truths, config.ids)
     names = [truth.name for truth in truths]
     if len(set(names)) < len(names):
         raise ConfigError(f"truth: names must differ to be told apart, got {', '.join(names)}")

@@ -28,6 +28,8 @@ class EvaluateConfig:
     """Take what is there of datasets of ours that are half made; they are refused otherwise."""
     parts: list[str] = field(default_factory=lambda: list(PARTS))
     """prompts: a click and a box for each annotated mask. grid: the mask generator on whole images."""
+    ids: list[int] = field(default_factory=list)
+    """Score only images with one of these ids. Empty: all."""
     limit: int | None = None
     """Score only the first so many images of each truth."""
     grid_limit: int | None = 40

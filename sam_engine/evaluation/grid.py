@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sam_engine.amg.found_mask import FoundMask
 from sam_engine.amg.mask_finder import MaskFinder
 from sam_engine.config import AmgConfig, is_on
 from sam_engine.evaluation.calibration import Calibration, calibrate
@@ -49,6 +50,9 @@ class Candidates:
     """(N, G) with each mask of the truth."""
     truth_areas: Floats
     """(G,)."""
+    final: "Candidates | None" = None
+    """What the generator gives, if it cleans masks up and so changes them. None: those of these that its
+    thresholds and non-maximum suppression leave."""
 
     @property
     def best_iou(self) -> Floats:
@@ -77,6 +81,23 @@ class Filtered:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeptMasks:
+    """The masks that the generator's own settings leave: what a dataset would get.
+
+    This is precision where the truth is exhaustive. Elsewhere it is a lower bound: a mask of what nobody
+    annotated counts as wrong.
+    """
+
+    masks_per_image: float
+    mean_iou: float
+    """With the best annotated mask each. 0 where none is left."""
+    good_share: float
+    """Those of an IoU above `GOOD_IOU`."""
+    calibration: Calibration | None
+    """Their predicted IoU beside the same; None where none is left."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recalls:
     """What the masks that are kept find of the truth."""
 
@@ -99,6 +120,8 @@ class GridScores:
     stability. Source of the protocol: Kirillov et al. 2023, appendix D.3."""
     generator: Recalls
     """Of the masks that the generator's own settings leave, ranked by predicted IoU."""
+    kept: KeptMasks
+    """The same masks, judged one by one."""
     before: Filtered
     """Without thresholds."""
     after: Filtered
@@ -141,7 +164,7 @@ def find_candidates(
 
     Args:
         model: In eval mode.
-        amg: Grid and crops are used; thresholds and the clean-up of small regions are not.
+        amg: Grid and crops are used; thresholds are not, but for ``final`` if small regions are cleaned up.
         image: With its truth.
         embedding: Of the image.
     """
@@ -155,7 +178,14 @@ def find_candidates(
         drop_small_masks=False,
     )
     encoder = CachedEncoder(model, image.pixels, embedding)
-    masks = MaskFinder(encoder, everything).find(image.pixels)
+    found = _compared(MaskFinder(encoder, everything).find(image.pixels), image)
+    if amg.min_mask_region_area == 0:
+        return found
+    return replace(found, final=_compared(MaskFinder(encoder, amg).find(image.pixels), image))
+
+
+def _compared(masks: Sequence[FoundMask], image: TruthImage) -> Candidates:
+    """Return masks with their IoU with the truth."""
     size = image.pixels.shape[:2]
     return Candidates(
         predicted_iou=np.array([mask.predicted_iou for mask in masks], np.float32),
@@ -212,13 +242,15 @@ def summarise(images: Sequence[Candidates], amg: AmgConfig, *, bins: int = 10) -
     stability = np.concatenate([image.stability_score for image in images]).astype(np.float64)
     best = np.concatenate([image.best_iou for image in images])
     asked = (amg.thresholds.pred_iou_thresh, amg.thresholds.stability_score_thresh)
+    finals = [_final(image, amg) for image in images]
     pairs = [(p, s) for p in PRED_IOU_STEPS for s in (0.0, *STABILITY_STEPS)]
     return GridScores(
         images=len(images),
         truth_masks=sum(len(image.truth_areas) for image in images),
         candidates=len(best),
         proposals=_recalls(images, _proposals(images)),
-        generator=_recalls(images, _generated(images, amg, *asked)),
+        generator=_recalls([masks for masks, _ in finals], [rows for _, rows in finals]),
+        kept=_kept(finals, bins),
         before=filtered(images, amg, 0.0, 0.0),
         after=filtered(images, amg, *asked),
         sweep=tuple(filtered(images, amg, p, s) for p, s in pairs),
@@ -244,6 +276,27 @@ def filtered(
         masks_per_image=len(masks) / len(images),
         mask_iou=_mean(masks),
         good_share=_mean(masks >= GOOD_IOU),
+    )
+
+
+def _final(image: Candidates, amg: AmgConfig) -> tuple[Candidates, NDArray[np.int64]]:
+    """Return what the generator gives for an image: candidates, and which of them, best score first."""
+    if image.final is not None:
+        return image.final, np.argsort(-image.final.predicted_iou, kind="stable")
+    asked = amg.thresholds
+    [rows] = _generated([image], amg, asked.pred_iou_thresh, asked.stability_score_thresh)
+    return image, rows
+
+
+def _kept(finals: Sequence[tuple[Candidates, NDArray[np.int64]]], bins: int) -> KeptMasks:
+    """Judge the masks that are left of all images."""
+    ious = np.concatenate([masks.best_iou[rows] for masks, rows in finals])
+    predicted = np.concatenate([masks.predicted_iou[rows] for masks, rows in finals]).astype(np.float64)
+    return KeptMasks(
+        masks_per_image=len(ious) / len(finals),
+        mean_iou=_mean(ious),
+        good_share=_mean(ious > GOOD_IOU),
+        calibration=calibrate(predicted, ious, bins) if len(ious) else None,
     )
 
 

@@ -34,7 +34,7 @@ def describe(scores: Mapping[str, TruthScores], pooled: GridScores | None) -> st
     if prompts:
         sections += [_clicks(prompts), _boxes(prompts), _trust(prompts)]
     if grids:
-        sections += [_recalls(grids), _candidates(grids)]
+        sections += [_recalls(grids), _kept(grids), _candidates(grids)]
     if pooled is not None:
         sections += [_thresholds(pooled), filter_line(pooled.before, pooled.after, pooled.candidates)]
     return "\n\n".join(sections)
@@ -99,8 +99,11 @@ def _clicks(prompts: Mapping[str, PromptScores]) -> str:
 
 def _boxes(prompts: Mapping[str, PromptScores]) -> str:
     """Return the table of boxes beside an image-blind ellipse."""
-    rows = [(name, s.box, s.ellipse, s.box_calibration.ece) for name, s in prompts.items()]
-    return table(("box", "mean IoU", "ellipse", "ECE of predicted IoU"), rows)
+    rows = [
+        (name, s.box, s.ellipse, s.box_calibration.bias + s.box, s.box_calibration.ece)
+        for name, s in prompts.items()
+    ]
+    return table(("box", "mean IoU", "ellipse", "predicted IoU", "ECE"), rows)
 
 
 def _trust(prompts: Mapping[str, PromptScores]) -> str:
@@ -134,6 +137,20 @@ def _recalls(grids: Mapping[str, GridScores]) -> str:
 def _averages(recalls: Recalls) -> list[float | None]:
     """Return AR in the order of the table's columns."""
     return [recalls.average[str(budget)][area] for budget in MAX_MASKS for area in AREA_RANGES]
+
+
+def _kept(grids: Mapping[str, GridScores]) -> str:
+    """Return the table of the masks that amg's settings leave: how many, and how good."""
+    header = ("amg's masks", "images", "masks/image", "mean IoU", f"> {GOOD_IOU}", "predicted IoU", "ECE")
+    rows: list[Row] = []
+    for name, s in grids.items():
+        kept = s.kept
+        trust: tuple[float | None, float | None] = (None, None)
+        if kept.calibration is not None:
+            trust = kept.calibration.bias + kept.mean_iou, kept.calibration.ece
+        share = f"{kept.good_share:.1%}"
+        rows.append((name, s.images, f"{kept.masks_per_image:.1f}", kept.mean_iou, share, *trust))
+    return table(header, rows)
 
 
 def _candidates(grids: Mapping[str, GridScores]) -> str:

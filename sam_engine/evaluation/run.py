@@ -16,7 +16,7 @@ from sam_engine.evaluation.grid import summarise as summarise_grid
 from sam_engine.evaluation.prompts import PromptAnswers, answer_prompts
 from sam_engine.evaluation.prompts import summarise as summarise_prompts
 from sam_engine.evaluation.report import TruthScores
-from sam_engine.evaluation.truth import Truth
+from sam_engine.evaluation.truth import Truth, of_ids
 from sam_engine.files import new_file, writing_to
 from sam_engine.modeling.segmenter import Segmenter
 
@@ -49,12 +49,13 @@ def evaluate_truths(
     """Measure what ``config.parts`` names.
 
     Raises:
+        ConfigError: ``config.ids`` names an image that no truth has.
         InputError: A truth holds no mask, or its annotations contradict its images.
     """
     config = replace(config, amg=config.amg.with_thresholds(thresholds_of(model)))
     scores: dict[str, TruthScores] = {}
     everything: list[Candidates] = []
-    for truth in truths:
+    for truth in of_ids(truths, config.ids):
         answers: list[PromptAnswers] = []
         candidates: list[Candidates] = []
         for done, (answer, found) in enumerate(_measure(model, truth, config), start=1):

@@ -4,8 +4,8 @@ It is read as training reads its sources. Images without a mask that covers a pi
 there is nothing to score on them; so are COCO's crowds.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sam_engine.errors import ImageError, InputError
+from sam_engine.errors import ConfigError, ImageError, InputError
 from sam_engine.formats.open import open_source
 from sam_engine.formats.source import AnnotatedImage, Source
 from sam_engine.ops.rle import Runs, area_of, decode_runs, runs_to_counts
@@ -55,6 +55,8 @@ class Truth:
     """One set of ground truth."""
 
     source: Source
+    indices: Sequence[int]
+    """Which images of the source are scored."""
 
     @property
     def name(self) -> str:
@@ -63,7 +65,12 @@ class Truth:
 
     def __len__(self) -> int:
         """Return how many images are listed; those without masks are among them."""
-        return len(self.source)
+        return len(self.indices)
+
+    @property
+    def image_ids(self) -> list[int]:
+        """Of the images that are listed, read from no pixels."""
+        return [self.source.image_id(index) for index in self.indices]
 
     def first(self, limit: int | None = None) -> Iterator[TruthImage]:
         """Yield the first ``limit`` images that have masks; all if None.
@@ -75,13 +82,31 @@ class Truth:
 
     def _images(self) -> Iterator[TruthImage]:
         """Yield every image that has masks."""
-        for index in range(len(self.source)):
+        for index in self.indices:
             try:
                 image = self.source.read(index)
             except ImageError as error:
                 raise InputError(f"{self.name}: image {self.source.image_id(index)}: {error}") from error
             if found := _with_masks(image):
                 yield found
+
+
+def of_ids(truths: Sequence[Truth], ids: Collection[int]) -> list[Truth]:
+    """Return of each truth the images with one of these ids; all if there are no ids.
+
+    Raises:
+        ConfigError: No truth has an image of an id.
+    """
+    if not ids:
+        return list(truths)
+    wanted = frozenset(ids)
+    missing = wanted.difference(*(truth.image_ids for truth in truths))
+    if missing:
+        raise ConfigError(f"ids: no truth has an image {', '.join(map(str, sorted(missing)))}")
+    return [
+        replace(truth, indices=[i for i in truth.indices if truth.source.image_id(i) in wanted])
+        for truth in truths
+    ]
 
 
 def open_truth(path: str | Path, images: str | None = None, **options: Any) -> Truth:
@@ -96,7 +121,8 @@ def open_truth(path: str | Path, images: str | None = None, **options: Any) -> T
     Raises:
         ConfigError: There is no such thing, or it is of a kind that is not read.
     """
-    return Truth(source=open_source(path, images, **options))
+    source = open_source(path, images, **options)
+    return Truth(source=source, indices=range(len(source)))
 
 
 def _with_masks(image: AnnotatedImage) -> TruthImage | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pycocotools import mask as mask_utils
 
 from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
 from sam_engine.config import AmgConfig
@@ -18,6 +19,7 @@ from sam_engine.evaluation.grid import (
     without_duplicates,
 )
 from sam_engine.evaluation.truth import open_truth
+from sam_engine.modeling.segmenter import Segmenter
 from tests.helpers.fakes import DiscSegmenter, make_reduced_tiny
 
 
@@ -62,6 +64,46 @@ def test_filtered_candidates_are_the_generators_masks(truth_tar: Path, crop_n_la
     assert 0 < len(rows) < len(found.predicted_iou)
     assert actual == expected
     assert len(rows) == len(records)
+
+
+KEEP_ALL = {"pred_iou_thresh": 0, "stability_score_thresh": 0}
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        pytest.param(DiscSegmenter(radii=(20.0, 30.0, 45.0)), {"box_nms_thresh": 0.5}, id="discs"),
+        pytest.param(make_reduced_tiny(), KEEP_ALL | {"min_mask_region_area": 12}, id="cleaned up"),
+    ],
+)
+def test_kept_masks_are_the_generators_compared_with_the_truth(
+    truth_tar: Path, model: Segmenter, settings: dict
+):
+    """Their number, mean IoU and share above 0.5 are those of the generator's masks, pixel by pixel."""
+    config = AmgConfig(points_per_side=5, **settings)
+    best, number = [], 0
+    generator = SamAutomaticMaskGenerator.from_config(model, config)
+    images = list(open_truth(truth_tar).first(2))
+    for image in images:
+        for record in generator.generate(image.pixels):
+            mask = mask_utils.decode(record["segmentation"]).astype(bool)
+            best.append(max((mask & true).sum() / (mask | true).sum() for true in image.masks))
+            number += 1
+    found = [find_candidates(model, config, image, model.encode([image.pixels])[0]) for image in images]
+
+    kept = summarise(found, config).kept
+
+    assert kept.masks_per_image == number / 2 > 0
+    assert kept.mean_iou == pytest.approx(np.mean(best))
+    assert kept.good_share == pytest.approx(np.mean(np.array(best) > 0.5))
+    assert kept.calibration is not None
+
+
+def test_nothing_kept_has_no_calibration():
+    """Thresholds that keep nothing give zeros, not an error."""
+    kept = summarise([invented([0.1], [0.5], [0.9])], AmgConfig()).kept
+
+    assert (kept.masks_per_image, kept.mean_iou, kept.good_share, kept.calibration) == (0, 0, 0, None)
 
 
 def test_candidates_are_compared_with_every_truth(truth_tar: Path):

@@ -47,6 +47,24 @@ def test_prompts_alone(truth_tar: Path, capsys: pytest.CaptureFixture[str]):
     assert "AR@" not in printed
 
 
+def test_only_the_images_that_are_named(tmp_path: Path):
+    """Ids takes them from whichever truth has them, however far down; each is scored by itself."""
+    write_tar(tmp_path / "a.tar", range(4))
+    write_tar(tmp_path / "b.tar", range(4, 8))
+    truths = f"truth=[{tmp_path}/a.tar,{tmp_path}/b.tar]"
+    arguments = [truths, "parts=[prompts]", f"output={tmp_path}/scores", "plots=false", *SMALL[:-1]]
+
+    assert main(evaluate.COMMAND, evaluate.run, [*arguments, "ids=[103,105,106]"]) == 0
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())["scores"]
+    assert [scores[name]["prompts"]["images"] for name in ("a", "b")] == [1, 2]
+
+
+def test_an_id_that_is_nowhere_is_named(truth_tar: Path, capsys: pytest.CaptureFixture[str]):
+    """A score of fewer images than asked for would be taken for theirs."""
+    assert main(evaluate.COMMAND, evaluate.run, [f"truth=[{truth_tar}]", "ids=[100,7]", *SMALL]) == 2
+    assert "ids: no truth has an image 7" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
