@@ -65,18 +65,19 @@ class Pictures:
         Raises:
             ImageError: It cannot be had any more, or is not what was annotated.
         """
-        return self._cached((record.image_id, "full"), lambda: _to_jpeg(self._pixels(record)))
+        return self._cached((record.image_id, "full"), lambda: _to_jpeg(self.pixels(record)))
 
     def thumbnail(self, record: ImageRecord, *, masks: bool) -> bytes:
         """Return a small image, with or without its masks over it. Raises as `full` does."""
 
         def draw() -> bytes:
-            pixels = self._pixels(record)
+            pixels = self.pixels(record)
             return _to_jpeg(_shrink(draw_masks(pixels, record) if masks else pixels))
 
         return self._cached((record.image_id, f"thumbnail {masks}"), draw)
 
-    def _pixels(self, record: ImageRecord) -> NDArray[np.uint8]:
+    def pixels(self, record: ImageRecord) -> NDArray[np.uint8]:
+        """Return an image as (H, W, 3) uint8 RGB. Raises as `full` does."""
         with self._decoding:
             try:
                 return self._originals.pixels(record)
