@@ -116,9 +116,10 @@ def test_every_source_file_that_a_page_names_exists(page):
     text = page.read_text().partition("## What is not built yet")[0]
     names = re.findall(r"`((?:[a-z][a-z0-9_]*/)+[a-z0-9_]+\.(?:py|yaml|md))`", text)
 
-    assert [
-        name for name in names if not any((ROOT / top / name).exists() for top in ("", "sam_engine"))
-    ] == []
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+
+    assert [n for n in names if not (ROOT / n).exists() and not (ROOT / "sam_engine" / n).exists()] == []
+    assert set(re.findall(r"\btest_\w+\.py\b", text)) <= tests
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
