@@ -45,6 +45,7 @@ class _Tag(enum.IntEnum):
 
 
 _WANTED = frozenset(_Tag)
+_HARMLESS = (_Tag.XMP, _Tag.DNG, _Tag.SUB_DIRECTORIES)
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 _COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
@@ -167,6 +168,9 @@ def tiff_layout(data: bytes) -> TiffLayout:
             TRUNCATED if a strip or tile lies beyond the end of the file.
     """
     tags = read_tags(data, _WANTED)
+    unread = [tag for tag, values in tags.items() if not values and tag not in _HARMLESS]
+    if unread:
+        raise corrupt(f"TIFF whose tag {unread[0]} cannot be read")
     _refuse_camera_files(data, tags)
     size, num_samples = _size(tags), _one(tags, _Tag.NUM_SAMPLES, 1)
     if num_samples < 1:

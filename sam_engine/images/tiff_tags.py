@@ -15,6 +15,8 @@ _TYPE_BYTES = {1: 1, 3: 2, 4: 4, 7: 1}
 def read_tags(data: bytes, wanted: Collection[int]) -> dict[int, tuple[int, ...]]:
     """Return some of the unsigned integer tags of the first directory of a TIFF or EXIF block.
 
+    A tag of another type, or whose values lie beyond the end, has none.
+
     Args:
         data: From its byte order mark on.
         wanted: Numbers of the tags that are looked for; no other is read.
@@ -26,11 +28,14 @@ def read_tags(data: bytes, wanted: Collection[int]) -> dict[int, tuple[int, ...]
     try:
         (ifd,) = struct.unpack_from(f"{order}I", data, 4)
         (count,) = struct.unpack_from(f"{order}H", data, ifd)
-        tags = {}
+        tags: dict[int, tuple[int, ...]] = {}
         for entry in range(ifd + 2, ifd + 2 + 12 * count, 12):
             tag, kind, number = struct.unpack_from(f"{order}HHI", data, entry)
             size = _TYPE_BYTES.get(kind)
-            if size is None or tag not in wanted:
+            if tag not in wanted:
+                continue
+            tags[tag] = ()
+            if size is None:
                 continue
             offset = entry + 8
             if size * number > 4:

@@ -230,6 +230,16 @@ def test_strips_that_hold_too_much_are_read():
     assert failure(damaged).status is ImageStatus.CORRUPT
 
 
+@pytest.mark.parametrize("tag", [258, 262, 277, 284, 339])
+def test_tags_that_cannot_be_read_are_damage(tag):
+    """A tag of an impossible type is not taken for one that is missing, which would mean something else."""
+    data = bytearray(write_tiff(drawn(1, 16), photometric=BLACK))
+    entry = next(at for at in range(10, len(data), 12) if data[at : at + 2] == tag.to_bytes(2, "little"))
+    data[entry + 3] = 0x26
+
+    assert failure(bytes(data)).status is ImageStatus.CORRUPT
+
+
 def test_samples_beyond_the_memory_allowed_are_too_large():
     """Hundreds of bands in one strip are refused by arithmetic, and so is a tile larger than the picture."""
     bands = write_tiff(drawn(300, size=(8, 8)), photometric=BLACK, extra=(0,) * 299)
