@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sam_engine.modeling import attention_kernels, image_encoder
 from sam_engine.modeling.image_encoder import attend
+from sam_engine.modeling.precision import cuda_tf32
 
 from .ledger import Finding, Step
 from .subjects import Subjects, timed_ms
@@ -90,8 +91,9 @@ def _inputs(subjects: Subjects, heads: int, side: int, channels: int) -> list[Te
 
 @torch.no_grad()
 def _attend(inputs: list[Tensor], multiple: int) -> Tensor:
-    """Attend."""
-    return attend(*inputs, block_bytes=image_encoder.GPU_BLOCK_BYTES, bias_multiple=multiple)
+    """Attend, without rounding float32."""
+    with cuda_tf32(inputs[0].device, False):
+        return attend(*inputs, block_bytes=image_encoder.GPU_BLOCK_BYTES, bias_multiple=multiple)
 
 
 def _short(dtype: torch.dtype) -> str:

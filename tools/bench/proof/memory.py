@@ -1,5 +1,6 @@
 """E: how much memory an image takes, and what happens where there is less."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -65,6 +66,7 @@ def steps(subjects: Subjects) -> list[Step]:
 
 def peak(subjects: Subjects, found: Finding) -> None:
     """The most bytes in use with one image in hand, and with two."""
+    subjects.release("tiny", "vit_b")
     finder, images = _finder(subjects), [subjects.image(1500, 2250, seed=i) for i in range(3)]
     for name, work in (
         ("one image", partial(find, finder, images[0])),
@@ -144,6 +146,7 @@ def _resident(subjects: Subjects) -> int:
 
 def _reset_peak(subjects: Subjects) -> None:
     """Begin to look for the most bytes in use."""
+    gc.collect()
     if subjects.is_cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(subjects.device)

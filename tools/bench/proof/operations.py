@@ -17,7 +17,9 @@ from .ledger import Finding, Step
 from .subjects import Subjects, drawn_logits, frame_of, no_waits, timed_ms
 
 SIZES = ((750, 1125), (1500, 2250), (97, 131), (1, 900))
-"""(H, W); halves of them in a dry run."""
+"""(H, W); the last two in a dry run."""
+MANY = 4000
+"""Flags in a row that are counted: more than a byte holds."""
 
 
 def steps(subjects: Subjects) -> list[Step]:
@@ -56,10 +58,10 @@ def count(subjects: Subjects, found: Finding) -> None:
     there = upload(flags, subjects.device)
     with no_waits(subjects.device):
         sums = count_true(there, dim=0).cumsum(dim=0, dtype=torch.int32)
-        rows = count_true(there)
+        rows = count_true(there[:, :MANY])
     counts = flags.sum(dim=0)
     found.hold("running sums are the CPU's", torch.equal(sums.cpu(), counts.cumsum(dim=0).int()))
-    found.hold("counts along rows are the CPU's", torch.equal(rows.cpu(), flags.sum(dim=1).int()))
+    found.hold("counts along rows are the CPU's", torch.equal(rows.cpu(), flags[:, :MANY].sum(dim=1).int()))
     found.facts["running sum, ms"] = timed_ms(subjects.device, lambda: sums.cumsum(0), 5)[1]
 
 

@@ -49,7 +49,8 @@ def row(subjects: Subjects, name: str, precision: str, found: Finding) -> None:
     seconds = (time.perf_counter() - start) / len(many)
     found.facts |= {"images/s": 1 / seconds, "ms": 1000 * seconds, "masks": sum(map(len, masks)) / len(masks)}
     if subjects.is_cuda:
-        found.facts["peak, GB"] = torch.cuda.max_memory_allocated(subjects.device) / 1e9
+        took = torch.cuda.max_memory_allocated(subjects.device) - torch.cuda.memory_allocated(subjects.device)
+        found.facts["peak beside the models, GB"] = took / 1e9
     comparison = measure(
         sam,
         subjects.architecture(name),

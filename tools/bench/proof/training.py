@@ -20,7 +20,8 @@ from ..meters import synchronise
 from .ledger import Finding, Step
 from .subjects import Subjects, timed_ms
 
-STEPS = 6
+STEPS = 12
+"""In fp16, the first few are lost to finding the scale of the loss."""
 SCALE = 2.0**12
 """Of a loss, so that its gradients are not too small for fp16."""
 RESUMED = 1e-3
