@@ -104,13 +104,8 @@ class Subjects:
 
     def config(self, name: str, **changes: object) -> AmgConfig:
         """Return the settings of the mask generator that suit a model."""
-        settings = {
-            "points_per_side": self.points_per_side,
-            "pred_iou_thresh": MODELS[name].pred_iou_thresh,
-            "stability_score_thresh": MODELS[name].stability_score_thresh,
-            **changes,
-        }
-        return AmgConfig(**settings)  # type: ignore[arg-type]
+        config = AmgConfig(**{"points_per_side": self.points_per_side, **changes})  # type: ignore[arg-type]
+        return config.with_thresholds(MODELS[name].thresholds)
 
     def architecture(self, name: str) -> Architecture:
         """Return the sizes of a model; in a dry run those of vit_* are others."""
