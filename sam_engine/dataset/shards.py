@@ -24,7 +24,6 @@ from sam_engine.dataset.schema import (
     display_path,
     extras_of,
     records_to_table,
-    schema_with,
 )
 from sam_engine.dataset.seal import BLANK, FILE_KEY, FOOTER_KEY, Digest, check_footer, read_digest, seal
 from sam_engine.errors import ShardError, StorageError
@@ -119,10 +118,38 @@ def encode_shard(
     for record in records:
         for problem in record_problems(record):
             raise ShardError(f"image {record.image_id} ({display_path(record.path)}): {problem}")
+    tables = [
+        records_to_table(records[start : start + ROW_GROUP_IMAGES], extras)
+        for start in range(0, len(records), ROW_GROUP_IMAGES)
+    ]
+    return encode_tables(
+        tables,
+        shard=shard,
+        fingerprint=fingerprint,
+        statuses=Counter(str(record.status) for record in records),
+        num_masks=sum(len(record.annotations) for record in records),
+    )
+
+
+def encode_tables(
+    tables: Sequence[pa.Table], *, shard: Shard, fingerprint: str, statuses: Mapping[str, int], num_masks: int
+) -> bytes:
+    """Return the Parquet file of a shard whose rows are Arrow tables already, and known to be sound.
+
+    Args:
+        tables: One for each row group, of one schema of `schema_with`.
+        shard: Which part of the manifest they are.
+        fingerprint: Of the run.
+        statuses: Rows by status.
+        num_masks: Annotations of all rows.
+
+    Raises:
+        ShardError: They read back differently from what was written.
+    """
     sink = pa.BufferOutputStream()
     writer = pq.ParquetWriter(
         sink,
-        schema_with(extras),
+        tables[0].schema,
         compression="zstd",
         compression_level=3,
         use_dictionary=_DICTIONARY_COLUMNS,
@@ -130,13 +157,9 @@ def encode_shard(
         write_page_index=True,
     )
     # Not as a context manager: that would finish a footer over half the rows after an exception.
-    tables = [
-        records_to_table(records[start : start + ROW_GROUP_IMAGES], extras)
-        for start in range(0, len(records), ROW_GROUP_IMAGES)
-    ]
     for table in tables:
         writer.write_table(table, row_group_size=len(table))
-    writer.add_key_value_metadata(_footer(records, shard, fingerprint))
+    writer.add_key_value_metadata(_footer(shard, fingerprint, statuses, num_masks))
     writer.close()
     data = seal(sink.getvalue().to_pybytes())
     _check_read_back(data, tables, shard)
@@ -318,15 +341,14 @@ def shard_errors(store: Store, name: str) -> Iterator[None]:
         raise _shard_error(store, name, str(error)) from error
 
 
-def _footer(records: Sequence[ImageRecord], shard: Shard, fingerprint: str) -> dict[str, str]:
+def _footer(shard: Shard, fingerprint: str, statuses: Mapping[str, int], num_masks: int) -> dict[str, str]:
     """Return the key-value pairs of the footer; the schema adds its version."""
-    statuses = Counter(str(record.status) for record in records)
     values = {
         "fingerprint": fingerprint,
         "shard": str(shard.index),
         "first_image_id": str(shard.start),
         "last_image_id": str(shard.stop - 1),
-        "num_masks": str(sum(len(record.annotations) for record in records)),
+        "num_masks": str(num_masks),
         "statuses": json.dumps(dict(sorted(statuses.items()))),
     }
     return {**{_FOOTER + key: value for key, value in values.items()}, FILE_KEY: BLANK, FOOTER_KEY: BLANK}
