@@ -55,7 +55,7 @@ def filter_line(before: Filtered, after: Filtered, num_candidates: int) -> str:
     )
 
 
-def best_thresholds(sweep: Sequence[Filtered], counts: Sequence[int] = MASK_COUNTS) -> list[Filtered]:
+def best_thresholds(sweep: Sequence[Filtered], counts: Sequence[float] = MASK_COUNTS) -> list[Filtered]:
     """Return for each number of masks an image the thresholds that leave as many at the highest mean IoU."""
     found: list[Filtered] = []
     for count in counts:

@@ -6,6 +6,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,6 +19,9 @@ from sam_engine.training.initialise import build_initial
 from sam_engine.training.ranks import Ranks
 from sam_engine.training.steps import train
 from sam_engine.training.trainer import LAST, Trainer
+
+if TYPE_CHECKING:
+    from sam_engine.training.held_out import HeldOut
 
 log = logging.getLogger(__name__)
 
@@ -71,15 +75,16 @@ def train_in_process(
         trainer.resume(output)
     if ranks.is_first:
         log.info("%d images, step %d of %d, in %s", len(dataset), trainer.step, config.total_steps, output)
-    score = _open_score(config) if ranks.is_first else None
+    held_out = open_held_out(config) if ranks.is_first else None
+    score = None if held_out is None else held_out.score
     return train(trainer, StepBatches(dataset, config, ranks.rank), score=score, must_stop=must_stop)
 
 
-def _open_score(config: TrainConfig) -> Callable[[Trainer], dict[str, float]] | None:
-    """Return what scores the averaged weights on the held-out images; None if there are none."""
+def open_held_out(config: TrainConfig) -> "HeldOut | None":
+    """Return the images that a run is scored on; None if there are none."""
     path = held_out_path(config)
     if not path.exists():
         return None
     from sam_engine.training.held_out import HeldOut  # needs more than a bare machine has
 
-    return HeldOut(PackedDataset(path), config.evaluate_images).score
+    return HeldOut(PackedDataset(path), config.evaluate_images)

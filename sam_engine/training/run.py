@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sam_engine.config import settings_from
+from sam_engine.build_sam import load_model
+from sam_engine.config import ModelConfig, settings_from
 from sam_engine.errors import ConfigError
 from sam_engine.files import write_atomically
 from sam_engine.training.checkpoint import export_weights, has_state
 from sam_engine.training.config import DataConfig, TrainConfig
-from sam_engine.training.process import open_images, train_in_process
+from sam_engine.training.process import open_held_out, open_images, train_in_process
 from sam_engine.training.trainer import LAST, WEIGHTS
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ FREE = frozenset(
         "evaluate_images",
         "log_steps",
         "overlay_steps",
+        "masks_per_image",
         "may_change",
         "data.images",
         "data.sources_csv",
@@ -110,9 +112,26 @@ def run_training(config: TrainConfig) -> int:
         log.info("stopped; the same command resumes")
         return 128 + stopped_by
     if config.export is not None:
-        about = {"data": ", ".join(open_images(config).sources), "licence": "see docs/model_card.md"}
-        export_weights(Path(config.output) / WEIGHTS, Path(config.export), about)
+        _export(config, Path(config.export))
     return 0
+
+
+def _export(config: TrainConfig, target: Path) -> None:
+    """Write the shipped weights, and what the held-out images recommend for them into their metadata."""
+    about = {"data": ", ".join(open_images(config).sources), "licence": "see docs/model_card.md"}
+    export_weights(Path(config.output) / WEIGHTS, target, about)
+    held_out = open_held_out(config)
+    if held_out is None:
+        log.info("no held-out images recommend thresholds for %s", target)
+        return
+    model = load_model(ModelConfig(name=config.model, checkpoint=str(target), device=config.device))
+    thresholds = dataclasses.asdict(held_out.recommend(model, config.masks_per_image))
+    export_weights(
+        Path(config.output) / WEIGHTS,
+        target,
+        about | {name: f"{value:g}" for name, value in thresholds.items()},
+    )
+    log.info("held-out images recommend %s for %s", thresholds, target)
 
 
 def write_config(config: TrainConfig) -> Path:
