@@ -276,6 +276,32 @@ class DecodeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VideoConfig:
+    """Which frames of a video are images. Without a setting all are."""
+
+    every: int | None = None
+    """Take every so manieth frame, from the first on."""
+    rate_hz: float | None = None
+    """Take so many frames a second by their time stamps: the first one at or after each multiple of
+    ``1 / rate_hz`` seconds, none twice."""
+
+    def __post_init__(self) -> None:
+        """Check types, then ranges."""
+        check_types(self, "video.")
+        if self.every is not None:
+            check_setting("video.every", self.every, self.every >= 1, "at least 1")
+        if self.rate_hz is not None:
+            is_rate = self.rate_hz > 0 and math.isfinite(self.rate_hz)
+            check_setting("video.rate_hz", self.rate_hz, is_rate, "above 0 and finite")
+            check_setting("video.every", self.every, self.every is None, "left out with video.rate_hz")
+
+    @property
+    def is_set(self) -> bool:
+        """Frames are left out."""
+        return self.every is not None or self.rate_hz is not None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExecutorConfig:
     """Where shards are made."""
 
@@ -327,6 +353,7 @@ class AutoAnnotateConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     amg: AmgConfig = field(default_factory=AmgConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+    video: VideoConfig = field(default_factory=VideoConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     log: LogConfig = field(default_factory=LogConfig)
     shard_size: int | None = None

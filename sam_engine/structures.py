@@ -102,6 +102,24 @@ class ImageRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where an image comes from and under which terms, as far as its container or a table says so."""
+
+    licence: str | None = None
+    attribution: str | None = None
+    """Whom to name."""
+    source_url: str | None = None
+    """Where the image was had."""
+    source_key: str | None = None
+    """Its name there: the key of a WebDataset sample, an id in a table."""
+    frame_time_s: float | None = None
+    """Of a video frame: seconds from the start."""
+
+
+UNKNOWN_ORIGIN = Origin()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestEntry:
     """One input file, as it was when the manifest was frozen."""
 
@@ -112,6 +130,7 @@ class ManifestEntry:
     size: int
     """Bytes."""
     mtime_ns: int
+    origin: Origin = UNKNOWN_ORIGIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,7 +81,7 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     if config.decode.isolate is None:
         isolate = config.executor.name == "ray"
         config = dataclasses.replace(config, decode=dataclasses.replace(config.decode, isolate=isolate))
-    rules = ListingRules(accept_incomplete=config.input_incomplete == "accept")
+    rules = ListingRules(accept_incomplete=config.input_incomplete == "accept", video=config.video)
     source, account = open_input(config.input, rules), Account()
     output = config.output or os.path.join("outputs", f"{source.name}-{config.model.name}")
     if "://" not in output:  # workers elsewhere have another working directory
@@ -92,6 +92,8 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     manifest = build_manifest(
         source.iter_files(account), limit=config.limit, sample=config.sample, seed=config.seed
     )
+    if config.video.is_set and "frame_time_s" not in manifest.extras:
+        raise ConfigError(f"video.* chooses frames of videos, and input {source.root} holds none")
     prompts = None if config.amg.prompts is None else prompts_of_run(config.amg.prompts, store)
     if prompts is not None:
         prompts.notes(manifest)
@@ -190,6 +192,7 @@ def _run_info(preparation: Preparation, manifest: Manifest, shards: Sequence[Sha
             checkpoint_sha256=preparation.checkpoint.sha256,
             manifest_sha256=manifest.sha256,
             shard_size=_shard_size(preparation, manifest),
+            extras=manifest.extras,
             prompts_sha256=None if preparation.prompts is None else preparation.prompts.sha256,
         ),
         selection=selection_settings(config, preparation.source.root),
@@ -209,11 +212,12 @@ def _frozen_manifest(preparation: Preparation, there: RunInfo) -> tuple[Manifest
     store, now = preparation.store, preparation.manifest
     frozen = Manifest.from_bytes(store.read(MANIFEST))
     here = selection_settings(preparation.config, preparation.source.root)
-    if now.sha256 == frozen.sha256:
+    if now.files_sha256 == frozen.files_sha256:
         if there.selection["input"] != here["input"]:
             # The same files at another place, as after a copy: their times are what they are now.
-            store.replace(MANIFEST, now.to_bytes())
-            return now, []
+            moved = now.with_origins({name: frozen.table[name] for name in frozen.extras})
+            store.replace(MANIFEST, moved.to_bytes())
+            return moved, []
         return frozen, []
     refuse_difference(store.describe(), there.selection, here)
     return frozen, _changes(frozen, now)

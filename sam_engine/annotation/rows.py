@@ -1,15 +1,15 @@
 """From what became of an image to its row. No torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TypedDict
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypedDict
 
 from sam_engine.amg.found_mask import Box, FoundMask
 from sam_engine.annotation.leases import Verdict
 from sam_engine.errors import ImageError
 from sam_engine.images.decode import DecodedImage
 from sam_engine.ops.rle import runs_to_counts
-from sam_engine.structures import Annotation, ImageRecord, ImageStatus, ManifestEntry, Xywh
+from sam_engine.structures import Annotation, ImageRecord, ImageStatus, ManifestEntry, Origin, Xywh
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,11 @@ class _Size(TypedDict):
 def _size(image: DecodedImage) -> _Size:
     height, width = image.pixels.shape[:2]
     return {"width": width, "height": height, "exif_orientation": image.exif_orientation}
+
+
+def _origin(entry: ManifestEntry) -> dict[str, Any]:
+    """Return what a record says of where the image comes from."""
+    return {field.name: getattr(entry.origin, field.name) for field in fields(Origin)}
 
 
 def annotation_of(mask: FoundMask, size: tuple[int, int]) -> Annotation:
@@ -67,6 +72,7 @@ def annotated(entry: ManifestEntry, loaded: LoadedImage, found: Sequence[FoundMa
         error=decoded.note,
         annotations=annotations,
         **_size(decoded),
+        **_origin(entry),
     )
 
 
@@ -79,10 +85,21 @@ def without_masks(entry: ManifestEntry, loaded: LoadedImage, error: ImageError) 
 def unusable(entry: ManifestEntry, sha256: str | None, error: ImageError) -> ImageRecord:
     """Return the row of an image that cannot be used."""
     return ImageRecord(
-        image_id=entry.image_id, path=entry.path, status=error.status, sha256=sha256, error=str(error)
+        image_id=entry.image_id,
+        path=entry.path,
+        status=error.status,
+        sha256=sha256,
+        error=str(error),
+        **_origin(entry),
     )
 
 
 def given_up(entry: ManifestEntry, verdict: Verdict) -> ImageRecord:
     """Return the row of an image that is not touched again."""
-    return ImageRecord(image_id=entry.image_id, path=entry.path, status=verdict.status, error=verdict.reason)
+    return ImageRecord(
+        image_id=entry.image_id,
+        path=entry.path,
+        status=verdict.status,
+        error=verdict.reason,
+        **_origin(entry),
+    )

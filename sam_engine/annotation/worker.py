@@ -200,7 +200,13 @@ class ShardAnnotator:
                 num_masks += len(records[-1].annotations)
         yield progress(None)
         with clock.stage("publish"):
-            published = publish_shard(self._store, records, shard=shard, fingerprint=self._fingerprint)
+            published = publish_shard(
+                self._store,
+                records,
+                shard=shard,
+                fingerprint=self._fingerprint,
+                extras=self._manifest.extras,
+            )
         empty = self._finder.nothing_found
         if empty.num_images:
             reason = empty.reason(self._finder.config)

@@ -7,7 +7,7 @@ objects are made only for the rows that are asked for.
 import hashlib
 import io
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from sam_engine.errors import InputError, ShardError
 from sam_engine.inputs.source import InputFile
-from sam_engine.structures import ManifestEntry, Shard
+from sam_engine.structures import UNKNOWN_ORIGIN, ManifestEntry, Origin, Shard
 
 SCHEMA = pa.schema(
     [
@@ -28,8 +28,17 @@ SCHEMA = pa.schema(
         pa.field("mtime_ns", pa.int64(), nullable=False),
     ]
 )
+ORIGIN_COLUMNS = (
+    pa.field("licence", pa.large_string()),
+    pa.field("attribution", pa.large_string()),
+    pa.field("source_url", pa.large_string()),
+    pa.field("source_key", pa.large_string()),
+    pa.field("frame_time_s", pa.float64()),
+)
+"""What may be known of images besides, in this order behind `SCHEMA`; a manifest has those that it knows."""
+_TEXTS = ("path_bytes", *(column.name for column in ORIGIN_COLUMNS if column.type == pa.large_string()))
 MAX_TEXT_RATIO = 256
-"""Paths this many times as long as their Parquet file are an attack; ours are some 10 times as long."""
+"""Texts this many times as long as their Parquet file are an attack; ours are some 10 times as long."""
 _MIN_TEXT_BYTES = 2**24
 _BATCH_ROWS = 65_536
 
@@ -39,7 +48,7 @@ class Manifest:
     """The files of one run, sorted bytewise by path. ``len()`` is their number."""
 
     table: pa.Table
-    """Columns of `SCHEMA`, one chunk each, ``image_id`` counting from 0."""
+    """Columns of `SCHEMA` and some of `ORIGIN_COLUMNS`, one chunk each, ``image_id`` counting from 0."""
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -50,22 +59,57 @@ class Manifest:
             raise IndexError(f"rows {start} to {stop} of a manifest of {len(self)}")
         columns = self.table.slice(start, stop - start).to_pydict()
         rows = zip(*(columns[name] for name in SCHEMA.names), strict=True)
+        origins: Iterable[Origin] = itertools.repeat(UNKNOWN_ORIGIN)
+        if names := self.extras:
+            values = zip(*(columns[name] for name in names), strict=True)
+            origins = (Origin(**dict(zip(names, row, strict=True))) for row in values)
         return [
-            ManifestEntry(image_id=image_id, path=path, size=size, mtime_ns=mtime_ns)
-            for image_id, path, size, mtime_ns in rows
+            ManifestEntry(image_id=image_id, path=path, size=size, mtime_ns=mtime_ns, origin=origin)
+            for (image_id, path, size, mtime_ns), origin in zip(rows, origins, strict=False)
         ]
 
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """The names of its `ORIGIN_COLUMNS`: optional columns of the dataset, too."""
+        return tuple(self.table.schema.names[len(SCHEMA) :])
+
+    def with_origins(self, origins: Mapping[str, pa.ChunkedArray]) -> "Manifest":
+        """Return the manifest with these `ORIGIN_COLUMNS` in place of its own."""
+        table = self.table.select(SCHEMA.names)
+        for column in ORIGIN_COLUMNS:
+            if column.name in origins:
+                table = table.append_column(column, origins[column.name].cast(column.type))
+        return Manifest(table.combine_chunks())
+
     @cached_property
-    def sha256(self) -> str:
+    def files_sha256(self) -> str:
         """Digest of paths and sizes, whatever library wrote the file.
 
         Modification times are left out: a copied or freshly checked out folder is the same input.
         """
         digest = hashlib.sha256(f"sam-engine manifest 1\n{len(self)}\n".encode())
-        offsets, characters = _path_buffers(self.table)
+        offsets, characters = _text_buffers(self.table, "path_bytes")
         digest.update(np.diff(offsets).astype("<i8").data)
         digest.update(characters.data)
         digest.update(self.table["size"].to_numpy().astype("<i8").data)
+        return digest.hexdigest()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of paths, sizes and what else is known; without the last, `files_sha256`."""
+        if not self.extras:
+            return self.files_sha256
+        digest = hashlib.sha256(f"sam-engine manifest 1\n{self.files_sha256}\n".encode())
+        for name in self.extras:
+            column = self.table[name]
+            digest.update(f"{name}\n".encode())
+            digest.update(column.is_valid().to_numpy().astype("u1").data)
+            if pa.types.is_floating(column.type):
+                digest.update(column.fill_null(0.0).to_numpy().astype("<f8").data)
+            else:
+                offsets, characters = _text_buffers(self.table, name)
+                digest.update(np.diff(offsets).astype("<i8").data)
+                digest.update(characters.data)
         return digest.hexdigest()
 
     def to_bytes(self) -> bytes:
@@ -94,7 +138,8 @@ class Manifest:
         except (pa.ArrowException, OSError) as error:
             raise ShardError(f"the manifest is unreadable: {str(error).splitlines()[0]}") from error
         written = (table.schema.metadata or {}).get(b"sam_engine.manifest_sha256", b"").decode()
-        if not table.schema.equals(SCHEMA):
+        known = [column for column in ORIGIN_COLUMNS if column.name in table.schema.names]
+        if not table.schema.equals(pa.schema([*SCHEMA, *known])):
             raise ShardError(f"not a manifest: columns are {', '.join(table.schema.names)}")
         manifest = cls(table.replace_schema_metadata().combine_chunks())
         if manifest.sha256 != written or not np.array_equal(
@@ -119,12 +164,10 @@ def build_manifest(
     Raises:
         InputError: A path is listed twice, or there is none.
     """
-    batches = [
-        pa.record_batch(_columns(rows), names=SCHEMA.names[1:]) for rows in _batched(files, _BATCH_ROWS)
-    ]
+    batches = [pa.table(_columns(rows)) for rows in _batched(files, _BATCH_ROWS)]
     if not batches:
         raise InputError("the input holds no images")
-    table = pa.Table.from_batches(batches).combine_chunks()
+    table = pa.concat_tables(batches, promote_options="default").combine_chunks()
     del batches
     table = table.take(pc.sort_indices(table["path_bytes"])).combine_chunks()
     _refuse_duplicates(table)
@@ -133,7 +176,9 @@ def build_manifest(
     if limit is not None:
         table = table.slice(0, limit)
     image_id = pa.array(np.arange(table.num_rows))
-    return Manifest(table.add_column(0, "image_id", image_id).cast(SCHEMA))
+    plain = table.select(SCHEMA.names[1:]).add_column(0, "image_id", image_id).cast(SCHEMA)
+    known = {name: table[name] for name in table.column_names if table[name].null_count < len(table)}
+    return Manifest(plain).with_origins(known)
 
 
 def default_shard_size(num_images: int) -> int:
@@ -158,13 +203,20 @@ def _batched(files: Iterable[InputFile], rows: int) -> Iterable[list[InputFile]]
     return iter(lambda: list(itertools.islice(remaining, rows)), [])
 
 
-def _columns(files: list[InputFile]) -> list[pa.Array]:
-    """Return the columns of `SCHEMA` without the image id."""
-    return [
-        pa.array([file.path for file in files], pa.large_binary()),
-        pa.array([file.size for file in files], pa.int64()),
-        pa.array([file.mtime_ns for file in files], pa.int64()),
-    ]
+def _columns(files: list[InputFile]) -> dict[str, pa.Array]:
+    """Return the columns of `SCHEMA` but the image id, and those of `ORIGIN_COLUMNS` that hold anything."""
+    columns = {
+        "path_bytes": pa.array([file.path for file in files], pa.large_binary()),
+        "size": pa.array([file.size for file in files], pa.int64()),
+        "mtime_ns": pa.array([file.mtime_ns for file in files], pa.int64()),
+    }
+    if all(file.origin is UNKNOWN_ORIGIN for file in files):
+        return columns
+    for column in ORIGIN_COLUMNS:
+        values = pa.array([getattr(file.origin, column.name) for file in files], column.type)
+        if values.null_count < len(values):
+            columns[column.name] = values
+    return columns
 
 
 def _refuse_duplicates(table: pa.Table) -> None:
@@ -199,26 +251,28 @@ def _read_bounded(data: bytes) -> pa.Table:
         ArrowException, OSError: It is not Parquet, or its paths are much longer than the file.
     """
     source = pa.BufferReader(data)
-    table = pq.read_table(source, read_dictionary=["path_bytes"], page_checksum_verification=True)
-    if "path_bytes" not in table.schema.names:
-        return table
-    index = table.schema.get_field_index("path_bytes")
-    if pa.types.is_dictionary(table["path_bytes"].type):
+    table = pq.read_table(source, read_dictionary=list(_TEXTS), page_checksum_verification=True)
+    for index, field in enumerate(table.schema):
+        if field.name not in _TEXTS or not pa.types.is_dictionary(field.type):
+            continue
         lengths = (
             pc.sum(pc.binary_length(chunk.dictionary).cast(pa.int64()).take(chunk.indices)).as_py() or 0
-            for chunk in table["path_bytes"].chunks
+            for chunk in table[field.name].chunks
         )
         size, limit = sum(lengths), max(_MIN_TEXT_BYTES, MAX_TEXT_RATIO * len(data))
         if size > limit:
-            raise pa.ArrowInvalid(f"its paths have {size} bytes; at most {limit} are read of this file")
-        field = pa.field("path_bytes", pa.large_binary(), nullable=table.schema.field(index).nullable)
-        table = table.set_column(index, field, table["path_bytes"].cast(pa.large_binary()))
+            what = "paths have" if field.name == "path_bytes" else f"column {field.name} has"
+            raise pa.ArrowInvalid(f"its {what} {size} bytes; at most {limit} are read of this file")
+        plain = pa.large_binary() if field.name == "path_bytes" else pa.large_string()
+        column = table[field.name].cast(plain)
+        table = table.set_column(index, pa.field(field.name, plain, nullable=field.nullable), column)
     return table
 
 
-def _path_buffers(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Return the paths' (N + 1,) offsets and their bytes, without copies, honouring slices."""
-    paths = table["path_bytes"].combine_chunks()
+def _text_buffers(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a column's (N + 1,) offsets and its bytes, without copies, honouring slices; nulls are empty."""
+    column = table[name].fill_null("") if table[name].null_count else table[name]
+    paths = column.combine_chunks()
     if isinstance(
         paths, pa.ChunkedArray
     ):  # what combine_chunks() makes of a column depends on pyarrow's version

@@ -9,7 +9,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -96,6 +96,7 @@ def deciding_settings(
     checkpoint_sha256: str | None,
     manifest_sha256: str,
     shard_size: int,
+    extras: Sequence[str] = (),
     prompts_sha256: str | None = None,
 ) -> dict[str, Any]:
     """Return what goes into the fingerprint.
@@ -108,9 +109,11 @@ def deciding_settings(
         checkpoint_sha256: Of the weights' file; None for untrained ones.
         manifest_sha256: Of the frozen manifest.
         shard_size: Images per shard.
+        extras: Optional columns of the dataset.
         prompts_sha256: Of the table that ``amg.prompts`` names.
     """
     prompts = {} if prompts_sha256 is None else {"amg.prompts_sha256": prompts_sha256}
+    columns = {"extras": list(extras)} if extras else {}
     return {
         "schema_version": SCHEMA_VERSION,
         "model.name": config.model.name,
@@ -132,12 +135,18 @@ def deciding_settings(
         "executor.threads_per_worker": config.executor.threads_per_worker,
         "shard_size": shard_size,
         "manifest_sha256": manifest_sha256,
+        **columns,
     }
 
 
 def selection_settings(config: AutoAnnotateConfig, root: str) -> dict[str, Any]:
     """Return how the manifest came about; ``root`` is where the input was found."""
-    return {"input": root, "limit": config.limit, "sample": config.sample, "seed": config.seed}
+    video = {
+        f"video.{name}": value
+        for name, value in dataclasses.asdict(config.video).items()
+        if value is not None  # datasets made before do not know them
+    }
+    return {"input": root, "limit": config.limit, "sample": config.sample, "seed": config.seed, **video}
 
 
 def refuse_difference(output: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sam_engine.config import DecodeConfig
+from sam_engine.config import DecodeConfig, VideoConfig
 from sam_engine.errors import ImageError, InputError
-from sam_engine.structures import ImageStatus, ManifestEntry
+from sam_engine.structures import UNKNOWN_ORIGIN, ImageStatus, ManifestEntry, Origin
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,8 @@ class ListingRules:
     """Of the names that are listed, in lower case."""
     accept_incomplete: bool = False
     """List what is whole of a container that is not, and say so, in place of refusing it."""
+    video: VideoConfig = field(default_factory=VideoConfig)
+    """Which frames of a video."""
 
 
 @dataclass(kw_only=True)
@@ -100,6 +102,7 @@ class InputFile:
     size: int
     """Bytes."""
     mtime_ns: int
+    origin: Origin = UNKNOWN_ORIGIN
 
 
 class InputSource(Protocol):

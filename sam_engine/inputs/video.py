@@ -5,15 +5,17 @@ same frame is the same pixels in whichever worker.
 """
 
 import functools
+import itertools
+import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import cv2
 
-from sam_engine.config import DecodeConfig
+from sam_engine.config import DecodeConfig, VideoConfig
 from sam_engine.errors import ImageError, InputError
 from sam_engine.inputs.source import (
     Account,
@@ -23,14 +25,15 @@ from sam_engine.inputs.source import (
     listed,
     short_name,
 )
-from sam_engine.structures import ImageStatus, ManifestEntry
+from sam_engine.structures import ImageStatus, ManifestEntry, Origin
 
 _KEPT_FRAMES = 16
+_CLOCK_S = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInput:
-    """Every frame that decodes. Sizes are not known beforehand."""
+    """The frames that decode, or those of them that the rules ask for. Sizes are not known beforehand."""
 
     name: str
     root: str
@@ -45,14 +48,16 @@ class VideoInput:
         """Yield one image a frame."""
         mtime_ns = os.stat(self.root).st_mtime_ns
         prefix = _frame_prefix(self.root)
-        count, stated = _count_frames(self.root)
+        times, stated = _frame_times(self.root)
+        count = len(times)
         if count + max(2, stated // 50) < stated:
             problem = (
                 f"input {self.root!r} is not whole: {count} frames decode of the {stated} that it states"
             )
             account.accept(problem, self.rules)
-        for frame in range(count):
-            yield InputFile(path=prefix + b"%06d" % frame, size=0, mtime_ns=mtime_ns)
+        for frame in chosen_frames(times, self.rules.video):
+            origin = Origin(frame_time_s=times[frame])
+            yield InputFile(path=prefix + b"%06d" % frame, size=0, mtime_ns=mtime_ns, origin=origin)
 
     def list_files(self) -> list[InputFile]:
         """Return one image a frame, sorted bytewise by path."""
@@ -123,15 +128,50 @@ def open_video(path: str, rules: ListingRules) -> VideoInput:
     return VideoInput(name=short_name(path), root=path, rules=rules)
 
 
-def _count_frames(path: str) -> tuple[int, int]:
-    """Return how many frames decode from the start, and how many the file states; 0 if it does not."""
+def chosen_frames(times: Sequence[float | None], video: VideoConfig) -> list[int]:
+    """Return the numbers of the frames to take.
+
+    Args:
+        times: Of all frames, in seconds from the start; None where it is not known.
+        video: Which to take.
+
+    Raises:
+        InputError: A rate is asked for, and the video does not say when its frames are.
+    """
+    if video.rate_hz is None:
+        return list(range(0, len(times), video.every or 1))
+    chosen, due = [], 0
+    for frame, time_s in enumerate(times):
+        if time_s is None:
+            raise InputError("video.rate_hz: the video has no time stamps; take video.every")
+        # A stamp is rounded to its container's clock, by up to a millisecond.
+        tick = math.floor((time_s + _CLOCK_S) * video.rate_hz)
+        if tick >= due:
+            chosen.append(frame)
+            due = tick + 1
+    return chosen
+
+
+def _frame_times(path: str) -> tuple[list[float | None], int]:
+    """Return the time of each frame that decodes from the start, and how many frames the file states.
+
+    Times are those of the container. Where they do not grow, they are counted by the stated frame rate; where
+    there is none either, they are None. The number stated is 0 if there is none.
+    """
     capture = cv2.VideoCapture(path)
-    stated = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    count = 0
+    stated, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+    stamps = []
     while capture.grab():
-        count += 1
+        stamps.append(round(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, 6))
     capture.release()
-    return count, int(stated) if 0 < stated < 2**31 else 0
+    grow = all(math.isfinite(stamp) for stamp in stamps) and all(
+        earlier < later for earlier, later in itertools.pairwise(stamps)
+    )
+    times: list[float | None] = [*stamps]
+    if not grow:
+        is_rate = math.isfinite(rate) and rate > 0
+        times = [round(frame / rate, 6) if is_rate else None for frame in range(len(stamps))]
+    return times, int(stated) if 0 < stated < 2**31 else 0
 
 
 def _frame_prefix(path: str) -> bytes:

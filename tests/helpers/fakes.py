@@ -20,6 +20,7 @@ from sam_engine.config import (
     ExecutorConfig,
     LogConfig,
     ModelConfig,
+    VideoConfig,
 )
 from sam_engine.modeling.segmenter import ImageEmbedding
 from sam_engine.ops.resize import ResizeLongestSide
@@ -174,6 +175,7 @@ def run_settings(**overrides: Any) -> AutoAnnotateConfig:
         "amg": AmgConfig,
         "decode": DecodeConfig,
         "executor": ExecutorConfig,
+        "video": VideoConfig,
         "log": LogConfig,
     }
     return AutoAnnotateConfig(**top, **{name: classes[name](**values) for name, values in sections.items()})

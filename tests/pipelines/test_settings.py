@@ -32,7 +32,7 @@ TOGETHER = {
     "points_per_column": 5,
 }
 """Values that must fit each other, by the last part of the setting's name."""
-ALONE = {"amg.prompts"}
+ALONE = {"amg.prompts", "video.every"}
 """Settings that are refused beside others."""
 
 
