@@ -17,6 +17,7 @@ from sam_engine.images.avif import decode_avif
 from sam_engine.images.bmp import decode_bmp
 from sam_engine.images.gif import decode_gif
 from sam_engine.images.headers import read_header
+from sam_engine.images.heic import decode_heic
 from sam_engine.images.image_header import ImageHeader, corrupt, one_line
 from sam_engine.images.jpeg import decode_jpeg
 from sam_engine.images.pixels import to_rgb
@@ -64,7 +65,9 @@ def decode_image(data: bytes, config: DecodeConfig, buffer: NDArray[np.uint8] | 
         raise ImageError(ImageStatus.TOO_LARGE, one_line(str(error))) from None
     except Exception as error:  # noqa: BLE001 - whatever a decoder raises on bad bytes belongs into that image's row
         raise corrupt(f"{header.format} decoder: {one_line(str(error)) or type(error).__name__}") from None
-    if stored.shape != (header.height, header.width, 3):
+    size = (header.height, header.width)
+    turned = header.format == "HEIC" and stored.shape[:2] == size[::-1]  # by its decoder
+    if stored.shape != (*size, 3) and not turned:
         raise corrupt(f"{header.format} header says {header.width} x {header.height}, pixels {stored.shape}")
     orientation = orientation if config.exif else 1
     return DecodedImage(pixels=turn_upright(stored, orientation), exif_orientation=orientation, note=note)
@@ -128,4 +131,6 @@ def _decode(
         decode = decode_gif if header.format == "GIF" else decode_avif
         pixels, orientation = decode(data, config.background)
         return pixels, orientation, None
+    if header.format == "HEIC":
+        return decode_heic(data, config.background), 1, None
     return decode_bmp(data, header, config.background), 1, None

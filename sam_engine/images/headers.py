@@ -7,6 +7,7 @@ length found in the file, and damage becomes an `ImageError` that says where.
 from sam_engine.images.avif import avif_header, is_avif
 from sam_engine.images.bmp import bmp_header, is_bare_bmp
 from sam_engine.images.gif import gif_header
+from sam_engine.images.heic import heic_header, is_readable_heic
 from sam_engine.images.image_header import ImageHeader, unsupported
 from sam_engine.images.jpeg import jpeg_header
 from sam_engine.images.kinds import EMPTY, NO_IMAGE, READ, name_of_kind
@@ -37,6 +38,8 @@ def read_header(data: bytes) -> ImageHeader:
         return gif_header(data)
     if is_avif(data):
         return avif_header(data)
+    if is_readable_heic(data):
+        return heic_header(data)
     kind = name_of_kind(data)
     if kind is not None:
         raise unsupported(f"{kind}, not {READ}")

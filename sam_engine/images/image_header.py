@@ -11,7 +11,7 @@ class ImageHeader:
     """What the header says about the stored pixels."""
 
     format: str
-    """JPEG, PNG, WebP, TIFF, BMP, GIF or AVIF."""
+    """JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC."""
     width: int
     height: int
     orientation: int = 1

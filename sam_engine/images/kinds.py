@@ -70,11 +70,12 @@ _NO_PICTURES = (
     (4, b"ftyp", "a video"),
 )
 _NETPBM = {49: "PBM", 50: "PGM", 51: "PPM", 52: "PBM", 53: "PGM", 54: "PPM", 55: "PAM", 70: "PFM", 102: "PFM"}
+_HEIC = "HEIC (pip install 'sam-engine[heic]' reads it)"
 _HEIF_BRANDS = {
-    b"heic": "HEIC",
-    b"heix": "HEIC",
-    b"heim": "HEIC",
-    b"heis": "HEIC",
+    b"heic": _HEIC,
+    b"heix": _HEIC,
+    b"heim": _HEIC,
+    b"heis": _HEIC,
     b"hevc": "a sequence of HEIC",
     b"hevx": "a sequence of HEIC",
     b"mif1": "HEIF",

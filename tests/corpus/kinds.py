@@ -200,7 +200,7 @@ KINDS: dict[str, Kind] = {
     "pgm": _pillow("pgm", "PPM", "L", is_read=False),
     "icon": _pillow("ico", "ICO", is_read=False),
     "pcx": _pillow("pcx", "PCX", is_read=False),
-    "heic": _started("heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
+    "heic sequence": _started("heic", b"\0\0\0\x18ftyphevc\0\0\0\0mif1hevc"),
     "psd": _started("psd", b"8BPS\0\1" + bytes(6)),
     "jpeg xl": _started("jxl", b"\xff\x0a"),
     "raw file": _started("cr3", b"\0\0\0\x18ftypcrx \0\0\0\1crx isom"),

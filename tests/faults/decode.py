@@ -20,7 +20,8 @@ from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError
 from sam_engine.images.decode import decode_image
 from sam_engine.images.isolated import IsolatedDecoder, limit_image, limit_process
-from tests.corpus.image_corpus import encode, photo
+from tests.corpus.image_corpus import encode, masked_bmp, photo, png
+from tests.corpus.tiff_writer import DEFLATE, LZW, PACKBITS, write_tiff
 
 from .fuzzing import Step, fuzz, serve
 from .result import Result
@@ -46,6 +47,7 @@ def sound_files() -> Mapping[str, bytes]:
     alpha.putalpha(Image.linear_gradient("L").resize(picture.size))
     grey = picture.convert("L")
     deep = (np.asarray(grey).astype(np.uint16) << 8) | 0x5A
+    deep_colours = np.asarray(picture).astype(np.uint16) << 8
     palette = picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=32)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -73,6 +75,19 @@ def sound_files() -> Mapping[str, bytes]:
         "tiff g4": encode(picture.convert("1"), "TIFF", compression="group4"),
         "bmp rgb": encode(picture, "BMP"),
         "bmp palette": encode(palette, "BMP"),
+        "bmp masks": masked_bmp(np.arange(48 * 64).reshape(SIZE), 0xF800, 0x7E0, 0x1F, bits=16),
+        "png rgb16": png(
+            64, 48, 16, 2, b"".join(b"\0" + row.tobytes() for row in deep_colours.astype(">u2"))
+        ),
+        "tiff planes16": write_tiff(
+            deep_colours, photometric=2, planar=True, compression=DEFLATE, predictor=2
+        ),
+        "tiff tiles16": write_tiff(deep_colours, photometric=2, compression=LZW, tile=(16, 32)),
+        "tiff packbits": write_tiff(deep_colours, photometric=2, compression=PACKBITS, rows_per_strip=5),
+        "gif palette": encode(palette, "GIF", transparency=3),
+        "gif animated": encode(picture, "GIF", **frames),
+        "avif lossy": encode(picture, "AVIF", speed=10),
+        "avif alpha": encode(alpha, "AVIF", speed=10, exif=exif),
     }
 
 
