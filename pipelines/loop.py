@@ -88,6 +88,7 @@ def run(config: LoopConfig) -> int:
             executor=config.executor,
             log=config.log,
             limit=config.limit,
+            max_failed_fraction=config.max_failed_fraction,
         )
     )
     if code:

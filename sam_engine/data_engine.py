@@ -26,6 +26,8 @@ METRICS = {
 }
 """Columns of the report and their names among the scores of an evaluation."""
 SETTINGS = "loop.json"
+MAY_CHANGE = ("seeds", "log", "max_failed_fraction")
+"""When a loop goes on: more seeds are done as well; the others change no result."""
 SET_BY_THE_LOOP = ("output", "export", "init_trunk", "init_checkpoint", "seed", "log")
 
 
@@ -52,6 +54,8 @@ class LoopConfig:
     """Images to annotate: whatever ``input`` of pipelines.auto_annotate takes. Annotations are not read."""
     limit: int | None = None
     """Annotate only the first so many of them."""
+    max_failed_fraction: float = 0.05
+    """Stop, with exit code 3, if more than this fraction of them failed."""
     pseudo_share: float = 0.5
     """Chance of a training image of the loop to be one that the model annotated."""
     heldout: list[str] = field(default_factory=list)
@@ -68,6 +72,8 @@ class LoopConfig:
         weights = self.labelled_weights
         fits = len(weights) in (0, len(self.labelled)) and all(weight > 0 for weight in weights)
         check_setting("labelled_weights", weights, fits, "above 0, one for each of labelled")
+        failed = self.max_failed_fraction
+        check_setting("max_failed_fraction", failed, 0 <= failed <= 1, "in [0, 1]")
         for name in ("limit", "heldout_limit"):
             value = getattr(self, name)
             if value is not None:
@@ -152,9 +158,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings without those that may differ when a loop goes on: more seeds, another log."""
+    """Return settings without those that may differ when a loop goes on."""
     train = {key: value for key, value in settings.get("train", {}).items() if key != "log"}
-    others = {key: value for key, value in settings.items() if key not in ("seeds", "log")}
+    others = {key: value for key, value in settings.items() if key not in MAY_CHANGE}
     return {**others, "train": train}
 
 

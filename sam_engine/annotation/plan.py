@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from sam_engine.annotation.prompt_table import PROMPTS, PromptTable, prompts_of_run
 from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.checkpoints.resolve import Checkpoint, resolve_checkpoint
+from sam_engine.cluster.ray_session import refuse_unreachable
 from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.manifest import Manifest, build_manifest, cut_shards, default_shard_size
 from sam_engine.dataset.run_info import (
@@ -22,12 +23,12 @@ from sam_engine.dataset.run_info import (
     selection_settings,
     version_notes,
 )
-from sam_engine.dataset.schema import MANIFEST, RUN_INFO
+from sam_engine.dataset.schema import ANNOTATIONS_PREFIX, MANIFEST, RUN_INFO
 from sam_engine.dataset.shards import ShardSummary, committed_shards
 from sam_engine.errors import ConfigError
 from sam_engine.inputs.open import open_input
 from sam_engine.inputs.source import Account, InputSource, ListingRules
-from sam_engine.storage.local import open_store
+from sam_engine.storage.local import SET_ASIDE, open_store
 from sam_engine.storage.store import Store
 from sam_engine.structures import Shard
 
@@ -97,6 +98,7 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     prompts = None if config.amg.prompts is None else prompts_of_run(config.amg.prompts, store)
     if prompts is not None:
         prompts.notes(manifest)
+    _check_machine(config)
     checkpoint = resolve_checkpoint(config.model)
     config = dataclasses.replace(config, amg=config.amg.with_thresholds(checkpoint.thresholds))
     return Preparation(
@@ -125,19 +127,17 @@ def open_run(preparation: Preparation) -> Plan:
     store.settle()
     shards = _cut(preparation, manifest)
     here = _run_info(preparation, manifest, shards)
-    try:
-        there = RunInfo.from_json(store.read(RUN_INFO))
-    except FileNotFoundError:
-        # A run that died before this line has published nothing: its manifest may be overwritten.
+    there = _begun(store)
+    if there is None:
         store.replace(MANIFEST, manifest.to_bytes())
         store.replace(CONFIG, config_yaml(preparation.config).encode())
         if preparation.prompts is not None:
             store.replace(PROMPTS, preparation.prompts.to_bytes())
-        store.put_exclusive(RUN_INFO, here.to_json())
+        store.replace(RUN_INFO, here.to_json())
     else:
         manifest, notes = _frozen_manifest(preparation, there)
         shards = _cut(preparation, manifest)
-        here = _run_info(preparation, manifest, shards)
+        here = _run_info(preparation, manifest, shards).succeeding(there)
         refuse_difference(store.describe(), there.settings, here.settings)
         notes += version_notes(there.versions, here.versions)
     if preparation.prompts is not None:
@@ -150,6 +150,32 @@ def open_run(preparation: Preparation) -> Plan:
         committed=committed_shards(store, here.fingerprint),
         notes=notes,
     )
+
+
+def _begun(store: Store) -> RunInfo | None:
+    """Return what is on record of a dataset; None if nothing was made of it yet: it may be begun anew.
+
+    Raises:
+        ShardError: The record is damaged.
+    """
+    if not store.list(ANNOTATIONS_PREFIX) and not store.list(SET_ASIDE):
+        return None
+    return RunInfo.from_json(store.read(RUN_INFO))
+
+
+def _check_machine(config: AutoAnnotateConfig) -> None:
+    """Check what can be known here of where shards are to be made.
+
+    Raises:
+        ConfigError: There is no such device, or no cluster at the address.
+    """
+    executor = config.executor
+    if executor.name == "ray" and executor.address != "local":
+        refuse_unreachable(executor.address)  # its devices are known when Ray is
+    elif config.model.device not in ("auto", "cpu") or config.model.precision == "tf32":
+        from sam_engine.build_sam import choose_device  # torch takes seconds: only for what can be missing
+
+        choose_device(config.model)
 
 
 def _refuse_nesting(config: AutoAnnotateConfig, source: InputSource, output: str) -> None:

@@ -72,13 +72,25 @@ def ray_session(config: ExecutorConfig) -> Iterator[None]:
                         _temp_dir=folder,
                     )
                 else:
-                    check_reachable(config.address)
+                    refuse_unreachable(config.address)
                     ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
+        except ConfigError:
+            raise
         except (OSError, ValueError, RuntimeError) as error:
-            raise ConfigError(
-                f"executor.address is {config.address!r}: Ray does not answer there: {last_line(error)}"
-            ) from error
+            raise _no_answer(config.address, error) from error
         yield
+
+
+def refuse_unreachable(address: str) -> None:
+    """Raise `ConfigError` if nothing listens at ``host:port``."""
+    try:
+        check_reachable(address)
+    except OSError as error:
+        raise _no_answer(address, error) from error
+
+
+def _no_answer(address: str, error: Exception) -> ConfigError:
+    return ConfigError(f"executor.address is {address!r}: Ray does not answer there: {last_line(error)}")
 
 
 def check_reachable(address: str) -> None:

@@ -34,6 +34,9 @@ DECODE_SETTINGS = (
 ADDED_LATER = ("points_per_row", "points_per_column", "scale", "bands")
 """Settings that datasets made before do not know: in the fingerprint only where set."""
 
+NO_LONGER_DECIDING = {"amg.points_per_batch": 64}
+"""Settings that change no byte but were in the fingerprint once, with what stands for them there."""
+
 _PACKAGES = (
     "sam-engine",
     "torch",
@@ -64,7 +67,13 @@ class RunInfo:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the settings."""
-        return hashlib.sha256(json.dumps(dict(self.settings), sort_keys=True).encode()).hexdigest()
+        settings = {**NO_LONGER_DECIDING, **self.settings}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    def succeeding(self, there: "RunInfo") -> Self:
+        """Return it with what an earlier version has on record of settings that decide nothing."""
+        kept = {key: there.settings[key] for key in NO_LONGER_DECIDING if key in there.settings}
+        return dataclasses.replace(self, settings={**self.settings, **kept})
 
     def to_json(self) -> bytes:
         """Return the file."""
@@ -124,7 +133,9 @@ def deciding_settings(
         **{
             f"amg.{name}": value
             for name, value in dataclasses.asdict(config.amg).items()
-            if name != "prompts" and (value is not None or name not in ADDED_LATER)
+            if f"amg.{name}" not in NO_LONGER_DECIDING
+            and name != "prompts"
+            and (value is not None or name not in ADDED_LATER)
         },
         **prompts,
         **{

@@ -87,3 +87,19 @@ def test_held_out_images_are_not_learnt_from(tmp_path: Path, capsys: pytest.Capt
     assert main(loop.COMMAND, loop.run, arguments) == 2
     assert "which is learnt from" in capsys.readouterr().err
     assert not (tmp_path / "loop").exists()
+
+
+def test_failed_images_may_be_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """``max_failed_fraction`` is the annotation's; it may be raised when the loop is run again."""
+    asked = []
+
+    def refuse(config):
+        asked.append(config.max_failed_fraction)
+        return 3
+
+    monkeypatch.setattr(loop.auto_annotate, "run", refuse)
+    settings = ["labelled=[a.tar]", "unlabelled=in", "heldout=[b.tar]", f"output={tmp_path}/loop"]
+
+    assert main(loop.COMMAND, loop.run, settings) == 3
+    assert main(loop.COMMAND, loop.run, [*settings, "max_failed_fraction=0.5"]) == 3
+    assert asked == [0.05, 0.5]
