@@ -170,7 +170,9 @@ class SamPredictor:
         coords_torch = labels_torch = box_torch = mask_torch = None
         if point_coords is not None:
             coords_torch = self._float(self.transform.apply_coords(np.asarray(point_coords), original_size))
-            labels_torch = torch.as_tensor(np.asarray(point_labels), dtype=torch.int, device=self.device)
+            labels_torch = torch.as_tensor(
+                np.ascontiguousarray(point_labels), dtype=torch.int, device=self.device
+            )
         if box is not None:
             box_torch = self._float(self.transform.apply_boxes(np.asarray(box), original_size))
         if mask_input is not None:
@@ -288,7 +290,7 @@ class SamPredictor:
 
     def _float(self, values: ArrayLike) -> Tensor:
         """Return float32 on the model's device."""
-        return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=self.device)
+        return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.float32, device=self.device)
 
     def _mask_size(self) -> tuple[int, int] | None:
         """Return the (h, w) of masks that the model takes, if it says so."""

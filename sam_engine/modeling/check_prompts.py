@@ -89,5 +89,5 @@ def _check_counts(
 
 def _holds(values: Any, condition: Any) -> bool:
     """Return whether a condition on a tensor holds, or must be taken to."""
-    tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.ascontiguousarray(values))
     return is_queued(tensor.device) or bool(condition(tensor))

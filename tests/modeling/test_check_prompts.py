@@ -111,6 +111,17 @@ def test_prompts_that_fit_are_answered(predictor: SamPredictor) -> None:
     assert predictor.predict(np.zeros((0, 2)), np.zeros(0))[0].shape == (3, 100, 200)
 
 
+def test_reversed_arrays_are_prompts(predictor: SamPredictor) -> None:
+    """Views with negative strides, as (y, x) turned into (x, y) are, which torch does not take."""
+    points, labels, box = np.array([[40, 30], [9, 8]]), np.array([1, 0]), np.array([90, 80, 10, 20])
+    mask = np.random.default_rng(0).normal(size=(1, 64, 64))
+    reversed_views = points[:, ::-1], labels[::-1], box[::-1], mask[:, :, ::-1]
+    found = predictor.predict(*reversed_views, return_logits=True)
+
+    for x, y in zip(found, predictor.predict(*map(np.copy, reversed_views), return_logits=True), strict=True):
+        assert np.array_equal(x, y)
+
+
 @pytest.mark.parametrize("shape", [(4, 3, 128, 256), (3, 128, 256), (1, 4, 128, 256), (1, 3, 128, 200)])
 def test_images_that_do_not_fit_are_refused(predictor: SamPredictor, shape: tuple[int, ...]) -> None:
     """One image of three channels, its longer side the model's."""

@@ -96,9 +96,7 @@ def why_not_fast(decoder: nn.Module, prompt_encoder: nn.Module, dtype: torch.dty
 def _first_change(path: str, module: nn.Module, kind: Kind, dtype: torch.dtype) -> str | None:
     """Return the first thing at or below a module that is not as it was built, or None."""
     if not is_as_built(module, kind):
-        how = (
-            "has a hook or a forward of its own" if type(module) is kind else f"is a {type(module).__name__}"
-        )
+        how = "has a hook or a forward of its own" if type(module) is kind else f"is a {_type_name(module)}"
         return f"{path} {how}"
     own = vars(module)
     for name in _METHODS.get(kind, ()):
@@ -125,6 +123,11 @@ def _first_change(path: str, module: nn.Module, kind: Kind, dtype: torch.dtype) 
         if reason:
             return reason
     return None
+
+
+def _type_name(module: nn.Module) -> str:
+    """Return where a module's type comes from, and its name: PEFT's Linear is not torch's."""
+    return f"{type(module).__module__.partition('.')[0]} {type(module).__qualname__}"
 
 
 def _change_in_row(path: str, row: nn.Module, kinds: Any, dtype: torch.dtype) -> str | None:
