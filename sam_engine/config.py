@@ -369,6 +369,8 @@ class AutoAnnotateConfig:
     """Exit with 3 if more than this fraction of the images failed."""
     previews: int = 8
     """Overlay pictures to draw, at most."""
+    input_column: str | None = None
+    """Column of Parquet that holds the images, as bytes or paths. None: one of the usual names."""
     input_incomplete: str = "refuse"
     """refuse, or accept: annotate the whole images of a tar or video of which a part is missing."""
 

@@ -82,7 +82,11 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     if config.decode.isolate is None:
         isolate = config.executor.name == "ray"
         config = dataclasses.replace(config, decode=dataclasses.replace(config.decode, isolate=isolate))
-    rules = ListingRules(accept_incomplete=config.input_incomplete == "accept", video=config.video)
+    rules = ListingRules(
+        column=config.input_column,
+        accept_incomplete=config.input_incomplete == "accept",
+        video=config.video,
+    )
     source, account = open_input(config.input, rules), Account()
     output = config.output or os.path.join("outputs", f"{source.name}-{config.model.name}")
     if "://" not in output:  # workers elsewhere have another working directory

@@ -75,6 +75,6 @@ def open_originals(run_info: Mapping[str, Any], images: str | None = None) -> Or
     spec = images if images is not None else selection.get("input")
     if not isinstance(spec, str):
         raise InputError("the dataset does not say where its images are")
-    source = open_input(spec, ListingRules(accept_incomplete=True))  # the rows say what was taken
+    source = open_input(spec, ListingRules(column=selection.get("input_column"), accept_incomplete=True))
     background = settings.get("decode.background", DecodeConfig.background)
     return Originals(source, build_manifest(source.iter_files(Account())), background)

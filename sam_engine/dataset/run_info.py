@@ -152,12 +152,15 @@ def deciding_settings(
 
 def selection_settings(config: AutoAnnotateConfig, root: str) -> dict[str, Any]:
     """Return how the manifest came about; ``root`` is where the input was found."""
-    video = {
-        f"video.{name}": value
-        for name, value in dataclasses.asdict(config.video).items()
-        if value is not None  # datasets made before do not know them
+    later = {f"video.{name}": value for name, value in dataclasses.asdict(config.video).items()}
+    later["input_column"] = config.input_column
+    return {
+        "input": root,
+        "limit": config.limit,
+        "sample": config.sample,
+        "seed": config.seed,
+        **{name: value for name, value in later.items() if value is not None},  # older datasets know none
     }
-    return {"input": root, "limit": config.limit, "sample": config.sample, "seed": config.seed, **video}
 
 
 def refuse_difference(output: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

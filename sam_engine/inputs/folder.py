@@ -1,9 +1,11 @@
 """Images that lie as files: below a folder, matching a glob, named by a list, or those of scikit-image."""
 
+import codecs
 import difflib
 import fnmatch
 import functools
 import importlib.util
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +16,7 @@ from sam_engine.inputs.source import (
     FileInput,
     InputFile,
     looked_for,
+    refuse_no_path,
     short_name,
     stat_file,
     why_left_out,
@@ -34,7 +37,6 @@ GLOB = re.compile(r"[*?[]")
 _BRACES = re.compile(r"\{(-?\d+\.\.-?\d+|[^{}/]*,[^{}/]*)\}")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 MAX_RANGE = 100_000
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def sample_photos() -> FileInput:
@@ -183,18 +185,27 @@ def walk_list(list_path: str, _account: Account) -> Iterator[InputFile]:
     """Yield the paths of a list file as they are written there, one a line; also those that do not exist."""
     folder = os.path.dirname(os.fsencode(list_path))
     try:
-        with open(list_path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                path = line.rstrip(b"\r\n")
-                if not path.strip():
-                    continue
-                if b"\0" in path or URL.match(os.fsdecode(path)):
-                    raise InputError(
-                        f"input {list_path!r}, line {number}: {os.fsdecode(path)!r} is not a path"
-                    )
+        for number, path in enumerate(_read_lines(list_path), 1):
+            if path.strip():
+                refuse_no_path(path, f"input {list_path!r}, line {number}")
                 yield stat_file(os.path.join(folder, path), path)
+    except UnicodeError as error:
+        raise InputError(f"input: {list_path!r} begins as UTF-16 does, and is not ({error})") from error
     except OSError as error:
         raise InputError(f"input: cannot read {list_path!r}: {error.strerror}") from error
+
+
+def _read_lines(list_path: str) -> Iterator[bytes]:
+    """Yield the lines of a text file as file systems spell paths: as they are, of UTF-16 as UTF-8."""
+    with open(list_path, "rb") as file:
+        start = file.read(3)
+        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            file.seek(0)
+            with io.TextIOWrapper(file, encoding="utf-16") as lines:
+                yield from (os.fsencode(line.rstrip("\n")) for line in lines)
+            return
+        file.seek(3 if start == codecs.BOM_UTF8 else 0)
+        yield from (line.rstrip(b"\r\n") for line in file)
 
 
 def stat_existing(root: str, names: Iterable[str], _account: Account) -> Iterator[InputFile]:

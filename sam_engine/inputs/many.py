@@ -42,11 +42,11 @@ def _open_zip(path: str, rules: ListingRules) -> InputSource:
     return ZipInput(name=short_name(path), root=path, rules=rules)
 
 
-def _open_parquet(path: str, _rules: ListingRules) -> InputSource:
+def _open_parquet(path: str, rules: ListingRules) -> InputSource:
     """Return the images in a Parquet file."""
     from sam_engine.inputs.parquet import open_parquet
 
-    return open_parquet(path)
+    return open_parquet(path, rules.column)
 
 
 def _open_video(path: str, rules: ListingRules) -> InputSource:

@@ -6,7 +6,6 @@ import os
 from sam_engine.errors import InputError
 from sam_engine.inputs.folder import (
     GLOB,
-    URL,
     expand_braces,
     folder_input,
     glob_input,
@@ -16,7 +15,7 @@ from sam_engine.inputs.folder import (
     walk_list,
 )
 from sam_engine.inputs.many import CONTAINER_SUFFIXES, ManyInput, is_container, open_container
-from sam_engine.inputs.source import FileInput, InputSource, ListingRules, short_name
+from sam_engine.inputs.source import URL, FileInput, InputSource, ListingRules, short_name
 from sam_engine.inputs.unpack import compression_of
 
 _KINDS = "a folder, a glob, a list of paths (.txt), an image, a .parquet, a tar, a zip or a video"

@@ -7,7 +7,8 @@ import functools
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +23,9 @@ from sam_engine.inputs.source import (
     InputSource,
     container_mtime_ns,
     listed,
+    read_file,
     refuse_large,
+    refuse_no_path,
     short_name,
     stat_file,
 )
@@ -77,22 +80,52 @@ class ParquetInput:
         if mtime_ns != entry.mtime_ns:
             raise ImageError(ImageStatus.CHANGED, "the Parquet file was modified since it was listed")
         row = int(entry.path.removeprefix(_row_prefix(self.root)))
+        value = self._value(self.column, row, mtime_ns)
+        if value is None and self.column.endswith(".bytes"):
+            return self._read_beside(row, mtime_ns, entry, config)
+        if value is None:
+            raise ImageError(ImageStatus.UNREADABLE, "the row holds no image bytes")
+        refuse_large(value.as_buffer().size, config)
+        return bytes(value.as_py())
+
+    def _value(self, column: str, row: int, mtime_ns: int) -> Any:
+        """Return the scalar in a row, not a dictionary's; None if it is null."""
         try:
             with _row_group_lock:
                 starts = _row_group_starts(self.root, mtime_ns)
                 group = next(index for index in reversed(range(len(starts))) if starts[index] <= row)
-                value = _row_group(self.root, mtime_ns, group, self.column)[row - starts[group]]
+                value = _row_group(self.root, mtime_ns, group, column)[row - starts[group]]
         except (pa.ArrowException, OSError, InputError) as error:
             reason = str(error).splitlines()[0]
             raise ImageError(ImageStatus.UNREADABLE, f"cannot be read from Parquet: {reason}") from None
         if not value.is_valid:
+            return None
+        return value.value if isinstance(value, pa.DictionaryScalar) else value
+
+    def _read_beside(self, row: int, mtime_ns: int, entry: ManifestEntry, config: DecodeConfig) -> bytes:
+        """Return the bytes of the file that a row of Hugging Face's names in place of holding them."""
+        column = self.column.removesuffix("bytes") + "path"
+        names = pq.read_metadata(self.root).schema
+        has_path = column in {names.column(index).path for index in range(len(names))}
+        value = self._value(column, row, mtime_ns) if has_path else None
+        if value is None:
             raise ImageError(ImageStatus.UNREADABLE, "the row holds no image bytes")
-        refuse_large(value.value.as_buffer().size, config)
-        return bytes(value.as_py())
+        path = os.fsencode(value.as_py())
+        if b"\0" in path or len(path) > MAX_PATH_BYTES:
+            raise ImageError(
+                ImageStatus.UNREADABLE, f"the row holds no bytes, and {path[:80]!r} is not a path"
+            )
+        absolute = os.path.join(os.path.dirname(os.fsencode(self.root)), path)
+        now = stat_file(absolute, path)
+        return read_file(absolute, replace(entry, size=now.size, mtime_ns=now.mtime_ns), config)
 
 
-def open_parquet(path: str) -> InputSource:
+def open_parquet(path: str, column: str | None = None) -> InputSource:
     """Return the images of a Parquet file: a column of bytes, or of paths relative to the file's folder.
+
+    Args:
+        path: The file.
+        column: That holds the images; None for one of the usual names.
 
     Raises:
         InputError: It is no Parquet file, or has no column known to hold images.
@@ -103,22 +136,40 @@ def open_parquet(path: str) -> InputSource:
         raise InputError(
             f"input {path!r} is not a readable Parquet file: {str(error).splitlines()[0]}"
         ) from error
-    candidates = [name for name in _BYTES_COLUMNS if name in schema.names]
-    for name in candidates:
-        kind = schema.field(name).type
+    columns = ", ".join(schema.names)
+    if column is not None and column not in schema.names:
+        raise InputError(f"input {path!r} has no column {column!r} (input_column); it has {columns}")
+    for name in _BYTES_COLUMNS if column is None else (column,):
+        kind = _plain_type(schema.field(name).type) if name in schema.names else pa.null()
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             return ParquetInput(name=short_name(path), root=path, column=f"{name}.bytes")
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        if _is_one_of(kind, "binary", "large_binary", "binary_view"):
             return ParquetInput(name=short_name(path), root=path, column=name)
-    for name in (*_PATH_COLUMNS, *candidates):
-        if name in schema.names and pa.types.is_string(schema.field(name).type):
+    for name in (*_PATH_COLUMNS, *_BYTES_COLUMNS) if column is None else (column,):
+        kind = _plain_type(schema.field(name).type) if name in schema.names else pa.null()
+        if _is_one_of(kind, "string", "large_string", "string_view"):
             walk = functools.partial(_walk_path_column, path, name)
             empty = f"{path!r} has no rows"
             return FileInput(name=short_name(path), root=os.path.dirname(path), walk=walk, if_empty=empty)
+    if column is not None:
+        kind = schema.field(column).type
+        raise InputError(
+            f"input {path!r}: column {column!r} holds {kind}; images are bytes, or paths as text"
+        )
     raise InputError(
-        f"input {path!r} has columns {', '.join(schema.names)}; images are looked for as bytes in "
-        f"{', '.join(_BYTES_COLUMNS)} and as paths in {', '.join(_PATH_COLUMNS)}"
+        f"input {path!r} has columns {columns}; images are looked for as bytes in "
+        f"{', '.join(_BYTES_COLUMNS)} and as paths in {', '.join(_PATH_COLUMNS)}; input_column names another"
     )
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return what a dictionary holds; any other type is itself."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_one_of(kind: pa.DataType, *names: str) -> bool:
+    """Return whether a type is one of Arrow's by these names."""
+    return str(kind) in names
 
 
 def _walk_path_column(path: str, column: str, _account: Account) -> Iterator[InputFile]:
@@ -135,6 +186,7 @@ def _walk_path_column(path: str, column: str, _account: Account) -> Iterator[Inp
             for value in batch[0].to_pylist():
                 if value is None:
                     raise InputError(f"input {path!r}: column {column!r} has a null")
+                refuse_no_path(os.fsencode(value), f"input {path!r}: column {column!r}")
                 yield stat_file(os.path.join(folder, os.fsencode(value)), os.fsencode(value))
 
 
@@ -187,4 +239,8 @@ def _row_group(path: str, _mtime_ns: int, group: int, column: str) -> pa.Chunked
     """Return one column of one row group; neighbours are read soon after."""
     with _open_column(path, column) as file:
         values = file.read_row_group(group, columns=[column]).column(0)
-    return values.combine_chunks().field("bytes") if pa.types.is_struct(values.type) else values
+    return (
+        values.combine_chunks().field(column.rpartition(".")[2])
+        if pa.types.is_struct(values.type)
+        else values
+    )

@@ -5,6 +5,7 @@ Paths are bytes everywhere, because that is what a file system has. The rules ar
 
 import logging
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -42,6 +43,7 @@ UNREAD_EXTENSIONS = (
     *(".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psb", ".psd", ".svg", ".tga", ".xcf"),
 )
 """Known kinds of image that most installations do not decode: listed, so that each has a row that says so."""
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _MAX_REASONS = 40
 
 
@@ -55,6 +57,8 @@ class ListingRules:
 
     suffixes: tuple[str, ...] = (*IMAGE_EXTENSIONS, *UNREAD_EXTENSIONS)
     """Of the names that are listed, in lower case."""
+    column: str | None = None
+    """Of Parquet files, that holds the images. None: one of the usual names."""
     accept_incomplete: bool = False
     """List what is whole of a container that is not, and say so, in place of refusing it."""
     video: VideoConfig = field(default_factory=VideoConfig)
@@ -227,6 +231,12 @@ def listed(
         raise EmptyInputError("; ".join([if_empty, *kept.describe()]))
     for line in kept.describe() if account is None else ():
         log.warning("%s", line)
+
+
+def refuse_no_path(path: bytes, where: str) -> None:
+    """Raise `InputError` for what cannot be a path, or is a URL: nothing is fetched for a stranger's list."""
+    if b"\0" in path or URL.match(os.fsdecode(path)):
+        raise InputError(f"{where}: {os.fsdecode(path)!r} is not a path")
 
 
 def why_left_out(name: bytes, suffixes: tuple[str, ...]) -> str | None:

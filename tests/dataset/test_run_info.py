@@ -4,12 +4,14 @@ import json
 
 import pytest
 
+from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.run_info import (
     ADDED_LATER,
     RunInfo,
     deciding_settings,
     library_versions,
     refuse_difference,
+    selection_settings,
     version_notes,
 )
 from sam_engine.errors import FingerprintError, ShardError
@@ -135,3 +137,11 @@ def test_other_versions_are_said_aloud():
 
     assert note.endswith("torch 2.12 -> 2.13, ray 2.60 -> absent")
     assert version_notes(here, here) == []
+
+
+def test_the_column_of_an_input_is_remembered_where_it_was_named():
+    """Exports find the images again; datasets made before differ in nothing."""
+    named = selection_settings(AutoAnnotateConfig(input_column="photo"), "/x.parquet")
+
+    assert named["input_column"] == "photo"
+    assert "input_column" not in selection_settings(AutoAnnotateConfig(), "/x.parquet")

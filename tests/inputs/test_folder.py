@@ -382,3 +382,20 @@ def test_a_raw_file_is_unsupported(tmp_path):
     source = open_input(str(tmp_path))
 
     assert read_failure(source, *entries(source)).status is ImageStatus.UNSUPPORTED
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_lists_of_other_systems_are_read(tmp_path, encoding):
+    """With a mark at their beginning, and in the two bytes a letter that Windows likes."""
+    put(tmp_path, "ä.jpg", "b c.jpg")
+    mark = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""
+    (tmp_path / "list.txt").write_bytes(f"{mark}ä.jpg\r\nb c.jpg\r\n".encode(encoding))
+
+    assert listed(tmp_path / "list.txt") == sorted(["ä.jpg".encode(), b"b c.jpg"])
+
+
+def test_a_list_that_only_begins_as_utf_16_is_refused(tmp_path):
+    """Half a letter at its end is no name."""
+    (tmp_path / "list.txt").write_bytes("\ufeffa.jpg".encode("utf-16-le") + b"\n")
+
+    assert "begins as UTF-16 does" in refusal(tmp_path / "list.txt")

@@ -7,7 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from sam_engine.config import DecodeConfig
+from sam_engine.errors import InputError
 from sam_engine.inputs.open import open_input
+from sam_engine.inputs.source import ListingRules
 from sam_engine.structures import ImageStatus
 from tests.helpers.inputs import entries, read_status, refusal
 
@@ -51,3 +53,80 @@ def test_parquet_without_images_is_refused(tmp_path):
     pq.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
 
     assert "has columns x; images are looked for" in refusal(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("kind", ["binary", "large_binary", "binary_view", "dictionary"])
+def test_bytes_of_any_arrow_type_are_images(tmp_path, kind):
+    """pandas, polars and arrow write the same bytes under several types."""
+    plain = pa.array([b"one", b"two", b"one"])
+    values = plain.dictionary_encode() if kind == "dictionary" else plain.cast(getattr(pa, kind)())
+    pq.write_table(pa.table({"image": values}), tmp_path / "x.parquet", row_group_size=2)
+    source = open_input(str(tmp_path / "x.parquet"))
+
+    assert [source.read(entry, DEFAULT) for entry in entries(source)] == [b"one", b"two", b"one"]
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "dictionary"])
+def test_paths_of_any_arrow_type_are_files(tmp_path, kind):
+    """Pandas writes large_string by now, polars string_view."""
+    plain = pa.array(["ä.jpg", "b.jpg"])
+    values = plain.dictionary_encode() if kind == "dictionary" else plain.cast(getattr(pa, kind)())
+    pq.write_table(pa.table({"path": values}), tmp_path / "x.parquet")
+
+    assert [file.path for file in open_input(str(tmp_path / "x.parquet")).list_files()] == [
+        b"b.jpg",
+        "ä.jpg".encode(),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["large_binary", "binary_view"])
+def test_structs_of_any_arrow_type_are_images(tmp_path, kind):
+    """Hugging Face's struct, rewritten by other programs."""
+    fields = [pa.field("bytes", getattr(pa, kind)()), pa.field("path", pa.string())]
+    values = pa.StructArray.from_arrays(
+        [pa.array([b"one"]).cast(fields[0].type), pa.array(["a.jpg"])], fields=fields
+    )
+    pq.write_table(pa.table({"image": values}), tmp_path / "x.parquet")
+    source = open_input(str(tmp_path / "x.parquet"))
+
+    assert [source.read(entry, DEFAULT) for entry in entries(source)] == [b"one"]
+
+
+def test_a_path_stands_in_for_null_bytes(tmp_path):
+    """Hugging Face's struct names a file where it holds none; a row with neither fails alone."""
+    (tmp_path / "a.jpg").write_bytes(b"file")
+    rows = [{"bytes": b"row", "path": "x.jpg"}, {"bytes": None, "path": "a.jpg"}]
+    rows += [
+        {"bytes": None, "path": "gone.jpg"},
+        {"bytes": None, "path": "a\0.jpg"},
+        {"bytes": None, "path": None},
+    ]
+    pq.write_table(pa.table({"image": rows}), tmp_path / "x.parquet")
+    source = open_input(str(tmp_path / "x.parquet"))
+    row, file, gone, odd, nothing = entries(source)
+
+    assert source.read(row, DEFAULT) == b"row"
+    assert source.read(file, DEFAULT) == b"file"
+    assert read_status(source, gone) is ImageStatus.VANISHED
+    assert read_status(source, odd) is read_status(source, nothing) is ImageStatus.UNREADABLE
+
+
+@pytest.mark.parametrize("path", ["a\0b.jpg", "https://host/a.jpg"])
+def test_what_is_no_path_in_a_column_is_named(tmp_path, path):
+    """One line, no traceback."""
+    pq.write_table(pa.table({"path": ["a.jpg", path]}), tmp_path / "x.parquet")
+
+    assert "is not a path" in refusal(tmp_path / "x.parquet")
+
+
+def test_the_column_can_be_named(tmp_path):
+    """Any column of bytes or of text; one that is not there, or holds something else, is refused."""
+    table = pa.table({"image": [b"small"], "photo": [b"large"], "size": [3]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    source = open_input(str(tmp_path / "x.parquet"), ListingRules(column="photo"))
+
+    assert source.read(*entries(source), DEFAULT) == b"large"
+    with pytest.raises(InputError, match="has no column 'picture'"):
+        open_input(str(tmp_path / "x.parquet"), ListingRules(column="picture"))
+    with pytest.raises(InputError, match="column 'size' holds int64"):
+        open_input(str(tmp_path / "x.parquet"), ListingRules(column="size"))
