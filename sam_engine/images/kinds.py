@@ -46,9 +46,9 @@ _PICTURES = (
     (0, b"AT&TFORM", "DjVu"),
     (0, b"\xd7\xcd\xc6\x9a", "a Windows metafile (WMF)"),
     (40, b" EMF", "an enhanced metafile (EMF)"),
-    (0, b"version https://git-lfs", "a Git LFS pointer: the image itself was not downloaded"),
 )
 _NO_PICTURES = (
+    (0, b"version https://git-lfs", "a Git LFS pointer: the image itself was not downloaded"),
     (0, b"%!PS", "PostScript"),
     (0, b"\xc5\xd0\xd3\xc6", "PostScript with a preview (EPS)"),
     (0, b"%PDF", "a PDF"),
