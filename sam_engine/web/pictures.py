@@ -22,6 +22,7 @@ from sam_engine.dataset.reader import Dataset
 from sam_engine.dataset.schema import MANIFEST
 from sam_engine.errors import ImageError, InputError, SamEngineError
 from sam_engine.inputs.open import open_input
+from sam_engine.inputs.source import ListingRules
 from sam_engine.structures import ImageRecord, ImageStatus
 
 JPEG_QUALITY = 90
@@ -57,7 +58,8 @@ class Pictures:
         if not isinstance(spec, str):
             raise InputError("the dataset does not say where its images are; give --images")
         manifest = Manifest.from_bytes(self._dataset.store.read(MANIFEST))
-        return Originals(open_input(spec), manifest, settings.get("decode.background", 255))
+        rules = ListingRules(column=selection.get("input_column"), accept_incomplete=True)
+        return Originals(open_input(spec, rules), manifest, settings.get("decode.background", 255))
 
     def full(self, record: ImageRecord) -> bytes:
         """Return an image in all its pixels.

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from sam_engine.checkpoints.download import file_sha256
 from sam_engine.dataset.corrections import CORRECTIONS_FOLDER
 from sam_engine.dataset.schema import ANNOTATIONS_PREFIX
 from sam_engine.formats.ours import is_dataset
+from sam_engine.inputs.folder import expand_braces
 from sam_engine.training.config import DataConfig
 
 SOURCES = ("sources", "region_sources")
@@ -57,13 +59,19 @@ def same_content(paths: Sequence[str], others: Sequence[str]) -> list[tuple[str,
 def digest_of(path: Path) -> str | None:
     """Return the digest of a file's bytes, or of the names and sizes in a folder; None if there is neither.
 
+    Of a glob or a range it is that of what matches.
+
     Of a dataset of ours only what annotations are read from counts: reports are written anew by every run.
     """
     if path.is_file():
         stat = path.stat()
         return _digest_of_file(path, stat.st_size, stat.st_mtime_ns)
     if not path.is_dir():
-        return None
+        matches = sorted(
+            Path(name) for each in expand_braces(str(path)) for name in glob(each, recursive=True)
+        )
+        text = "".join(f"{match}\0{digest_of(match)}\n" for match in matches if match != path)
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest() if text else None
     tops = [path / ANNOTATIONS_PREFIX, path / CORRECTIONS_FOLDER] if is_dataset(path) else [path]
     digest = hashlib.sha256()
     for name, size in sorted(entry for top in tops for entry in _files_in(top, path)):
