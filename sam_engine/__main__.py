@@ -21,7 +21,8 @@ PIPELINES = {
 
 TOOLS = {
     "view": ("view", "look at a dataset in the browser, also while it is being made"),
-    "export": ("export", "write a dataset as SA-1B files or COCO"),
+    "export": ("export", "write a dataset as SA-1B files, COCO, labelme or YOLO"),
+    "import": ("import_annotations", "take what was corrected in labelme back as corrections"),
     "verify": ("verify", "hold a dataset against every promise of its format; --repair mends it"),
     "doctor": ("doctor", "say what is here and what is missing: versions, GPU, codecs, weights, disk"),
     "compare": ("compare_runs", "match the masks of two datasets of the same images"),

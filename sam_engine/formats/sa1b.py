@@ -3,23 +3,20 @@
 import contextlib
 import io
 import json
-import logging
 import os
 import re
 import tarfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import simplejpeg
 
 from sam_engine.dataset.corrections import Correction, corrected_annotations
 from sam_engine.dataset.originals import Originals
 from sam_engine.dataset.reader import Dataset
 from sam_engine.errors import ImageError, InputError
 from sam_engine.files import new_file, refuse_used, writing_to
+from sam_engine.formats.each_image import ImagesToWrite
 from sam_engine.formats.source import (
     AS_STORED,
     KINDS,
@@ -28,8 +25,6 @@ from sam_engine.formats.source import (
     ReadOptions,
     bad_annotations,
     checked_runs,
-    records_to_write,
-    refuse_unknown,
 )
 from sam_engine.images.decode import decode_image
 from sam_engine.inputs.open import open_input
@@ -37,12 +32,7 @@ from sam_engine.inputs.source import Account, EmptyInputError, InputFile, InputS
 from sam_engine.inputs.tar import TarInput
 from sam_engine.structures import Annotation, ImageRecord, ManifestEntry
 
-log = logging.getLogger(__name__)
-
 _ID_IN_NAME = re.compile(rb"sa_(\d+)\.jpg")
-
-JPEG_QUALITY = 95
-"""Of the upright copies. Chroma is not subsampled, so that edges stay where the masks have them."""
 
 AddFile = Callable[[str, bytes], None]
 
@@ -178,39 +168,17 @@ def export_sa1b(
         ShardError: The dataset is damaged.
         StorageError: The output cannot be written.
     """
-    totals: Counter[str] = Counter()
-    missing: Counter[str] = Counter()
-    corrections = corrections or {}
     refuse_used(output)
-    refuse_unknown(dataset, corrections)
+    each = ImagesToWrite(dataset, originals=originals, corrections=corrections)
     with writing_to(output):
         output.mkdir(parents=True, exist_ok=True)
         for index in sorted(dataset.shards):
             with _open_tar(output / f"sa_{index:06d}.tar") if tar else _open_folder(output) as add:
-                for record, masks in records_to_write(dataset, corrections, shards=[index]):
-                    if record.status.is_failure:
-                        totals["failed"] += 1
-                        continue
-                    if originals is not None:
-                        try:
-                            add(f"sa_{record.image_id}.jpg", _jpeg(originals, record))
-                            totals["copies"] += 1
-                        except ImageError as error:
-                            log.debug("image %d: %s", record.image_id, error)
-                            missing[str(error.status)] += 1
+                for record, masks, jpeg in each.images(shards=[index]):
+                    if jpeg is not None:
+                        add(f"sa_{record.image_id}.jpg", jpeg)
                     add(f"sa_{record.image_id}.json", image_json(record, masks))
-                    totals["images"] += 1
-                    totals["masks"] += len(masks)
-                    totals["corrected"] += record.image_id in corrections
-    return ExportSummary(
-        num_images=totals["images"],
-        num_masks=totals["masks"],
-        num_failed=totals["failed"],
-        num_missing=dataset.num_planned - dataset.num_images,
-        num_corrected=totals["corrected"],
-        num_copies=totals["copies"],
-        missing=dict(sorted(missing.items())),
-    )
+    return each.summary()
 
 
 def _annotation_json(annotation: Annotation, identifier: int) -> dict[str, Any]:
@@ -225,15 +193,6 @@ def _annotation_json(annotation: Annotation, identifier: int) -> dict[str, Any]:
         "id": identifier,
         "stability_score": annotation.stability_score,
     }
-
-
-def _jpeg(originals: Originals, record: ImageRecord) -> bytes:
-    """Return the upright image as JPEG, without metadata."""
-    pixels = originals.pixels(record)
-    data: bytes = simplejpeg.encode_jpeg(
-        pixels, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444"
-    )
-    return data
 
 
 @contextlib.contextmanager

@@ -97,14 +97,16 @@ def test_mistakes_are_one_line_and_exit_2(data, tmp_path, capsys, monkeypatch, a
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("flags", [["--tar"], ["--images", "x"]])
-def test_flags_of_the_other_form_are_refused(data, tmp_path, capsys, flags):
+@pytest.mark.parametrize(
+    ("flags", "forms"), [(["--tar"], "--to sa1b"), (["--images", "x"], "--to sa1b, labelme, yolo")]
+)
+def test_flags_of_the_other_form_are_refused(data, tmp_path, capsys, flags, forms):
     """Rather than ignored."""
     with pytest.raises(SystemExit) as caught:
         export.main([str(data), "--to", "coco", "--output", str(tmp_path / "x"), *flags])
 
     assert caught.value.code == 2
-    assert "--tar and --images go with --to sa1b" in capsys.readouterr().err
+    assert f"{flags[0]} goes with {forms}" in capsys.readouterr().err
 
 
 def test_a_damaged_dataset_is_exit_1(data, tmp_path, capsys):

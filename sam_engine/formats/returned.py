@@ -1,0 +1,120 @@
+"""What comes back from other people's tools, as corrections: which masks were changed, deleted and drawn."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sam_engine.dataset.corrections import (
+    CorrectedMask,
+    Correction,
+    CorrectionLog,
+    apply_corrections,
+    corrected_annotations,
+    read_corrections,
+)
+from sam_engine.dataset.reader import Dataset
+from sam_engine.errors import InputError
+from sam_engine.ops.rle import Runs, counts_to_runs, runs_to_counts
+from sam_engine.structures import ImageRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReturnedImage:
+    """The masks of one image as another tool's file has them."""
+
+    place: str
+    """Of the file, for messages."""
+    image_id: int
+    size: tuple[int, int]
+    """(H, W) of the image."""
+    masks: Sequence[tuple[int | None, Runs]]
+    """Each with the annotation id that it was exported with; None for one that was drawn there."""
+
+
+@dataclass(kw_only=True)
+class ReturnSummary:
+    """What was found to be changed, and written to the log."""
+
+    num_images: int = 0
+    num_kept: int = 0
+    num_replaced: int = 0
+    num_deleted: int = 0
+    num_added: int = 0
+
+
+def log_differences(
+    dataset: Dataset, root: Path, returned: Sequence[ReturnedImage], *, by: str, exhaustive: bool = False
+) -> ReturnSummary:
+    """Write the differences of returned images from the dataset, corrected as it is until now, to its log.
+
+    An image of which nothing differs leaves no line, unless it is declared exhaustive.
+
+    Args:
+        dataset: What was exported.
+        root: Its directory.
+        returned: What came back, each image once.
+        by: Who corrected.
+        exhaustive: Somebody looked at these images as a whole: their masks are right, and none is missing.
+
+    Raises:
+        InputError: An image is not of this dataset, has another size, or names a mask that it never had.
+    """
+    by_id = {image.image_id: image for image in returned}
+    if len(by_id) != len(returned):
+        raise InputError(f"{root}: an image comes back twice")
+    before, summary = read_corrections(root), ReturnSummary()
+    # All is checked before the first line is written.
+    records = {r.image_id: r for r in dataset.checked_records() if r.image_id in by_id}
+    plans = []
+    for image_id, image in by_id.items():
+        record = records.get(image_id)
+        if record is None or record.status.is_failure:
+            raise InputError(f"{image.place}: image {image_id} was not annotated in {root}")
+        if image.size != (record.height, record.width):
+            raise InputError(
+                f"{image.place}: {image.size[1]} x {image.size[0]} pixels; image {image_id} has "
+                f"{record.width} x {record.height}"
+            )
+        now = _masks_now(record, before.get(image_id, ()))
+        plans.append((image, now))
+        unknown = {identifier for identifier, _ in image.masks if identifier is not None} - set(now)
+        if unknown:
+            raise InputError(f"{image.place}: image {image_id} has no mask {min(unknown)}")
+    with CorrectionLog(root, by) as log:
+        for image, now in plans:
+            _log_image(log, image, now, summary)
+            if exhaustive:
+                log.accept(image.image_id)
+    return summary
+
+
+def _masks_now(record: ImageRecord, corrections: Sequence[Correction]) -> dict[int, CorrectedMask]:
+    """Return the masks of an image as they are exported now, by the ids that exports give them."""
+    exported = corrected_annotations(record, corrections)
+    left = apply_corrections(record, corrections)
+    return {identifier: mask for (identifier, _), mask in zip(exported, left, strict=True)}
+
+
+def _log_image(
+    log: CorrectionLog, image: ReturnedImage, now: Mapping[int, CorrectedMask], summary: ReturnSummary
+) -> None:
+    """Write what differs in one image."""
+    summary.num_images += 1
+    there: set[int] = set()
+    for identifier, runs in image.masks:
+        counts = runs_to_counts(runs)
+        if identifier is None:
+            log.add(image.image_id, image.size, counts)
+            summary.num_added += 1
+            continue
+        there.add(identifier)
+        if np.array_equal(counts_to_runs(now[identifier].counts, image.size), runs):
+            summary.num_kept += 1
+        else:
+            log.replace(image.image_id, now[identifier].mask_id, image.size, counts)
+            summary.num_replaced += 1
+    for identifier in now.keys() - there:
+        log.delete(image.image_id, now[identifier].mask_id)
+        summary.num_deleted += 1

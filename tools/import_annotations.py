@@ -1,0 +1,57 @@
+"""Take corrections back: python -m tools.import_annotations OUT --from labelme FOLDER --by NAME."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from sam_engine.__main__ import called
+from sam_engine.dataset.reader import open_dataset
+from sam_engine.formats.labelme import read_labelme
+from sam_engine.formats.returned import log_differences
+
+from .command import run
+
+DESCRIPTION = """Take what was corrected in another tool back as corrections of a dataset.
+
+What differs from the dataset as it is now (changed, deleted and new masks) becomes lines of its corrections
+log; the rows themselves never change. tools.export applies them, and so does training.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare, log, and print what was found."""
+    parser = argparse.ArgumentParser(
+        prog=called("tools.import_annotations"),
+        description=DESCRIPTION,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("dataset", help="directory that was exported")
+    parser.add_argument("folder", type=Path, help="what came back")
+    parser.add_argument("--from", dest="form", choices=("labelme",), required=True, help="its form")
+    parser.add_argument("--by", required=True, help="who corrected: a name, in every line of the log")
+    parser.add_argument(
+        "--exhaustive", action="store_true", help="these images were looked at as a whole: no mask is missing"
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    options = parser.parse_args(arguments)
+    dataset = open_dataset(options.dataset)
+    summary = log_differences(
+        dataset,
+        Path(options.dataset),
+        read_labelme(options.folder),
+        by=options.by,
+        exhaustive=options.exhaustive,
+    )
+    text = (
+        f"{summary.num_images} images: {summary.num_kept} masks as they were, "
+        f"{summary.num_replaced} changed, {summary.num_deleted} deleted, {summary.num_added} new"
+    )
+    sys.stdout.write((json.dumps(asdict(summary)) if options.json else text) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
