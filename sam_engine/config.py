@@ -367,6 +367,9 @@ class AutoAnnotateConfig:
     """Of the sampling; nothing else is random."""
     max_failed_fraction: float = 0.05
     """Exit with 3 if more than this fraction of the images failed."""
+    retry_failed: bool = False
+    """Make anew the shards with images that failed for a reason that may pass: unreadable, vanished, changed,
+    timeout, oom and crashes."""
     previews: int = 8
     """Overlay pictures to draw, at most."""
     input_column: str | None = None

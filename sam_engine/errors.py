@@ -55,15 +55,17 @@ class ImageError(SamEngineError, ValueError):
 
     Attributes:
         status: What to write into the image's row.
+        is_transient: The same reading may succeed in a moment.
     """
 
-    def __init__(self, status: ImageStatus, message: str) -> None:
+    def __init__(self, status: ImageStatus, message: str, is_transient: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.is_transient = is_transient
 
-    def __reduce__(self) -> tuple[type, tuple[ImageStatus, str]]:
-        """Rebuild from both arguments, so that the error survives a process boundary."""
-        return type(self), (self.status, str(self))
+    def __reduce__(self) -> tuple[type, tuple[ImageStatus, str, bool]]:
+        """Rebuild from all arguments, so that the error survives a process boundary."""
+        return type(self), (self.status, str(self), self.is_transient)
 
 
 class RleError(SamEngineError, ValueError):

@@ -42,6 +42,19 @@ class ImageStatus(StrEnum):
         """True unless the image was annotated."""
         return self not in (ImageStatus.OK, ImageStatus.OK_EMPTY)
 
+    @property
+    def may_pass(self) -> bool:
+        """True if the reason lies outside the file's bytes: another time the image may be annotated."""
+        return self in (
+            ImageStatus.UNREADABLE,
+            ImageStatus.VANISHED,
+            ImageStatus.CHANGED,
+            ImageStatus.DECODER_CRASH,
+            ImageStatus.TIMEOUT,
+            ImageStatus.OOM,
+            ImageStatus.WORKER_CRASH,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Annotation:

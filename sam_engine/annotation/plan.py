@@ -23,14 +23,14 @@ from sam_engine.dataset.run_info import (
     selection_settings,
     version_notes,
 )
-from sam_engine.dataset.schema import ANNOTATIONS_PREFIX, MANIFEST, RUN_INFO
-from sam_engine.dataset.shards import ShardSummary, committed_shards
+from sam_engine.dataset.schema import ANNOTATIONS_PREFIX, MANIFEST, RUN_INFO, SUCCESS
+from sam_engine.dataset.shards import ShardSummary, committed_shards, shard_name
 from sam_engine.errors import ConfigError
 from sam_engine.inputs.open import open_input
 from sam_engine.inputs.source import Account, InputSource, ListingRules
 from sam_engine.storage.local import SET_ASIDE, open_store
 from sam_engine.storage.store import Store
-from sam_engine.structures import Shard
+from sam_engine.structures import ImageStatus, Shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,12 +146,15 @@ def open_run(preparation: Preparation) -> Plan:
         notes += version_notes(there.versions, here.versions)
     if preparation.prompts is not None:
         notes += preparation.prompts.notes(manifest)
+    committed = committed_shards(store, here.fingerprint)
+    if preparation.config.retry_failed:
+        notes += _set_failed_aside(store, committed)
     return Plan(
         preparation=preparation,
         info=here,
         manifest=manifest,
         shards=shards,
-        committed=committed_shards(store, here.fingerprint),
+        committed=committed,
         notes=notes,
     )
 
@@ -165,6 +168,35 @@ def _begun(store: Store) -> RunInfo | None:
     if not store.list(ANNOTATIONS_PREFIX) and not store.list(SET_ASIDE):
         return None
     return RunInfo.from_json(store.read(RUN_INFO))
+
+
+def _set_failed_aside(store: Store, committed: dict[int, ShardSummary]) -> list[str]:
+    """Take shards with images that failed for a passing reason out of the dataset, to be made anew.
+
+    Killed anywhere, it may be called again: no image ever has two rows. Returns what was done, in a line.
+    """
+    retried = {
+        index: summary
+        for index, summary in committed.items()
+        if any(ImageStatus(status).may_pass for status in summary.statuses)
+    }
+    if not retried:
+        return []
+    if store.list(SUCCESS):  # until it is true again
+        store.set_aside(SUCCESS)
+    for index in retried:
+        store.set_aside(shard_name(index))
+        del committed[index]
+    num_failed = sum(
+        count
+        for summary in retried.values()
+        for status, count in summary.statuses.items()
+        if ImageStatus(status).may_pass
+    )
+    return [
+        f"{num_failed:,} images failed for reasons that may pass: {len(retried):,} shards are made anew, and "
+        f"kept in {SET_ASIDE} as they were"
+    ]
 
 
 def _check_machine(config: AutoAnnotateConfig) -> None:
@@ -243,12 +275,15 @@ def _frozen_manifest(preparation: Preparation, there: RunInfo) -> tuple[Manifest
     frozen = Manifest.from_bytes(store.read(MANIFEST))
     here = selection_settings(preparation.config, preparation.source.root)
     if now.files_sha256 == frozen.files_sha256:
-        if there.selection["input"] != here["input"]:
-            # The same files at another place, as after a copy: their times are what they are now.
-            moved = now.with_origins({name: frozen.table[name] for name in frozen.extras})
-            store.replace(MANIFEST, moved.to_bytes())
-            return moved, []
-        return frozen, []
+        num_touched = pc.sum(pc.not_equal(now.table["mtime_ns"], frozen.table["mtime_ns"])).as_py()
+        is_elsewhere = there.selection["input"] != here["input"]
+        if not num_touched and not is_elsewhere:
+            return frozen, []
+        # The same files, copied or touched: their times are what they are now.
+        as_now = now.with_origins({name: frozen.table[name] for name in frozen.extras})
+        store.replace(MANIFEST, as_now.to_bytes())
+        touched = f"{num_touched:,} images have a new modification time since the dataset was started"
+        return as_now, [] if is_elsewhere else [f"{touched}; they are read as they are now"]
     refuse_difference(store.describe(), there.selection, here)
     return frozen, _changes(frozen, now)
 

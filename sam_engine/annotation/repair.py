@@ -67,6 +67,7 @@ def repair_dataset(
             output=dataset.store.describe(),
             model=config.model if device is None else replace(config.model, device=device),
             executor=replace(config.executor, name="inline"),
+            retry_failed=False,
         )
     )
     store = preparation.store

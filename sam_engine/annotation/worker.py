@@ -44,6 +44,8 @@ READ_AHEAD = 2
 """Decoded images waiting for the model, for each decoding thread."""
 
 
+RETRY_PAUSES_S = (0.1, 0.5, 2.0)
+"""Before a file is read again that could not be read for a reason that may pass, in seconds."""
 CPU_PROMPTS_AT_ONCE = 64
 """On a CPU, whatever ``amg.points_per_batch`` says: how prompts are grouped can change the last bits of a
 score, as products of few rows have kernels of their own. More are no faster, fewer save little memory."""
@@ -261,7 +263,7 @@ class ShardAnnotator:
         """Read and decode one file; what is wrong with it is part of the answer."""
         sha256 = None
         try:
-            data = self._source.read(entry, self._decode)
+            data = self._read(entry)
             sha256 = hashlib.sha256(data).hexdigest()
             return LoadedImage(sha256=sha256, image=self._decode_image(data))
         except ImageError as error:
@@ -269,6 +271,21 @@ class ShardAnnotator:
         except MemoryError:
             out_of_memory = ImageError(ImageStatus.OOM, "there was no memory to decode it")
             return LoadedImage(sha256=sha256, image=out_of_memory)
+
+    def _read(self, entry: ManifestEntry) -> bytes:
+        """Return a file's bytes, asked for again after what may pass, as a network's errors do.
+
+        Raises:
+            ImageError: They cannot be had, or not soon.
+        """
+        for pause_s in RETRY_PAUSES_S:
+            try:
+                return self._source.read(entry, self._decode)
+            except ImageError as error:
+                if not error.is_transient:
+                    raise
+            time.sleep(pause_s)
+        return self._source.read(entry, self._decode)
 
     def _decode_image(self, data: bytes) -> DecodedImage:
         """Decode in this process, or in one of those kept for that.

@@ -28,6 +28,7 @@ from sam_engine.inputs.source import (
     refuse_no_path,
     short_name,
     stat_file,
+    unreadable,
 )
 from sam_engine.structures import ImageStatus, ManifestEntry
 
@@ -96,8 +97,7 @@ class ParquetInput:
                 group = next(index for index in reversed(range(len(starts))) if starts[index] <= row)
                 value = _row_group(self.root, mtime_ns, group, column)[row - starts[group]]
         except (pa.ArrowException, OSError, InputError) as error:
-            reason = str(error).splitlines()[0]
-            raise ImageError(ImageStatus.UNREADABLE, f"cannot be read from Parquet: {reason}") from None
+            raise unreadable(error, " from Parquet") from None
         if not value.is_valid:
             return None
         return value.value if isinstance(value, pa.DictionaryScalar) else value

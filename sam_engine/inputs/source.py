@@ -3,6 +3,7 @@
 Paths are bytes everywhere, because that is what a file system has. The rules are in docs/images.md.
 """
 
+import errno
 import logging
 import os
 import re
@@ -187,21 +188,22 @@ def read_file(path: bytes, entry: ManifestEntry, config: DecodeConfig) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(ImageStatus.VANISHED, "the file no longer exists") from None
     except (OSError, ValueError) as error:
-        raise _unreadable(error) from None
+        raise unreadable(error) from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(ImageStatus.UNREADABLE, "not a regular file")
         refuse_large(status.st_size, config)
-        if (status.st_size, status.st_mtime_ns) != (entry.size, entry.mtime_ns):
-            raise ImageError(ImageStatus.CHANGED, _describe_change(status, entry))
+        if status.st_size != entry.size:  # a new time alone is a `touch` or a copy: the bytes are hashed
+            message = f"{status.st_size} bytes now, {entry.size} when it was listed"
+            raise ImageError(ImageStatus.CHANGED, message)
         with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
             data = _read_up_to(file.read, status.st_size + 1)
         if len(data) != status.st_size:
             message = f"{len(data)} bytes or more were read of a file of {status.st_size}"
             raise ImageError(ImageStatus.CHANGED, message)
     except OSError as error:
-        raise _unreadable(error) from None
+        raise unreadable(error) from None
     finally:
         os.close(descriptor)
     return data
@@ -307,14 +309,19 @@ def _read_up_to(read: Callable[[int], bytes | None], num_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def _unreadable(error: Exception) -> ImageError:
+TRANSIENT = frozenset(
+    getattr(errno, name)
+    for name in (
+        "EIO", "ESTALE", "EAGAIN", "EINTR", "EBUSY", "ETIMEDOUT", "ECONNRESET", "EREMOTEIO", "ENETDOWN",
+        "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ENFILE", "EMFILE", "ENOMEM",
+    )
+    if hasattr(errno, name)
+)  # fmt: skip
+"""What a disk, a network file system or a full table of descriptors says that may pass."""
+
+
+def unreadable(error: Exception, where: str = "") -> ImageError:
     """Return the error for bytes that cannot be had."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return ImageError(ImageStatus.UNREADABLE, f"cannot be read: {reason}")
-
-
-def _describe_change(status: os.stat_result, entry: ManifestEntry) -> str:
-    """Return what differs from the manifest."""
-    if status.st_size != entry.size:
-        return f"{status.st_size} bytes now, {entry.size} when it was listed"
-    return "modified since it was listed"
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+    is_transient = isinstance(error, OSError) and error.errno in TRANSIENT
+    return ImageError(ImageStatus.UNREADABLE, f"cannot be read{where}: {reason}", is_transient)

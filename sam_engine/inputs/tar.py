@@ -23,6 +23,7 @@ from sam_engine.inputs.source import (
     looked_for,
     refuse_large,
     refuse_raw,
+    unreadable,
     why_left_out,
 )
 from sam_engine.inputs.unpack import plain_file
@@ -79,15 +80,14 @@ class TarInput:
         if member is None:
             raise ImageError(ImageStatus.VANISHED, "the tar no longer holds this member")
         refuse_large(member.size, config)
-        if (member.size, member.mtime_ns) != (entry.size, entry.mtime_ns):
+        if member.size != entry.size:
             raise ImageError(ImageStatus.CHANGED, "the tar's member is not the one that was listed")
         try:
             with _open_plain(self.root) as file:
                 file.seek(member.offset)
                 data = file.read(member.size)
         except (OSError, InputError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise ImageError(ImageStatus.UNREADABLE, f"cannot be read: {reason}") from None
+            raise unreadable(error) from None
         if len(data) != member.size:
             raise ImageError(ImageStatus.CHANGED, f"the tar ends inside this member, after {len(data)} bytes")
         return data

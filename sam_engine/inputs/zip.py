@@ -19,6 +19,7 @@ from sam_engine.inputs.source import (
     looked_for,
     refuse_large,
     refuse_raw,
+    unreadable,
     why_left_out,
 )
 from sam_engine.structures import ImageStatus, ManifestEntry
@@ -53,13 +54,13 @@ class ZipInput:
             if info is None:
                 raise ImageError(ImageStatus.VANISHED, "the zip no longer holds this member")
             refuse_large(info.file_size, config)
-            if (info.file_size, _mtime_ns(info)) != (entry.size, entry.mtime_ns):
+            if info.file_size != entry.size:
                 raise ImageError(ImageStatus.CHANGED, "the zip's member is not the one that was listed")
             return archive.read(info)
         except InputError as error:
             raise ImageError(ImageStatus.CHANGED, str(error)) from None
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as error:
-            raise ImageError(ImageStatus.UNREADABLE, f"cannot be read from the zip: {error}") from None
+            raise unreadable(error, " from the zip") from None
 
     def _walk(self, account: Account) -> Iterator[InputFile]:
         """Yield every image member, and count the others."""
