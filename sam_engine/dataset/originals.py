@@ -3,7 +3,7 @@
 import bisect
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,8 @@ class Originals:
 
     source: InputSource
     listing: Manifest
-    background: int = DecodeConfig.background
-    """Grey level that transparent pixels were composited on."""
+    shown: DecodeConfig = field(default_factory=DecodeConfig)
+    """What decided how pixels look: background, scale and bands. See `shown_as`."""
 
     def pixels(self, record: ImageRecord) -> np.ndarray:
         """Return the (H, W, 3) uint8 RGB pixels that a record's masks refer to.
@@ -41,9 +41,9 @@ class Originals:
             raise ImageError(ImageStatus.UNSUPPORTED, "its size is not known")
         [entry] = self.listing.entries(row, row + 1)
         # The row says what the run's own settings allowed: the same file needs no more, and gets no more.
-        config = DecodeConfig(
+        config = replace(
+            self.shown,
             strict=False,
-            background=self.background,
             exif=record.exif_orientation != 1,
             max_pixels=record.width * record.height,
             max_side=max(record.width, record.height),
@@ -76,5 +76,10 @@ def open_originals(run_info: Mapping[str, Any], images: str | None = None) -> Or
     if not isinstance(spec, str):
         raise InputError("the dataset does not say where its images are")
     source = open_input(spec, ListingRules(column=selection.get("input_column"), accept_incomplete=True))
-    background = settings.get("decode.background", DecodeConfig.background)
-    return Originals(source, build_manifest(source.iter_files(Account())), background)
+    return Originals(source, build_manifest(source.iter_files(Account())), shown_as(settings))
+
+
+def shown_as(settings: Mapping[str, Any]) -> DecodeConfig:
+    """Return the settings of a run that decide how pixels look, as its ``run.json`` has them."""
+    names = [name for name in ("background", "scale", "bands") if f"decode.{name}" in settings]
+    return DecodeConfig(**{name: settings[f"decode.{name}"] for name in names})

@@ -47,14 +47,14 @@ def read_samples(data: bytes, layout: TiffLayout, chosen: Sequence[int], config:
     height, width = layout.size
     dtype = sample_type(layout)
     used, chunk = height * width * len(chosen) * dtype.itemsize, layout.row_bytes * layout.chunk_size[0]
-    if max(used, chunk) > MAX_SAMPLE_BYTES * config.max_pixels:
+    if max(used, chunk) > max(MAX_SAMPLE_BYTES * config.max_pixels, _GROUP_BYTES):
         message = f"{max(used, chunk)} bytes of samples are more than {MAX_SAMPLE_BYTES} x decode.max_pixels"
         raise ImageError(ImageStatus.TOO_LARGE, f"{message}={config.max_pixels}")
     samples = np.empty((height, width, len(chosen)), dtype)
     rows, columns = layout.grid
-    for plane in chosen if layout.planar else (0,):
+    for place, plane in enumerate(chosen if layout.planar else (0,)):
         first = plane * rows * columns
-        places = slice(chosen.index(plane), chosen.index(plane) + 1) if layout.planar else slice(None)
+        places = slice(place, place + 1) if layout.planar else slice(None)
         for start, raw in _groups(data, layout, range(first, first + rows * columns)):
             values = _values(raw, layout)
             for index, value in enumerate(

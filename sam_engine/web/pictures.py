@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sam_engine.dataset.manifest import Manifest
-from sam_engine.dataset.originals import Originals
+from sam_engine.dataset.originals import Originals, shown_as
 from sam_engine.dataset.previews import draw_masks
 from sam_engine.dataset.reader import Dataset
 from sam_engine.dataset.schema import MANIFEST
@@ -59,7 +59,7 @@ class Pictures:
             raise InputError("the dataset does not say where its images are; give --images")
         manifest = Manifest.from_bytes(self._dataset.store.read(MANIFEST))
         rules = ListingRules(column=selection.get("input_column"), accept_incomplete=True)
-        return Originals(open_input(spec, rules), manifest, settings.get("decode.background", 255))
+        return Originals(open_input(spec, rules), manifest, shown_as(settings))
 
     def full(self, record: ImageRecord) -> bytes:
         """Return an image in all its pixels.

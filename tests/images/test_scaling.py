@@ -153,7 +153,7 @@ def test_eight_bits_stay_as_they_are(name):
 
 
 @pytest.mark.parametrize("planar", [False, True])
-@pytest.mark.parametrize("bands", [[1], [4], [3, 2, 1], [5, 1, 4]])
+@pytest.mark.parametrize("bands", [[1], [4], [3, 2, 1], [5, 1, 4], [2, 2, 1]])
 def test_bands_are_chosen(bands, planar):
     """One band is grey, three are red, green and blue, of a file that says nothing or something else."""
     samples = drawn(5, top=2**16)

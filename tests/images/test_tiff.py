@@ -241,9 +241,14 @@ def test_tags_that_cannot_be_read_are_damage(tag):
 
 
 def test_samples_beyond_the_memory_allowed_are_too_large():
-    """Hundreds of bands in one strip are refused by arithmetic, and so is a tile larger than the picture."""
-    bands = write_tiff(drawn(300, size=(8, 8)), photometric=BLACK, extra=(0,) * 299)
-    tile = write_tiff(drawn(1, size=(8, 8)), photometric=BLACK, tile=(512, 512))
+    """Samples beyond what an image of the largest size may take are refused by arithmetic."""
+    deep = write_tiff(drawn(3, 64, size=(1500, 600)), photometric=RGB, tags={277: (3, (3,))})
 
-    assert failure(bands, max_pixels=64).status in (ImageStatus.TOO_LARGE, ImageStatus.UNSUPPORTED)
-    assert failure(tile, max_pixels=64).status is ImageStatus.TOO_LARGE
+    assert failure(deep, max_pixels=900_000, scale="min-max").status is ImageStatus.TOO_LARGE
+
+
+def test_small_images_may_lie_in_large_tiles():
+    """A tile of which a small image fills a corner is read, also where no larger image is allowed."""
+    data = write_tiff(drawn(3, size=(8, 8)), photometric=RGB, tile=(512, 512))
+
+    assert decode_image(data, DecodeConfig(max_pixels=64)).pixels.shape == (8, 8, 3)
