@@ -31,7 +31,15 @@ COMMAND = CommandLine(
     name="auto_annotate",
     config_class=AutoAnnotateConfig,
     plain_texts=frozenset(
-        {"amg.prompts", "input", "output", "model.checkpoint", "model.sha256", "executor.address"}
+        {
+            "amg.prompts",
+            "image_table",
+            "input",
+            "output",
+            "model.checkpoint",
+            "model.sha256",
+            "executor.address",
+        }
     ),
     help="""
 Turn images into a Segment Anything dataset: every mask of every image, in Parquet.

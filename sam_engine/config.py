@@ -352,6 +352,9 @@ class AutoAnnotateConfig:
     output: str | None = None
     """Dataset directory. None: ``outputs/<input name>-<model>``."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    image_table: str | None = None
+    """Table with what is known of the images: .csv or .parquet with file_name, as the dataset has it, and
+    some of licence, attribution, source_url and source_key."""
     amg: AmgConfig = field(default_factory=AmgConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     video: VideoConfig = field(default_factory=VideoConfig)

@@ -4,9 +4,11 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow.compute as pc
 
+from sam_engine.annotation.image_table import ImageTable, read_image_table
 from sam_engine.annotation.prompt_table import PROMPTS, PromptTable, prompts_of_run
 from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.checkpoints.resolve import Checkpoint, resolve_checkpoint
@@ -32,6 +34,9 @@ from sam_engine.storage.local import SET_ASIDE, open_store
 from sam_engine.storage.store import Store
 from sam_engine.structures import ImageStatus, Shard
 
+TABLE_SHA256 = "image_table_sha256"
+"""Of a run's selection, where it has an image table."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
@@ -48,6 +53,8 @@ class Preparation:
     architecture: Mapping[str, object]
     prompts: PromptTable | None = None
     """What ``amg.prompts`` names."""
+    image_table: ImageTable | None = None
+    """What ``image_table`` names; None also if it is gone, and the dataset keeps what it said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +104,9 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     manifest = build_manifest(
         source.iter_files(account), limit=config.limit, sample=config.sample, seed=config.seed
     )
+    image_table = _image_table(config.image_table, store)
+    if image_table is not None:
+        manifest = image_table.joined(manifest)
     if config.video.is_set and "frame_time_s" not in manifest.extras:
         raise ConfigError(f"video.* chooses frames of videos, and input {source.root} holds none")
     prompts = None if config.amg.prompts is None else prompts_of_run(config.amg.prompts, store)
@@ -114,7 +124,15 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
         checkpoint=checkpoint,
         architecture=dataclasses.asdict(ARCHITECTURES[config.model.name]),
         prompts=prompts,
+        image_table=image_table,
     )
+
+
+def _image_table(path: str | None, store: Store) -> ImageTable | None:
+    """Return the table in a file; None where it is gone and a dataset was begun with it."""
+    if path is None or (not os.path.exists(path) and store.list(RUN_INFO)):
+        return None
+    return read_image_table(path)
 
 
 def open_run(preparation: Preparation) -> Plan:
@@ -146,6 +164,8 @@ def open_run(preparation: Preparation) -> Plan:
         notes += version_notes(there.versions, here.versions)
     if preparation.prompts is not None:
         notes += preparation.prompts.notes(manifest)
+    if preparation.image_table is not None:
+        notes += preparation.image_table.notes(manifest)
     committed = committed_shards(store, here.fingerprint)
     if preparation.config.retry_failed:
         notes += _set_failed_aside(store, committed)
@@ -257,12 +277,20 @@ def _run_info(preparation: Preparation, manifest: Manifest, shards: Sequence[Sha
             extras=manifest.extras,
             prompts_sha256=None if preparation.prompts is None else preparation.prompts.sha256,
         ),
-        selection=selection_settings(config, preparation.source.root),
+        selection=_selection(preparation),
         random_weights=config.model.checkpoint == "random",
         num_images=len(manifest),
         num_shards=len(shards),
         versions=library_versions(),
     )
+
+
+def _selection(preparation: Preparation) -> dict[str, Any]:
+    """Return how the manifest came about."""
+    selection = selection_settings(preparation.config, preparation.source.root)
+    if preparation.image_table is not None:
+        selection[TABLE_SHA256] = preparation.image_table.sha256
+    return selection
 
 
 def _frozen_manifest(preparation: Preparation, there: RunInfo) -> tuple[Manifest, list[str]]:
@@ -273,7 +301,12 @@ def _frozen_manifest(preparation: Preparation, there: RunInfo) -> tuple[Manifest
     """
     store, now = preparation.store, preparation.manifest
     frozen = Manifest.from_bytes(store.read(MANIFEST))
-    here = selection_settings(preparation.config, preparation.source.root)
+    here = _selection(preparation)
+    if preparation.image_table is None and preparation.config.image_table is not None:  # it is gone
+        here |= {TABLE_SHA256: there.selection.get(TABLE_SHA256)}
+    refuse_difference(
+        store.describe(), *({TABLE_SHA256: side.get(TABLE_SHA256)} for side in (there.selection, here))
+    )
     if now.files_sha256 == frozen.files_sha256:
         num_touched = pc.sum(pc.not_equal(now.table["mtime_ns"], frozen.table["mtime_ns"])).as_py()
         is_elsewhere = there.selection["input"] != here["input"]

@@ -272,6 +272,7 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> RunSum
             passed_over=list(preparation.account.describe()),
             checkpoint=f"{preparation.checkpoint.name} (sha256 {preparation.checkpoint.sha256})",
             previews=previews,
+            manifest=plan.manifest,
         )
         store.replace(CARD, card)
         if is_complete:

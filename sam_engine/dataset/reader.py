@@ -20,6 +20,7 @@ from sam_engine.dataset.schema import (
     RUN_INFO,
     SCALAR_COLUMNS,
     display_path,
+    extras_of,
     table_to_records,
 )
 from sam_engine.dataset.shards import (
@@ -63,6 +64,19 @@ class Dataset:
             ShardError: One is unreadable or foreign.
         """
         return committed_shards(self.store, self.fingerprint)
+
+    @cached_property
+    def extras(self) -> tuple[str, ...]:
+        """The optional columns (`schema.EXTRAS`) that its first shard has, and with it all.
+
+        Raises:
+            ShardError: It is unreadable.
+        """
+        for index in sorted(self.shards):
+            name = shard_name(index)
+            with self.store.open(name) as source, shard_errors(self.store, name):
+                return extras_of(open_shard(source)[0].metadata.schema.to_arrow_schema())
+        return ()
 
     @property
     def num_images(self) -> int:

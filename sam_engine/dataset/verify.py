@@ -230,7 +230,8 @@ def _table_problems(table: pa.Table, start: int, manifest: Manifest | None) -> I
 
 def _path_problems(table: pa.Table, start: int, manifest: Manifest | None) -> Iterator[str]:
     """Yield paths that are not the manifest's, or not written as the format says."""
-    rows = table.select(["image_id", "file_name", "path_bytes"]).to_pylist()
+    extras = [] if manifest is None else [name for name in manifest.extras if name in table.column_names]
+    rows = table.select(["image_id", "file_name", "path_bytes", *extras]).to_pylist()
     for row in rows:
         path = row_path(row)
         if row["file_name"] != display_path(path) or (row["path_bytes"] is not None and _is_utf8(path)):
@@ -240,6 +241,10 @@ def _path_problems(table: pa.Table, start: int, manifest: Manifest | None) -> It
             if row_path(row) != entry.path:
                 listed = display_path(entry.path)
                 yield f"image {entry.image_id}: is {row['file_name']!r}; the manifest has {listed!r}"
+            for name in manifest.extras:
+                value, known = row.get(name), getattr(entry.origin, name)
+                if value != known:
+                    yield f"image {entry.image_id}: {name} is {value!r}; the manifest has {known!r}"
 
 
 def _coverage_problems(summaries: Mapping[int, ShardSummary], num_images: int | None) -> Iterator[str]:

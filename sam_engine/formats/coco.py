@@ -49,6 +49,15 @@ _ANNOTATED = (ImageStatus.OK, ImageStatus.OK_EMPTY)
 FRAMES = ("upright", "stored")
 """What an image's width, height and masks can refer to, where its file has an orientation."""
 
+IMAGE_FIELDS = {
+    "licence": "license",
+    "attribution": "attribution",
+    "source_url": "coco_url",
+    "source_key": "source_key",
+    "frame_time_s": "frame_time_s",
+}
+"""What a COCO image calls the dataset's columns; ``license`` is a number of its list."""
+_CC_NAME = re.compile(r"CC[ -]([A-Za-z-]+)[ -](\d\.\d)")
 _CC_URL = re.compile(r"creativecommons\.org/licenses/([a-z-]+)/([\d.]+)")
 _MAX_OVERHANG = 100.0
 """Pixels by which a polygon may leave its image."""
@@ -221,9 +230,15 @@ def _bbox(annotation: Annotation) -> list[float]:
 def _write_images(dataset: Dataset, file: BinaryIO, totals: Counter[str]) -> None:
     """Write everything before the annotations, from the columns that are not masks."""
     info = {"description": "Segment Anything masks", "fingerprint": dataset.fingerprint, "frame": "upright"}
-    head = {"info": info, "licenses": [], "categories": [CATEGORY]}
+    licences = {licence: number for number, licence in enumerate(_licences_of(dataset), 1)}
+    head = {
+        "info": info,
+        "licenses": [_licence_json(licence, number) for licence, number in licences.items()],
+        "categories": [CATEGORY],
+    }
     file.write(json.dumps(head).removesuffix("}").encode() + b',\n"images": [')
-    columns = ["image_id", "width", "height", "file_name", "path_bytes", "status"]
+    known = [name for name in IMAGE_FIELDS if name in dataset.extras]
+    columns = ["image_id", "width", "height", "file_name", "path_bytes", "status", *known]
     separator = b"\n"
     for table in dataset.tables(columns):
         for row in table.to_pylist():
@@ -231,7 +246,10 @@ def _write_images(dataset: Dataset, file: BinaryIO, totals: Counter[str]) -> Non
                 totals["failed"] += 1
                 continue
             exact = row.pop("path_bytes")
-            image = {"id": row.pop("image_id"), **row}
+            origin = {IMAGE_FIELDS[name]: value for name in known if (value := row.pop(name)) is not None}
+            image = {"id": row.pop("image_id"), **row, **origin}
+            if "license" in image:
+                image["license"] = licences[image["license"]]
             if exact is not None:
                 image["file_name_base64"] = base64.b64encode(exact).decode()
             file.write(separator + json.dumps(image).encode())
@@ -256,6 +274,21 @@ def _write_annotations(
             separator = b",\n"
             totals["masks"] += 1
     file.write(b"]}\n")
+
+
+def _licences_of(dataset: Dataset) -> list[str]:
+    """Return the licences of a dataset's images, each once, in the order of their names."""
+    if "licence" not in dataset.extras:
+        return []
+    names = {name for table in dataset.tables(["licence"]) for name in table["licence"].unique().to_pylist()}
+    return sorted(names - {None})
+
+
+def _licence_json(licence: str, number: int) -> dict[str, Any]:
+    """Return a licence of COCO's list, with its address where it is one of Creative Commons."""
+    terms = _CC_NAME.fullmatch(licence)
+    url = f"https://creativecommons.org/licenses/{terms[1].lower()}/{terms[2]}/" if terms else ""
+    return {"id": number, "name": licence, "url": url}
 
 
 def _licence(entry: Mapping[str, Any]) -> str:

@@ -38,6 +38,8 @@ class Row:
     """Row group in the shard."""
     place: int
     """Row in the group."""
+    licence: str | None = None
+    """Of the image, where the dataset knows it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +65,8 @@ class DatasetSource:
         return self.rows[index].image_id
 
     def licence(self, index: int) -> str | None:
-        """Return nothing: a table has them, see ``data.sources_csv``."""
-        return None
+        """Return what the dataset says; where that is nothing, ``data.sources_csv`` may."""
+        return self.rows[index].licence
 
     def read(self, index: int) -> AnnotatedImage:
         """Return an image with its masks; raises as `Source.read`, and `ShardError` for a damaged shard."""
@@ -107,13 +109,14 @@ def open_dataset_source(path: Path, options: ReadOptions) -> DatasetSource:
         dataset.refuse_half_made("partial=true (in training data.partial=true)")
     corrections = read_corrections(path) if options.corrections == "apply" else {}
     rows = []
+    columns = ["image_id", "status", *(name for name in ("licence",) if name in dataset.extras)]
     for shard in sorted(dataset.shards):
-        tables = read_tables(dataset.store, shard_name(shard), ["image_id", "status"])
+        tables = read_tables(dataset.store, shard_name(shard), columns)
         for group, table in enumerate(tables):
-            pairs = zip(table["image_id"].to_pylist(), table["status"].to_pylist(), strict=True)
+            known = [table[name].to_pylist() for name in columns]
             rows += [
-                Row(image_id, shard, group, place)
-                for place, (image_id, status) in enumerate(pairs)
+                Row(image_id, shard, group, place, *licence)
+                for place, (image_id, status, *licence) in enumerate(zip(*known, strict=True))
                 if status == ImageStatus.OK or (status == ImageStatus.OK_EMPTY and image_id in corrections)
             ]
     if not rows:

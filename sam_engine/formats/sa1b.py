@@ -7,13 +7,14 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from sam_engine.dataset.corrections import Correction, corrected_annotations
 from sam_engine.dataset.originals import Originals
 from sam_engine.dataset.reader import Dataset
+from sam_engine.dataset.schema import display_path
 from sam_engine.errors import ImageError, InputError
 from sam_engine.files import new_file, refuse_used, writing_to
 from sam_engine.formats.each_image import ImagesToWrite
@@ -30,7 +31,7 @@ from sam_engine.images.decode import decode_image
 from sam_engine.inputs.open import open_input
 from sam_engine.inputs.source import Account, EmptyInputError, InputFile, InputSource, ListingRules
 from sam_engine.inputs.tar import TarInput
-from sam_engine.structures import Annotation, ImageRecord, ManifestEntry
+from sam_engine.structures import Annotation, ImageRecord, ManifestEntry, Origin
 
 _ID_IN_NAME = re.compile(rb"sa_(\d+)\.jpg")
 
@@ -123,13 +124,23 @@ def open_sa1b_source(path: Path, options: ReadOptions) -> Sa1bSource:
     return Sa1bSource(files=files, pairs=pairs)
 
 
-def image_json(record: ImageRecord, masks: Sequence[tuple[int, Annotation]] | None = None) -> bytes:
+def image_json(
+    record: ImageRecord,
+    masks: Sequence[tuple[int, Annotation]] | None = None,
+    *,
+    original_name: bool = False,
+) -> bytes:
     """Return SA-1B's file for one image: compact, on one line, its keys in SA-1B's order.
 
     Args:
         record: The image.
         masks: Its masks, each with its id; None for those of the record.
+        original_name: Say what the image's file was called.
     """
+    origin = {} if not original_name else {"original_name": display_path(record.path)}
+    origin |= {
+        field.name: value for field in fields(Origin) if (value := getattr(record, field.name)) is not None
+    }
     masks = corrected_annotations(record, ()) if masks is None else masks
     document = {
         "image": {
@@ -137,6 +148,7 @@ def image_json(record: ImageRecord, masks: Sequence[tuple[int, Annotation]] | No
             "width": record.width,
             "height": record.height,
             "file_name": f"sa_{record.image_id}.jpg",
+            **origin,
         },
         "annotations": [_annotation_json(annotation, identifier) for identifier, annotation in masks],
     }
@@ -177,7 +189,7 @@ def export_sa1b(
                 for record, masks, jpeg in each.images(shards=[index]):
                     if jpeg is not None:
                         add(f"sa_{record.image_id}.jpg", jpeg)
-                    add(f"sa_{record.image_id}.json", image_json(record, masks))
+                    add(f"sa_{record.image_id}.json", image_json(record, masks, original_name=True))
     return each.summary()
 
 

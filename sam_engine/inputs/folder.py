@@ -1,11 +1,13 @@
 """Images that lie as files: below a folder, matching a glob, named by a list, or those of scikit-image."""
 
 import codecs
+import dataclasses
 import difflib
 import fnmatch
 import functools
 import importlib.util
 import io
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +23,7 @@ from sam_engine.inputs.source import (
     stat_file,
     why_left_out,
 )
+from sam_engine.structures import UNKNOWN_ORIGIN
 
 SAMPLE_PHOTOS = (
     "astronaut.png",
@@ -206,6 +209,34 @@ def _read_lines(list_path: str) -> Iterator[bytes]:
             return
         file.seek(3 if start == codecs.BOM_UTF8 else 0)
         yield from (line.rstrip(b"\r\n") for line in file)
+
+
+def walk_csv(list_path: str, _account: Account) -> Iterator[InputFile]:
+    """Yield the files that a CSV with a header names, with what its other columns say of their origin."""
+    import pyarrow as pa  # most runs need it only later
+
+    from sam_engine.inputs.origins import PATH_NAMES, origin_columns, origins_of, read_csv
+
+    try:
+        table = read_csv(list_path)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"input {list_path!r} is not a readable CSV file: {reason}") from error
+    named = next((name for name in PATH_NAMES if name in table.column_names), None)
+    if named is None:
+        raise InputError(
+            f"input {list_path!r} has columns {', '.join(table.column_names)}; the files are looked for in "
+            + ", ".join(PATH_NAMES)
+        )
+    columns, folder = origin_columns(table.schema), os.path.dirname(os.fsencode(list_path))
+    for batch in table.to_batches():
+        origins = origins_of(batch, columns) if columns else itertools.repeat(UNKNOWN_ORIGIN)
+        for path, origin in zip(batch.column(named).to_pylist(), origins, strict=False):
+            if not path:
+                raise InputError(f"input {list_path!r}: a row of column {named!r} names no file")
+            name = os.fsencode(path)
+            refuse_no_path(name, f"input {list_path!r}: column {named!r}")
+            yield dataclasses.replace(stat_file(os.path.join(folder, name), name), origin=origin)
 
 
 def stat_existing(root: str, names: Iterable[str], _account: Account) -> Iterator[InputFile]:

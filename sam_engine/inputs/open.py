@@ -12,13 +12,14 @@ from sam_engine.inputs.folder import (
     sample_photos,
     stat_existing,
     suggest,
+    walk_csv,
     walk_list,
 )
 from sam_engine.inputs.many import CONTAINER_SUFFIXES, ManyInput, is_container, open_container
 from sam_engine.inputs.source import URL, FileInput, InputSource, ListingRules, short_name
 from sam_engine.inputs.unpack import compression_of
 
-_KINDS = "a folder, a glob, a list of paths (.txt), an image, a .parquet, a tar, a zip or a video"
+_KINDS = "a folder, a glob, a list of paths (.txt, .csv), an image, a .parquet, a tar, a zip or a video"
 _OTHER_KINDS = (
     (b"\x28\xb5\x2f\xfd", "compressed with zstd, which is not read: unpack it first"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive, which is not read: unpack it first"),
@@ -77,8 +78,8 @@ def _open_file(path: str, spec: str, rules: ListingRules) -> InputSource:
     if extension in rules.suffixes:
         walk = functools.partial(stat_existing, folder, (base,))
         return FileInput(name=short_name(path), root=folder, walk=walk, if_empty=f"{spec!r} has vanished")
-    if extension == ".txt":
-        walk = functools.partial(walk_list, path)
+    if extension in (".txt", ".csv"):
+        walk = functools.partial(walk_csv if extension == ".csv" else walk_list, path)
         return FileInput(name=short_name(path), root=folder, walk=walk, if_empty=f"{spec!r} lists no paths")
     try:
         if is_container(os.fsencode(base)) or _looks_like_tar(path):

@@ -4,10 +4,11 @@ Objects here hold only paths; what is expensive to make (a row group) is cached 
 """
 
 import functools
+import itertools
 import os
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError, InputError
+from sam_engine.inputs.origins import origin_columns, origins_of
 from sam_engine.inputs.source import (
     Account,
     FileInput,
@@ -30,7 +32,7 @@ from sam_engine.inputs.source import (
     stat_file,
     unreadable,
 )
-from sam_engine.structures import ImageStatus, ManifestEntry
+from sam_engine.structures import UNKNOWN_ORIGIN, ImageStatus, ManifestEntry, Origin
 
 _BYTES_COLUMNS = ("image", "jpg", "jpeg", "png", "bytes", "image_bytes")
 _PATH_COLUMNS = ("path", "file_name", "image_path", "file_path", "filename")
@@ -57,6 +59,8 @@ class ParquetInput:
     """The Parquet file itself."""
     column: str
     """Leaf column with the bytes: ``jpg``, or ``image.bytes`` of a Hugging Face image."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Which columns say what of where images come from, by the field of `Origin`."""
 
     def iter_files(self, account: Account | None = None) -> Iterator[InputFile]:
         """Yield one image a row; of the file itself only the footer is read."""
@@ -66,10 +70,11 @@ class ParquetInput:
         """Yield one image a row."""
         mtime_ns = os.stat(self.root).st_mtime_ns
         prefix = _row_prefix(self.root)
-        with _open_column(self.root, self.column) as file:
+        with _open_columns(self.root, [self.column, *self.origins.values()]) as file:
             num_rows = file.metadata.num_rows
-        for row in range(num_rows):
-            yield InputFile(path=prefix + b"%09d" % row, size=0, mtime_ns=mtime_ns)
+            origins = _origins(file, self.origins) if self.origins else itertools.repeat(UNKNOWN_ORIGIN)
+            for row, origin in zip(range(num_rows), origins, strict=False):
+                yield InputFile(path=prefix + b"%09d" % row, size=0, mtime_ns=mtime_ns, origin=origin)
 
     def list_files(self) -> list[InputFile]:
         """Return one image a row, which is also their order by path."""
@@ -142,13 +147,15 @@ def open_parquet(path: str, column: str | None = None) -> InputSource:
     for name in _BYTES_COLUMNS if column is None else (column,):
         kind = _plain_type(schema.field(name).type) if name in schema.names else pa.null()
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            return ParquetInput(name=short_name(path), root=path, column=f"{name}.bytes")
+            origins = origin_columns(schema, [*_PATH_COLUMNS, f"{name}.path"])
+            return ParquetInput(name=short_name(path), root=path, column=f"{name}.bytes", origins=origins)
         if _is_one_of(kind, "binary", "large_binary", "binary_view"):
-            return ParquetInput(name=short_name(path), root=path, column=name)
+            origins = origin_columns(schema, _PATH_COLUMNS)
+            return ParquetInput(name=short_name(path), root=path, column=name, origins=origins)
     for name in (*_PATH_COLUMNS, *_BYTES_COLUMNS) if column is None else (column,):
         kind = _plain_type(schema.field(name).type) if name in schema.names else pa.null()
         if _is_one_of(kind, "string", "large_string", "string_view"):
-            walk = functools.partial(_walk_path_column, path, name)
+            walk = functools.partial(_walk_path_column, path, name, origin_columns(schema))
             empty = f"{path!r} has no rows"
             return FileInput(name=short_name(path), root=os.path.dirname(path), walk=walk, if_empty=empty)
     if column is not None:
@@ -172,26 +179,39 @@ def _is_one_of(kind: pa.DataType, *names: str) -> bool:
     return str(kind) in names
 
 
-def _walk_path_column(path: str, column: str, _account: Account) -> Iterator[InputFile]:
+def _origins(file: pq.ParquetFile, columns: Mapping[str, str]) -> Iterator[Origin]:
+    """Yield what each row says of where its image comes from."""
+    for group in range(file.num_row_groups):  # batches over groups cannot hold parts of structs
+        table = file.read_row_group(group, columns=list(columns.values()), use_threads=False)
+        for batch in table.to_batches():
+            yield from origins_of(batch, columns)
+
+
+def _walk_path_column(
+    path: str, column: str, origins: Mapping[str, str], _account: Account
+) -> Iterator[InputFile]:
     """Yield the files that a column of paths names, also those that do not exist."""
     folder = os.path.dirname(os.fsencode(path))
-    with _open_column(path, column) as file:
-        for batch in file.iter_batches(columns=[column]):
-            longest = pc.max(pc.binary_length(batch[0].dictionary)).as_py() or 0
+    with _open_columns(path, [column, *origins.values()]) as file:
+        for batch in file.iter_batches(columns=[column, *origins.values()]):
+            values = batch.column(column)
+            longest = pc.max(pc.binary_length(values.dictionary)).as_py() or 0
             if longest > MAX_PATH_BYTES:
                 raise InputError(
                     f"input {path!r}: column {column!r} has a path of {longest} bytes; "
                     f"at most {MAX_PATH_BYTES} are read"
                 )
-            for value in batch[0].to_pylist():
+            told = origins_of(batch, origins) if origins else itertools.repeat(UNKNOWN_ORIGIN)
+            for value, origin in zip(values.to_pylist(), told, strict=False):
                 if value is None:
                     raise InputError(f"input {path!r}: column {column!r} has a null")
                 refuse_no_path(os.fsencode(value), f"input {path!r}: column {column!r}")
-                yield stat_file(os.path.join(folder, os.fsencode(value)), os.fsencode(value))
+                file_there = stat_file(os.path.join(folder, os.fsencode(value)), os.fsencode(value))
+                yield replace(file_there, origin=origin)
 
 
-def _open_column(path: str, column: str) -> pq.ParquetFile:
-    """Open a Parquet file of a stranger to read one column of bytes or text, as dictionaries.
+def _open_columns(path: str, columns: Sequence[str]) -> pq.ParquetFile:
+    """Open a Parquet file of a stranger to read some columns of bytes or text, as dictionaries.
 
     Three hundred bytes can hold one long value and a billion rows that refer to it. As a dictionary that
     stays as small as it is, and the number of rows is bounded here.
@@ -199,16 +219,19 @@ def _open_column(path: str, column: str) -> pq.ParquetFile:
     Raises:
         InputError: Its footer claims more than any set of images has.
     """
-    file = pq.ParquetFile(path, read_dictionary=[column])
+    file = pq.ParquetFile(path, read_dictionary=list(columns))
     groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
-    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
     sizes = (
         ("rows", file.metadata.num_rows, MAX_ROWS),
         ("rows in a row group", max((group.num_rows for group in groups), default=0), MAX_GROUP_ROWS),
-        (
-            f"bytes of {column} in a row group",
-            max((c.total_uncompressed_size for c in columns if c.path_in_schema == column), default=0),
-            MAX_GROUP_BYTES,
+        *(
+            (
+                f"bytes of {column} in a row group",
+                max((c.total_uncompressed_size for c in chunks if c.path_in_schema == column), default=0),
+                MAX_GROUP_BYTES,
+            )
+            for column in columns
         ),
     )
     for unit, size, limit in sizes:
@@ -237,7 +260,7 @@ def _row_group_starts(path: str, _mtime_ns: int) -> tuple[int, ...]:
 @functools.lru_cache(maxsize=2)
 def _row_group(path: str, _mtime_ns: int, group: int, column: str) -> pa.ChunkedArray:
     """Return one column of one row group; neighbours are read soon after."""
-    with _open_column(path, column) as file:
+    with _open_columns(path, [column]) as file:
         values = file.read_row_group(group, columns=[column]).column(0)
     return (
         values.combine_chunks().field(column.rpartition(".")[2])

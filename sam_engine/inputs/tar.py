@@ -27,7 +27,7 @@ from sam_engine.inputs.source import (
     why_left_out,
 )
 from sam_engine.inputs.unpack import plain_file
-from sam_engine.structures import ImageStatus, ManifestEntry
+from sam_engine.structures import ImageStatus, ManifestEntry, Origin
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
 
@@ -100,11 +100,25 @@ class TarInput:
         for reason, count in index.left_out.items():
             account.leave_out(reason, count)
         for path, member in index.members.items():
-            yield InputFile(path=path, size=member.size, mtime_ns=member.mtime_ns)
+            origin = Origin(source_key=webdataset_key(path))
+            yield InputFile(path=path, size=member.size, mtime_ns=member.mtime_ns, origin=origin)
 
     def _index(self, mtime_ns: int) -> TarIndex:
         """Return the index of the tar as it is now."""
         return tar_index(self.root, mtime_ns, self.rules.suffixes)
+
+
+def webdataset_key(path: bytes) -> str | None:
+    """Return what WebDataset calls the sample of a member: its path up to the first dot of its name.
+
+    None where there is no such thing, or it is not UTF-8.
+    """
+    folder, slash, name = path.rpartition(b"/")
+    stem, dot, _extensions = name.partition(b".")
+    try:
+        return (folder + slash + stem).decode() if stem and dot else None
+    except UnicodeDecodeError:
+        return None
 
 
 def _open_plain(path: str) -> BinaryIO:

@@ -104,6 +104,7 @@ def write_dataset(
     shard_size: int = 2,
     input_root: str = "photos",
     settings: Mapping[str, Any] | None = None,
+    extras: Sequence[str] = (),
 ) -> LocalStore:
     """Write a finished dataset as a run does. The records must be in order of their paths."""
     store = LocalStore(root)
@@ -125,7 +126,8 @@ def write_dataset(
     store.replace(RUN_INFO, info.to_json())
     store.replace(MANIFEST, manifest.to_bytes())
     for shard in cut_shards(len(records), shard_size):
-        publish_shard(store, records[shard.start : shard.stop], shard=shard, fingerprint=info.fingerprint)
+        rows = records[shard.start : shard.stop]
+        publish_shard(store, rows, shard=shard, fingerprint=info.fingerprint, extras=extras)
     write_success(store)
     return store
 
