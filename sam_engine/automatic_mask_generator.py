@@ -15,6 +15,7 @@ from sam_engine.amg.mask_batch import Image
 from sam_engine.amg.mask_finder import MaskFinder, PointGrids, point_grids_of, thresholds_of
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ConfigError
+from sam_engine.modeling.sam import Sam
 from sam_engine.modeling.segmenter import Segmenter
 from sam_engine.ops.rle import Runs, decode_runs, runs_to_counts
 from sam_engine.predictor import SamPredictor
@@ -234,6 +235,8 @@ class SamAutomaticMaskGenerator(Stepwise):
     def _replaced(self) -> str | None:
         """Return what of the generator, or of its predictor, is not ours any more."""
         predictor, step = self._predictor, self.replaced_step()
+        if isinstance(self.model, Sam) and _has_own_postprocessing(self.model):
+            return "postprocess_masks"
         if step is not None or predictor is None:
             return step
         is_ours = type(predictor) is SamPredictor and predictor.model is self.model
@@ -290,6 +293,15 @@ class SamAutomaticMaskGenerator(Stepwise):
         if self.output_mode == "coco_rle":
             return {"size": list(size), "counts": runs_to_counts(runs)}
         return {"size": list(size), "counts": runs.tolist()}
+
+
+_POSTPROCESS_MASKS = Sam.postprocess_masks
+
+
+def _has_own_postprocessing(model: Sam) -> bool:
+    """Return whether a subclass, or whoever set it on this model, replaced `Sam.postprocess_masks`."""
+    is_set = "postprocess_masks" in vars(model)
+    return is_set or getattr(type(model), "postprocess_masks", None) is not _POSTPROCESS_MASKS
 
 
 def _xywh(box_xyxy: Sequence[float]) -> list[float]:

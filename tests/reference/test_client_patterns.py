@@ -329,6 +329,26 @@ def positions(package: Any, sam: Any) -> list[Any]:
     return [*found, torch.tensor([*sizes, encoder.num_point_embeddings])]
 
 
+def own_postprocessing(package: Any, sam: Any) -> list[Any]:
+    """RobustSAM and edge refiners replace postprocess_masks; the generator's masks are made by it, too."""
+    made = copy.deepcopy(sam)
+    upscale = made.postprocess_masks
+    made.postprocess_masks = lambda masks, input_size, original_size: (
+        upscale(masks, input_size, original_size) + 0.05
+    )
+    generator = package.SamAutomaticMaskGenerator(
+        made, points_per_side=4, pred_iou_thresh=0.1, stability_score_thresh=0.0, box_nms_thresh=1.0
+    )
+    predictor = package.SamPredictor(made)
+    predictor.set_image(IMAGE)
+    records = generator.generate(IMAGE)
+    return [
+        *predictor.predict(box=BOXES[0], return_logits=True),
+        np.array([record["segmentation"] for record in records]),
+        np.array([record["area"] / 33000 for record in records]),
+    ]
+
+
 PATTERNS: list[Callable[[Any, Any], list[Any]]] = [
     medsam,
     medsam_training,
@@ -346,6 +366,7 @@ PATTERNS: list[Callable[[Any, Any], list[Any]]] = [
     parameter_groups,
     saved_states,
     positions,
+    own_postprocessing,
 ]
 
 
