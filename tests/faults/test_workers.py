@@ -87,6 +87,7 @@ def test_user_and_adversary_break_nothing(tmp_path):
     assert campaign["by_kind"]["kills"] > 0
 
 
+@pytest.mark.timeout(900)  # a minute where nothing else runs
 def test_signals_end_a_run_cleanly_at_every_phase(tmp_path):
     """Ten of the 200 of `make torture-signals`: 130 or 143, one line, the same bytes by the next run."""
     report = tmp_path / "report.json"

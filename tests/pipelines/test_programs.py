@@ -45,7 +45,7 @@ SETTINGS = {
     auto_annotate: ["input={photos}", "model.checkpoint=random", "executor=inline", "amg.points_per_side=1"],
     train: ["data.sources=[{photos}]", "data.pack_only=true"],
     evaluate: ["truth=[{photos}]"],
-    loop: ["labelled=[{photos}]", "unlabelled={photos}", "heldout=[{photos}]"],
+    loop: ["labelled=[{photos}]", "unlabelled={photos}", "heldout=[{photos}/held-out]"],
 }
 
 
@@ -63,7 +63,9 @@ def test_log_can_be_json(program, capsys, monkeypatch, tmp_path):
         loop: "pipelines.loop.resolve_checkpoint",
     }[program]
     monkeypatch.setattr(target, say)
-    monkeypatch.setattr("sam_engine.evaluation.truth.open_truth", lambda *_: type("Truth", (), {"name": "t"}))
+    monkeypatch.setattr(
+        "sam_engine.evaluation.truth.open_truth", lambda *_, **__: type("T", (), {"name": "t"})
+    )
     settings = [each.format(photos=tmp_path) for each in SETTINGS[program]]
 
     assert main(program.COMMAND, program.run, [*settings, f"output={tmp_path}/out", "log.format=json"]) == 130

@@ -47,7 +47,14 @@ def counted_gflops(architecture: Architecture, *, prompts: int = 0) -> float:
             if prompts:
                 sparse, dense = torch.empty(prompts, 2, channels), torch.empty(prompts, *features.shape[1:])
                 places = sam.prompt_encoder.places((torch.empty(prompts, 1, 2), torch.ones(prompts, 1)), None)
-                sam.mask_decoder(features, features, sparse, dense, True, places=places)
+                skips = None
+                if architecture.family.has_skip_features:
+                    side = size // 16
+                    skips = (
+                        torch.empty(1, channels // 8, 4 * side, 4 * side),
+                        torch.empty(1, channels // 4, 2 * side, 2 * side),
+                    )
+                sam.mask_decoder(features, features, sparse, dense, True, skip_features=skips, places=places)
             else:
                 sam.image_encoder.forward_features(torch.empty(1, 3, size, size))
     return counter.get_total_flops() / 1e9
