@@ -328,6 +328,9 @@ def get_rel_pos(q_size: int, k_size: int, rel_pos: Tensor) -> Tensor:
     num_offsets = 2 * max(q_size, k_size) - 1
     if len(rel_pos) != num_offsets:
         rel_pos = F.interpolate(rel_pos.T[None], num_offsets, mode="linear")[0].T
+    if q_size == k_size:
+        positions = torch.arange(q_size, device=rel_pos.device)
+        return rel_pos[positions[:, None] - positions[None, :] + q_size - 1]
     stretch_q, stretch_k = max(k_size / q_size, 1.0), max(q_size / k_size, 1.0)
     queries = torch.arange(q_size, device=rel_pos.device)[:, None] * stretch_q
     keys = torch.arange(k_size, device=rel_pos.device)[None, :] * stretch_k
