@@ -73,8 +73,10 @@ def run(config: AutoAnnotateConfig, make_model: "Callable[[], Segmenter] | None"
             check_signals()
             if isinstance(event, Plan):
                 _announce(event)
-                before = add_up(event.committed.values())
-                progress.start(total=len(event.manifest), done=before.num_images, num_masks=before.num_masks)
+                mine = {shard.index for shard in event.part}
+                before = add_up(summary for index, summary in event.committed.items() if index in mine)
+                total = sum(shard.num_images for shard in event.part)
+                progress.start(total=total, done=before.num_images, num_masks=before.num_masks)
             else:
                 progress.show(event)
 
@@ -87,11 +89,11 @@ def describe(summary: RunSummary, *, strict: bool = False) -> str:
     """Return what a run prints at its end."""
     totals, session = summary.totals, summary.session
     failures = ", ".join(f"{count} {status}" for status, count in totals.failures.items())
+    named = "" if summary.num_elsewhere else f"; see {summary.output}/{ERRORS}"
     lines = [
         f"images    {totals.num_images:,} of {summary.num_images:,}",
         f"masks     {totals.num_masks:,}",
-        f"failures  {totals.num_failed:,}"
-        + (f" ({failures}; see {summary.output}/{ERRORS})" if failures else ""),
+        f"failures  {totals.num_failed:,}" + (f" ({failures}{named})" if failures else ""),
     ]
     if strict and not DAMAGED.isdisjoint(totals.failures):
         lines.append(
@@ -104,6 +106,9 @@ def describe(summary: RunSummary, *, strict: bool = False) -> str:
         )
     else:
         lines.append("speed     nothing was left to do")
+    if not summary.partition.is_whole:
+        is_done = "not done" if summary.given_up else "done"
+        lines.append(f"{summary.partition} {is_done}, {summary.num_elsewhere} shards open elsewhere")
     lines.append(f"dataset   {summary.output}")
     if summary.num_previews:
         lines.append(f"previews  {summary.output}/{PREVIEWS_PREFIX}")
@@ -119,11 +124,12 @@ def _announce(plan: Plan) -> None:
         log.warning("random weights: the masks will be meaningless")
     for note in (*plan.notes, *plan.preparation.account.describe()):
         log.warning("%s", note)
-    done = len(plan.committed)
+    done, partition = len(plan.committed), plan.preparation.config.partition
     log.info(
-        "%d images, %d shards, into %s%s",
+        "%d images, %d shards%s, into %s%s",
         len(plan.manifest),
         plan.info.num_shards,
+        "" if partition.is_whole else f", of which {partition} has {len(plan.part)}",
         output,
         f"; {done} shards are done already" if done else "",
     )

@@ -14,6 +14,7 @@ from typing import Any, Self, TypeGuard, TypeVar, get_args, get_type_hints
 
 from sam_engine.catalogue import DEFAULT_MODEL, MODELS, Thresholds
 from sam_engine.errors import ConfigError
+from sam_engine.structures import Partition
 
 MODEL_NAMES = tuple(MODELS)
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
@@ -359,6 +360,7 @@ class AutoAnnotateConfig:
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     video: VideoConfig = field(default_factory=VideoConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    partition: Partition = field(default_factory=Partition)
     log: LogConfig = field(default_factory=LogConfig)
     shard_size: int | None = None
     """Images per shard: what is lost at most when a worker dies. None: 500, for small inputs fewer."""
@@ -388,11 +390,11 @@ class AutoAnnotateConfig:
             check_setting("limit", self.limit, self.limit >= 1, "at least 1")
         if self.sample is not None:
             check_setting("sample", self.sample, 0 < self.sample <= 1, "in (0, 1]")
-        check_setting(
-            "max_failed_fraction", self.max_failed_fraction, 0 <= self.max_failed_fraction <= 1, "in [0, 1]"
-        )
+        fraction, part = self.max_failed_fraction, self.partition
+        check_setting("max_failed_fraction", fraction, 0 <= fraction <= 1, "in [0, 1]")
         check_setting("previews", self.previews, self.previews >= 0, "at least 0")
-        choices = ("refuse", "accept")
-        check_setting(
-            "input_incomplete", self.input_incomplete, self.input_incomplete in choices, "refuse or accept"
-        )
+        is_choice = self.input_incomplete in ("refuse", "accept")
+        check_setting("input_incomplete", self.input_incomplete, is_choice, "refuse or accept")
+        check_types(part, "partition.")
+        check_setting("partition.count", part.count, part.count >= 1, "at least 1")
+        check_setting("partition.index", part.index, 0 <= part.index < part.count, "below partition.count")

@@ -199,3 +199,25 @@ class ShardReport:
     """What a reader of the log should know: settings that had to give way, in a line each."""
     error: str | None = None
     """Set if the shard was given up; nothing was published then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """A driver's part of the shards. Not in the fingerprint: the dataset is the same, whoever made it."""
+
+    index: int = 0
+    """Of this driver's part, from 0."""
+    count: int = 1
+    """Drivers that share the output, one a part; 1: this one makes all shards."""
+
+    @property
+    def is_whole(self) -> bool:
+        """There is no other driver."""
+        return self.count == 1
+
+    def holds(self, shard: Shard) -> bool:
+        """Return whether a shard is this driver's: every ``count``-th is, so that all parts are alike."""
+        return shard.index % self.count == self.index
+
+    def __str__(self) -> str:
+        return f"part {self.index} of {self.count}"

@@ -9,12 +9,18 @@ from typing import Any
 import pyarrow.compute as pc
 
 from sam_engine.annotation.image_table import ImageTable, read_image_table
-from sam_engine.annotation.prompt_table import PROMPTS, PromptTable, prompts_of_run
+from sam_engine.annotation.prompt_table import PROMPTS, PromptTable, kept_prompts, prompts_of_run
 from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.checkpoints.resolve import Checkpoint, resolve_checkpoint
 from sam_engine.cluster.ray_session import refuse_unreachable
 from sam_engine.config import AutoAnnotateConfig
-from sam_engine.dataset.manifest import Manifest, build_manifest, cut_shards, default_shard_size
+from sam_engine.dataset.manifest import (
+    Manifest,
+    build_manifest,
+    cut_shards,
+    default_shard_size,
+    selection_in,
+)
 from sam_engine.dataset.run_info import (
     CONFIG,
     RunInfo,
@@ -32,7 +38,7 @@ from sam_engine.inputs.open import open_input
 from sam_engine.inputs.source import Account, InputSource, ListingRules
 from sam_engine.storage.local import SET_ASIDE, open_store
 from sam_engine.storage.store import Store
-from sam_engine.structures import ImageStatus, Shard
+from sam_engine.structures import ImageStatus, Partition, Shard
 
 TABLE_SHA256 = "image_table_sha256"
 """Of a run's selection, where it has an image table."""
@@ -73,9 +79,14 @@ class Plan:
     """What has changed since the manifest was frozen, in a line each."""
 
     @property
+    def part(self) -> list[Shard]:
+        """Those that are this driver's to make, or were, in order."""
+        return [shard for shard in self.shards if self.preparation.config.partition.holds(shard)]
+
+    @property
     def open_shards(self) -> list[Shard]:
-        """Those that are still to be made, in order."""
-        return [shard for shard in self.shards if shard.index not in self.committed]
+        """Those of its part that are still to be made, in order."""
+        return [shard for shard in self.part if shard.index not in self.committed]
 
 
 def prepare(config: AutoAnnotateConfig) -> Preparation:
@@ -86,6 +97,10 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     """
     if config.amg.grid is None and config.amg.prompts is None:
         raise ConfigError("amg.points_per_side must be at least 1, got None")
+    if config.retry_failed and not config.partition.is_whole:
+        raise ConfigError(
+            "retry_failed=true is for one driver: leave partition.index and partition.count out"
+        )
     if config.decode.isolate is None:
         isolate = config.executor.name == "ray"
         config = dataclasses.replace(config, decode=dataclasses.replace(config.decode, isolate=isolate))
@@ -149,10 +164,10 @@ def open_run(preparation: Preparation) -> Plan:
     store.settle()
     shards = _cut(preparation, manifest)
     here = _run_info(preparation, manifest, shards)
-    there = _begun(store)
+    there = _begun(store) if preparation.config.partition.is_whole else _begun_together(preparation)
     if there is None:
-        store.replace(MANIFEST, manifest.to_bytes())
-        store.replace(CONFIG, config_yaml(preparation.config).encode())
+        store.replace(MANIFEST, manifest.to_bytes(_selection(preparation)))
+        store.replace(CONFIG, _config_of_all(preparation))
         if preparation.prompts is not None:
             store.replace(PROMPTS, preparation.prompts.to_bytes())
         store.replace(RUN_INFO, here.to_json())
@@ -219,6 +234,39 @@ def _set_failed_aside(store: Store, committed: dict[int, ShardSummary]) -> list[
     ]
 
 
+def _begun_together(preparation: Preparation) -> RunInfo:
+    """Return what is on record of a dataset; begin it if nothing is, as drivers of other parts may do now.
+
+    Nothing is overwritten that another may be going by: of manifest, prompts and run.json the first one wins,
+    and all use that. Listings may differ, as files may arrive meanwhile; settings may not.
+
+    Raises:
+        FingerprintError: What is there belongs to a run of other images or prompts.
+        ShardError: The record is damaged.
+    """
+    store, manifest, prompts = preparation.store, preparation.manifest, preparation.prompts
+    if store.list(RUN_INFO):
+        return RunInfo.from_json(store.read(RUN_INFO))
+    if not store.put_exclusive(MANIFEST, manifest.to_bytes(_selection(preparation))):
+        data = store.read(MANIFEST)
+        refuse_difference(store.describe(), selection_in(data), _selection(preparation))
+        manifest = Manifest.from_bytes(data)
+    if prompts is not None and not store.put_exclusive(PROMPTS, prompts.to_bytes()):
+        digests = [{"amg.prompts_sha256": table.sha256} for table in (kept_prompts(store), prompts)]
+        refuse_difference(store.describe(), *digests)
+    config = _config_of_all(preparation)
+    store.put_exclusive(CONFIG, config)
+    here = _run_info(preparation, manifest, _cut(preparation, manifest))
+    if store.put_exclusive(RUN_INFO, here.to_json()):
+        store.replace(CONFIG, config)  # an earlier start may have died before its run.json
+    return RunInfo.from_json(store.read(RUN_INFO))
+
+
+def _config_of_all(preparation: Preparation) -> bytes:
+    """Return ``_meta/config.yaml``: what makes the dataset, whichever driver writes it."""
+    return config_yaml(dataclasses.replace(preparation.config, partition=Partition())).encode()
+
+
 def _check_machine(config: AutoAnnotateConfig) -> None:
     """Check what can be known here of where shards are to be made.
 
@@ -247,7 +295,8 @@ def _refuse_foreign(store: Store) -> None:
     """Raise `ConfigError` if the output holds things, but no run of ours."""
     names = store.list("")
     foreign = [name for name in names if not name.startswith("_meta/")]
-    if foreign and RUN_INFO not in names:
+    # Asked again: another driver may have begun the dataset while its folders were being listed.
+    if foreign and RUN_INFO not in names and not store.list(RUN_INFO):
         raise ConfigError(
             f"output {store.describe()} is not empty and holds no dataset of this program (but "
             f"{foreign[0]}); give an empty or a new folder"

@@ -36,7 +36,7 @@ from sam_engine.dataset.shards import committed_shards, shard_sha256, success_js
 from sam_engine.errors import ConfigError
 from sam_engine.inputs.source import InputSource, short_name
 from sam_engine.storage.store import Store
-from sam_engine.structures import ShardReport
+from sam_engine.structures import Partition, ShardReport
 
 if TYPE_CHECKING:
     from sam_engine.annotation.worker import ShardAnnotator
@@ -107,6 +107,10 @@ class RunSummary:
     session: SessionStats
     given_up: Mapping[int, str]
     """Why, by shard."""
+    partition: Partition
+    """What this driver was to make of it."""
+    num_elsewhere: int
+    """Shards of other parts that were open when this one was done."""
     num_previews: int
     notes: Sequence[str]
     """What is worth knowing of the dataset as a whole, a line each."""
@@ -147,7 +151,7 @@ def annotate_dataset(
     elif settings:
         raise ConfigError(f"give a config or keywords, got both (config and {', '.join(sorted(settings))})")
     preparation = prepare(config)
-    with preparation.store.lock():
+    with preparation.store.lock(config.partition):
         return run_prepared(preparation, on_event, make_model=make_model)
 
 
@@ -224,6 +228,9 @@ def worker_factory(plan: Plan, make_model: "Callable[[], Segmenter] | None" = No
 def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> RunSummary:
     """Write what belongs to a dataset besides its shards, and say how it went.
 
+    A driver of a part writes it only when the shards of all parts are there, as then whatever two of them
+    write at once is the same: what one of them wrote of a whole dataset is never replaced by a part's.
+
     Args:
         plan: Of the run.
         reports: One for each shard that was open.
@@ -238,13 +245,19 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> RunSum
     given_up = {report.shard.index: report.error for report in reports if report.error is not None}
     summaries = committed_shards(store, plan.info.fingerprint)
     totals, session = add_up(summaries.values()), session_stats(reports, seconds)
-    check_accounts(plan.shards, summaries, given_up)
-    allowed = config.max_failed_fraction * len(plan.manifest)
-    num_damaged = count_damaged(store, summaries) if totals.num_failed > allowed else 0
-    notes = closing_notes(totals, config, num_damaged if num_damaged > allowed else None)
+    elsewhere = [
+        shard.index
+        for shard in plan.shards
+        if shard.index not in summaries and not config.partition.holds(shard)
+    ]
+    check_accounts(plan.shards, summaries, {*given_up, *elsewhere})
     is_complete = totals.num_images == len(plan.manifest)
+    is_last = is_complete or config.partition.is_whole
+    allowed = config.max_failed_fraction * len(plan.manifest)
+    num_damaged = count_damaged(store, summaries) if is_last and totals.num_failed > allowed else 0
+    notes = closing_notes(totals, config, num_damaged if num_damaged > allowed else None)
     previews = [name for name in store.list(PREVIEWS_PREFIX) if name.endswith(".jpg")]
-    if plan.open_shards or not store.list(SUCCESS):
+    if is_last and (plan.open_shards or not store.list(SUCCESS)):
         drawn = dict(
             draw_previews(store, summaries, plan.manifest, preparation.source, config.decode, config.previews)
         )
@@ -285,6 +298,8 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> RunSum
         totals=totals,
         session=session,
         given_up=given_up,
+        partition=config.partition,
+        num_elsewhere=len(elsewhere),
         num_previews=len(previews),
         notes=notes,
         exit_code=1 if given_up else TOO_MANY_FAILED if num_damaged > allowed else 0,

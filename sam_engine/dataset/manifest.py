@@ -7,9 +7,11 @@ objects are made only for the rows that are asked for.
 import hashlib
 import io
 import itertools
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +42,7 @@ _TEXTS = ("path_bytes", *(column.name for column in ORIGIN_COLUMNS if column.typ
 MAX_TEXT_RATIO = 256
 """Texts this many times as long as their Parquet file are an attack; ours are some 10 times as long."""
 _MIN_TEXT_BYTES = 2**24
+_SELECTION = "sam_engine.selection"
 _BATCH_ROWS = 65_536
 
 
@@ -112,10 +115,16 @@ class Manifest:
                 digest.update(characters.data)
         return digest.hexdigest()
 
-    def to_bytes(self) -> bytes:
-        """Return the manifest as Parquet. The same rows give the same bytes with one version of pyarrow."""
+    def to_bytes(self, selection: Mapping[str, Any] | None = None) -> bytes:
+        """Return the manifest as Parquet. The same rows give the same bytes with one version of pyarrow.
+
+        Args:
+            selection: How it came about, for `selection_in`; JSON values.
+        """
         sink = io.BytesIO()
         metadata = {"sam_engine.manifest_version": "1", "sam_engine.manifest_sha256": self.sha256}
+        if selection is not None:
+            metadata[_SELECTION] = json.dumps(dict(selection), sort_keys=True)
         pq.write_table(
             self.table.replace_schema_metadata(metadata),
             sink,
@@ -147,6 +156,19 @@ class Manifest:
         ):
             raise ShardError(f"the manifest contradicts its own digest {written!r}")
         return manifest
+
+
+def selection_in(data: bytes) -> dict[str, Any]:
+    """Return how the manifest in these bytes came about; empty where they do not say.
+
+    Raises:
+        ShardError: The bytes are damaged.
+    """
+    try:
+        metadata = pq.read_metadata(io.BytesIO(data)).metadata or {}
+        return dict(json.loads(metadata.get(_SELECTION.encode(), b"{}")))
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        raise ShardError(f"the manifest is unreadable: {str(error).splitlines()[0]}") from error
 
 
 def build_manifest(

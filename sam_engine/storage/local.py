@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +19,15 @@ from typing import BinaryIO
 
 from sam_engine.errors import ConfigError, LockedError, StorageError
 from sam_engine.storage.exclusive import name_exclusively
+from sam_engine.structures import Partition
 
 log = logging.getLogger(__name__)
 
 TEMPORARY = "_meta/tmp"
 LOCK = "_meta/lock"
 SET_ASIDE = "_meta/damaged"
+DEAD_ELSEWHERE_S = 24 * 3600
+"""A temporary of another machine that nobody has written to for so long is a dead writer's."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -148,7 +152,11 @@ class LocalStore:
                 _fsync_directory(above)
 
     def delete_own_temporaries(self) -> None:
-        """Delete what dead writers left behind: temporaries that no process holds its lock on."""
+        """Delete what dead writers left behind: temporaries that no process holds its lock on.
+
+        Some file systems do not show one machine the locks of another: what a writer elsewhere has left is
+        taken for dead only when it is old as well.
+        """
         folder = self._path(TEMPORARY)
         try:
             for path in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -157,9 +165,25 @@ class LocalStore:
             raise self._failure(folder, error) from error
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold ``_meta/lock``; the kernel lets go of it when this process ends, however it ends."""
-        path, fcntl = self._path(LOCK), _file_locks()
+    def lock(self, partition: Partition | None = None) -> Iterator[None]:
+        """Hold ``_meta/lock``; the kernel lets go of it when this process ends, however it ends.
+
+        A part is held by a lock of its own, and by a share of ``_meta/lock``.
+        """
+        if partition is None or partition.is_whole:
+            with self._flock(LOCK, json.dumps(_this_process())):
+                yield
+            return
+        with (
+            self._flock(LOCK, json.dumps({"parts": partition.count}), shared=True),
+            self._flock(f"{LOCK}-{partition.index}-of-{partition.count}", json.dumps(_this_process())),
+        ):
+            yield
+
+    @contextlib.contextmanager
+    def _flock(self, name: str, holder: str, *, shared: bool = False) -> Iterator[None]:
+        """Hold a file, or a share of it, in which ``holder`` says for whom."""
+        path, fcntl = self._path(name), _file_locks()
         try:
             _make_directory(path.parent)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -167,7 +191,7 @@ class LocalStore:
             raise self._failure(path, error) from error
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise LockedError(
                     f"{self.describe()}: another run is writing here ({_holder(descriptor)})"
@@ -176,10 +200,9 @@ class LocalStore:
                 # Work may be done twice then; commits stay exclusive.
                 log.warning("%s cannot be locked (%s); do not start two runs on it", path, error.strerror)
             else:
-                holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
                 with contextlib.suppress(OSError):  # only what another run's message will say
                     os.ftruncate(descriptor, 0)
-                    os.pwrite(descriptor, holder, 0)
+                    os.pwrite(descriptor, holder.encode(), 0)
             yield
         finally:
             os.close(descriptor)
@@ -246,7 +269,7 @@ def _create_held(folder: Path) -> tuple[int, Path]:
     """Create and lock a new file; return its descriptor and path."""
     fcntl = _file_locks()
     while True:
-        path = folder / uuid.uuid4().hex
+        path = folder / f"{_host()}-{uuid.uuid4().hex}"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with contextlib.suppress(OSError):  # without locks nobody deletes temporaries either
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -258,7 +281,10 @@ def _create_held(folder: Path) -> tuple[int, Path]:
 def _delete_unless_held(path: Path) -> None:
     """Delete a temporary unless its writer is alive, or its file system cannot tell."""
     fcntl = _file_locks()
+    host = path.name.rpartition("-")[0]
     try:
+        if host not in ("", _host()) and time.time() - path.stat().st_mtime < DEAD_ELSEWHERE_S:
+            return
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return
@@ -300,10 +326,22 @@ def _raise_unless_missing(error: OSError) -> None:
         raise error
 
 
+def _host() -> str:
+    """Return this machine's name as a part of file names."""
+    return re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname())[:64]
+
+
+def _this_process() -> dict[str, object]:
+    """Return what a lock file says of who holds it."""
+    return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
 def _holder(descriptor: int) -> str:
     """Return what the lock file says about its holder."""
     try:
         holder = json.loads(os.pread(descriptor, 4096, 0))
+        if "parts" in holder:
+            return f"drivers of {holder['parts']} parts"
         return f"process {holder['pid']} on {holder['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "its process is not named"

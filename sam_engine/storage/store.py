@@ -8,6 +8,8 @@ and what it wrote is durable and complete before anybody can see it.
 import contextlib
 from typing import BinaryIO, Protocol
 
+from sam_engine.structures import Partition
+
 
 class Store(Protocol):
     """Named objects. All methods but `lock` are safe to call from any number of processes."""
@@ -66,8 +68,11 @@ class Store(Protocol):
         """
         ...
 
-    def lock(self) -> contextlib.AbstractContextManager[None]:
+    def lock(self, partition: Partition | None = None) -> contextlib.AbstractContextManager[None]:
         """Hold the store against other runs. It saves work; safety comes from `put_exclusive`.
+
+        Args:
+            partition: Hold only this part of it: other parts can be held meanwhile, the whole cannot.
 
         Raises:
             LockedError: Another process holds it.

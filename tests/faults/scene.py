@@ -164,7 +164,7 @@ def read_files(output: Path) -> dict[str, bytes]:
     files = {}
     for path in output.glob("**/*"):
         name = path.relative_to(output).as_posix()
-        if path.is_file() and name not in (LOCK, REPORT) and not name.startswith(TEMPORARY):
+        if path.is_file() and name != REPORT and not name.startswith((LOCK, TEMPORARY)):
             files[name] = path.read_bytes()
     return files
 

@@ -57,7 +57,7 @@ def test_a_zombie_changes_nothing_that_was_published(config, tmp_path, monkeypat
             overtaken[0] = run(config, fakes.make_disc_segmenter), inodes(tmp_path / "out")
         link(source, target)
 
-    monkeypatch.setattr(LocalStore, "lock", lambda self: contextlib.nullcontext())
+    monkeypatch.setattr(LocalStore, "lock", lambda self, partition=None: contextlib.nullcontext())
     monkeypatch.setattr(os, "link", overtake_before_linking)
     zombie_code = run(config, lambda: fakes.DiscSegmenter((20.0, 25.0, 35.0)))
     code, before = overtaken[0]
