@@ -163,7 +163,9 @@ def test_a_dataset_begun_without_keys_goes_on_without_them(tmp_path, monkeypatch
         annotate_dataset(settings, make_model=fakes.make_disc_segmenter)
     before = fakes.shard_bytes(tmp_path / "out")
     (tmp_path / "out" / shard_name(1)).unlink()
-    annotate_dataset(settings, make_model=fakes.make_disc_segmenter)
+    events = []
+    annotate_dataset(settings, events.append, make_model=fakes.make_disc_segmenter)
     dataset = open_dataset(tmp_path / "out")
 
     assert (fakes.shard_bytes(tmp_path / "out"), dataset.extras) == (before, ())
+    assert events[0].notes == []
