@@ -78,10 +78,10 @@ class SamPredictor:
         Raises:
             ValueError: The format is unknown, or the image is of another type or shape.
         """
-        image = self._in_order(image, image_format)
         if not isinstance(self.model, Sam):
-            self._set_embedding(self.model.encode([image])[0])
+            self._set_embedding(self.encode(image, image_format))
             return
+        image = _in_order(image, image_format, self.model.image_format)
         resized = upload(self.transform.apply_image(image), self.device).permute(2, 0, 1).contiguous()
         self.set_torch_image(resized[None], (image.shape[0], image.shape[1]))
 
@@ -97,7 +97,7 @@ class SamPredictor:
         Raises:
             ValueError: As `set_image`.
         """
-        return self.model.encode([self._in_order(image, image_format)])[0]
+        return self.model.encode([_in_order(image, image_format, "RGB")])[0]
 
     @torch.no_grad()
     def set_torch_image(self, transformed_image: Tensor, original_image_size: tuple[int, ...]) -> None:
@@ -260,19 +260,6 @@ class SamPredictor:
         """
         return self._embedding().features
 
-    def _in_order(self, image: NDArray[np.uint8], image_format: str) -> NDArray[np.uint8]:
-        """Return an image with its channels as the model wants them.
-
-        Raises:
-            ValueError: The format is unknown, or the image is of another type or shape.
-        """
-        if image_format not in IMAGE_FORMATS:
-            raise ValueError(f"image_format is {image_format!r}; choose from {', '.join(IMAGE_FORMATS)}")
-        check_image(image)
-        if image_format != getattr(self.model, "image_format", "RGB"):
-            image = image[..., ::-1]
-        return np.ascontiguousarray(image)
-
     def _check_embedding(self, embedding: ImageEmbedding) -> None:
         """Raise `ValueError` unless an embedding has the shape of this model's, and lies on its device."""
         encoder = getattr(self.model, "prompt_encoder", None)
@@ -324,3 +311,15 @@ class SamPredictor:
             original_size=self.original_size,
             input_size=self.input_size,
         )
+
+
+def _in_order(image: NDArray[np.uint8], image_format: str, wanted: str) -> NDArray[np.uint8]:
+    """Return an image with its channels in the order that is wanted.
+
+    Raises:
+        ValueError: The format is unknown, or the image is of another type or shape.
+    """
+    if image_format not in IMAGE_FORMATS:
+        raise ValueError(f"image_format is {image_format!r}; choose from {', '.join(IMAGE_FORMATS)}")
+    check_image(image)
+    return np.ascontiguousarray(image if image_format == wanted else image[..., ::-1])

@@ -106,6 +106,8 @@ class Sam(nn.Module):
         for image in images:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise ValueError(f"images are (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
+        if self.image_format != "RGB":
+            images = [np.ascontiguousarray(image[..., ::-1]) for image in images]
         transform = ResizeLongestSide(self.image_size)
         resized = [transform.apply_image(image) for image in images]
         inputs = torch.stack(

@@ -349,6 +349,19 @@ def own_postprocessing(package: Any, sam: Any) -> list[Any]:
     ]
 
 
+def reversed_channels(package: Any, sam: Any) -> list[Any]:
+    """Models trained on BGR say so by image_format; generator and predictor turn RGB round for them."""
+    made = copy.deepcopy(sam)
+    made.image_format = "BGR"
+    generator = package.SamAutomaticMaskGenerator(
+        made, points_per_side=4, pred_iou_thresh=0.1, stability_score_thresh=0.0, box_nms_thresh=1.0
+    )
+    predictor = package.SamPredictor(made)
+    predictor.set_image(IMAGE)
+    scores = np.array([record["predicted_iou"] for record in generator.generate(IMAGE)])
+    return [*predictor.predict(box=BOXES[0], return_logits=True), scores]
+
+
 PATTERNS: list[Callable[[Any, Any], list[Any]]] = [
     medsam,
     medsam_training,
@@ -367,6 +380,7 @@ PATTERNS: list[Callable[[Any, Any], list[Any]]] = [
     saved_states,
     positions,
     own_postprocessing,
+    reversed_channels,
 ]
 
 
