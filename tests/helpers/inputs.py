@@ -1,5 +1,6 @@
 """What tests ask of inputs."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,24 @@ def refusal(path: Path | str) -> str:
     with pytest.raises(InputError) as caught:
         open_input(str(path)).list_files()
     return str(caught.value)
+
+
+def put(folder: Path, *names: bytes | str, data: bytes = b"image") -> None:
+    """Create files with any names, and the folders they need."""
+    for name in names:
+        path = os.path.join(os.fsencode(folder), os.fsencode(name))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(data)
+
+
+def listed(spec: Path | str) -> list[bytes]:
+    """Return the paths that an input lists."""
+    return [file.path for file in open_input(str(spec)).list_files()]
+
+
+def read_failure(source: InputSource, entry: ManifestEntry, **settings: object) -> ImageError:
+    """Return what reading an entry raises."""
+    with pytest.raises(ImageError) as caught:
+        source.read(entry, DecodeConfig(**settings))
+    return caught.value

@@ -3,18 +3,17 @@
 import os
 import pickle
 import time
-from pathlib import Path
 
 import pytest
 
 from sam_engine.config import DecodeConfig
-from sam_engine.errors import ImageError, InputError
+from sam_engine.errors import InputError
 from sam_engine.images.decode import decode_image
 from sam_engine.inputs import folder as inputs
 from sam_engine.inputs.open import open_input
-from sam_engine.inputs.source import Account, InputSource
-from sam_engine.structures import ImageStatus, ManifestEntry
-from tests.helpers.inputs import entries, refusal
+from sam_engine.inputs.source import Account
+from sam_engine.structures import ImageStatus
+from tests.helpers.inputs import entries, listed, put, read_failure, refusal
 
 DEFAULT = DecodeConfig()
 ODD_NAMES = (
@@ -29,25 +28,6 @@ ODD_NAMES = (
     b"bad\xff\xfe.jpg",
     b"a=b,c(d).jpg",
 )
-
-
-def put(folder: Path, *names: bytes | str, data: bytes = b"image") -> None:
-    """Create files with any names, and the folders they need."""
-    for name in names:
-        path = os.path.join(os.fsencode(folder), os.fsencode(name))
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(data)
-
-
-def listed(spec: Path | str) -> list[bytes]:
-    return [file.path for file in open_input(str(spec)).list_files()]
-
-
-def read_failure(source: InputSource, entry: ManifestEntry, **settings: object) -> ImageError:
-    with pytest.raises(ImageError) as caught:
-        source.read(entry, DecodeConfig(**settings))
-    return caught.value
 
 
 def test_folder_is_listed_recursively_and_sorted(tmp_path):
@@ -284,27 +264,6 @@ def test_globs_match_like_a_shell(tmp_path, pattern, expected):
     assert listed(tmp_path / pattern) == expected
 
 
-def test_list_file_keeps_its_paths(tmp_path):
-    """A list holds any paths, relative to itself or absolute; missing ones get a row."""
-    put(tmp_path, "a b.jpg", "sub/no_extension", "other/c.jpg")
-    absolute = os.fsencode(tmp_path / "other" / "c.jpg")
-    put(tmp_path, "lists/x.txt", data=b"../a b.jpg\r\n\n../sub/no_extension\n" + absolute + b"\nmissing.jpg")
-    source = open_input(str(tmp_path / "lists" / "x.txt"))
-    first, second, third, missing = sorted(entries(source), key=lambda entry: entry.path == b"missing.jpg")
-
-    assert {first.path, second.path, third.path} == {b"../a b.jpg", b"../sub/no_extension", absolute}
-    assert [source.read(entry, DEFAULT) for entry in (first, second, third)] == [b"image"] * 3
-    assert read_failure(source, missing).status is ImageStatus.VANISHED
-    assert source.name == "x"
-
-
-def test_list_of_urls_is_refused(tmp_path):
-    """URLs in a list are named by line."""
-    put(tmp_path, "x.txt", data=b"a.jpg\nhttps://example.org/b.jpg\n")
-
-    assert "line 2" in refusal(tmp_path / "x.txt")
-
-
 def test_one_image_is_an_input(tmp_path):
     """A single file of an image extension is a folder of one."""
     put(tmp_path, "a.jpg", "b.jpg")
@@ -390,20 +349,3 @@ def test_a_raw_file_is_unsupported(tmp_path):
     source = open_input(str(tmp_path))
 
     assert read_failure(source, *entries(source)).status is ImageStatus.UNSUPPORTED
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
-def test_lists_of_other_systems_are_read(tmp_path, encoding):
-    """With a mark at their beginning, and in the two bytes a letter that Windows likes."""
-    put(tmp_path, "ä.jpg", "b c.jpg")
-    mark = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""
-    (tmp_path / "list.txt").write_bytes(f"{mark}ä.jpg\r\nb c.jpg\r\n".encode(encoding))
-
-    assert listed(tmp_path / "list.txt") == sorted(["ä.jpg".encode(), b"b c.jpg"])
-
-
-def test_a_list_that_only_begins_as_utf_16_is_refused(tmp_path):
-    """Half a letter at its end is no name."""
-    (tmp_path / "list.txt").write_bytes("\ufeffa.jpg".encode("utf-16-le") + b"\n")
-
-    assert "begins as UTF-16 does" in refusal(tmp_path / "list.txt")
