@@ -1,63 +1,118 @@
-"""Hand a dataset on: python -m tools.export OUT --to sa1b|coco|labelme|yolo --output PATH."""
+"""Hand a dataset on: python -m tools.export OUT --to FORM --output PATH."""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from sam_engine.__main__ import called
-from sam_engine.dataset.corrections import read_corrections
+from sam_engine.dataset.corrections import Correction, read_corrections
 from sam_engine.dataset.originals import Originals, open_originals
 from sam_engine.dataset.reader import Dataset, open_dataset
 from sam_engine.errors import InputError
 from sam_engine.files import refuse_used
-from sam_engine.formats.coco import export_coco
+from sam_engine.formats.coco_export import CocoForm, export_coco
 from sam_engine.formats.labelme import export_labelme
+from sam_engine.formats.polygons import PolygonLoss
 from sam_engine.formats.sa1b import export_sa1b
 from sam_engine.formats.source import ExportSummary
-from sam_engine.formats.yolo import PolygonLoss, export_yolo
+from sam_engine.formats.yolo import export_yolo
 
 from .command import run
 
-DESCRIPTION = """Write a dataset in a form that other tools read.
+Written = tuple[ExportSummary, PolygonLoss | None]
+NO_IMAGES, ON_DEMAND, ALWAYS = range(3)
+"""When a form takes copies of the images: never, if --images is given, or wherever they can be had."""
 
-sa1b  sa_<id>.json (and sa_<id>.jpg, upright, where the images can be had) in a folder, or in tars
-coco  one COCO instances file, category "object", masks as compressed RLE
-labelme  one .json (and .jpg) an image, masks as they are; comes back by tools.import_annotations
-yolo  labels/, images/ and data.yaml of YOLO's segmentation: polygons, whose loss is said
-"""
 
-FOLDERS = ("sa1b", "labelme", "yolo")
-"""Forms that are a folder, and take copies of the images."""
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every form is written from."""
+
+    dataset: Dataset
+    output: Path
+    originals: Originals | None
+    corrections: Mapping[int, Sequence[Correction]]
+    options: argparse.Namespace
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """What every exporter takes beside the dataset and the output."""
+        return {"originals": self.originals, "corrections": self.corrections}
+
+
+def _coco(job: Job) -> Written:
+    segmentation = "polygons" if job.options.polygons else job.options.rle or "compressed"
+    form = CocoForm(segmentation=segmentation, iscrowd=job.options.iscrowd)
+    return export_coco(job.dataset, job.output, form=form, **job.common)
+
+
+def _sa1b(job: Job) -> Written:
+    return export_sa1b(job.dataset, job.output, tar=job.options.tar, **job.common), None
+
+
+def _labelme(job: Job) -> Written:
+    return export_labelme(job.dataset, job.output, **job.common), None
+
+
+def _yolo(job: Job) -> Written:
+    return export_yolo(job.dataset, job.output, **job.common)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """One row of the table of what can be written."""
+
+    about: str
+    write: Callable[[Job], Written]
+    images: int = ALWAYS
+    flags: tuple[str, ...] = ()
+    """Of its own; refused with other forms."""
+
+
+FORMS = {
+    "sa1b": Form(
+        about="sa_<id>.json (and sa_<id>.jpg, upright, where the images can be had) in a folder, or in tars",
+        write=_sa1b,
+        flags=("tar",),
+    ),
+    "coco": Form(
+        about='one COCO instances file, category "object", masks as RLE or polygons; with --images\n'
+        "      upright copies in a folder of the file's name; comes back",
+        write=_coco,
+        images=ON_DEMAND,
+        flags=("rle", "iscrowd", "polygons"),
+    ),
+    "labelme": Form(about="one .json (and .jpg) an image, masks as they are; comes back", write=_labelme),
+    "yolo": Form(
+        about="labels/, images/ and data.yaml of YOLO's segmentation: polygons, whose loss is said",
+        write=_yolo,
+    ),
+}
+
+DESCRIPTION = "Write a dataset in a form that other tools read.\n\n{}\n\n{}".format(
+    "\n".join(f"{name}  {form.about}" for name, form in FORMS.items()),
+    '"comes back": corrected there, tools.import_annotations makes corrections of it.',
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export; print what was written."""
-    parser = argparse.ArgumentParser(
-        prog=called("tools.export"), description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("dataset", help="directory that pipelines.auto_annotate wrote")
-    parser.add_argument("--to", choices=("coco", *FOLDERS), required=True, help="form to write")
-    parser.add_argument(
-        "--output", type=Path, required=True, help="coco: a new .json file. Others: a new folder"
-    )
-    parser.add_argument("--images", help="not coco: the input, if it is not where the run found it any more")
-    parser.add_argument("--tar", action="store_true", help="sa1b: one tar per shard instead of single files")
-    parser.add_argument(
-        "--corrections",
-        choices=("apply", "ignore"),
-        default="apply",
-        help="what people corrected (default: apply)",
-    )
-    parser.add_argument("--partial", action="store_true", help="export what is there of a half-made dataset")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser = _parser()
     options = parser.parse_args(arguments)
-    if options.images and options.to not in FOLDERS:
-        parser.error(f"--images goes with --to {', '.join(FOLDERS)}")
-    if options.tar and options.to != "sa1b":
-        parser.error("--tar goes with --to sa1b")
+    form = FORMS[options.to]
+    for name in sorted({flag for each in FORMS.values() for flag in each.flags} - set(form.flags)):
+        if getattr(options, name):
+            takers = ", ".join(each for each in FORMS if name in FORMS[each].flags)
+            parser.error(f"--{name} goes with --to {takers}")
+    if options.images is not None and form.images == NO_IMAGES:
+        takers = ", ".join(name for name in FORMS if FORMS[name].images != NO_IMAGES)
+        parser.error(f"--images goes with --to {takers}")
+    if options.polygons and (options.rle or options.iscrowd):
+        parser.error("--polygons goes without --rle and --iscrowd, which are about run lengths")
     dataset = open_dataset(options.dataset)
     if not options.partial:
         dataset.refuse_half_made("--partial")
@@ -66,22 +121,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"corrections of {len(corrections)} images are ignored\n")
         corrections = {}
     refuse_used(options.output)  # before the images are listed, which may take minutes
-    originals = _find_originals(dataset, options.images) if options.to in FOLDERS else None
-    loss = None
-    if options.to == "coco":
-        summary = export_coco(dataset, options.output, corrections=corrections)
-    elif options.to == "sa1b":
-        summary = export_sa1b(
-            dataset, options.output, originals=originals, tar=options.tar, corrections=corrections
-        )
-    elif options.to == "labelme":
-        summary = export_labelme(dataset, options.output, originals=originals, corrections=corrections)
-    else:
-        summary, loss = export_yolo(dataset, options.output, originals=originals, corrections=corrections)
+    wanted = form.images == ALWAYS or options.images is not None
+    originals = _find_originals(dataset, options.images) if wanted else None
+    job = Job(
+        dataset=dataset, output=options.output, originals=originals, corrections=corrections, options=options
+    )
+    summary, loss = form.write(job)
     document = asdict(summary) | ({"polygons": asdict(loss)} if loss else {})
     text = json.dumps(document) if options.json else describe(summary, options.output, loss)
     sys.stdout.write(text + "\n")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog=called("tools.export"), description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("dataset", help="directory that pipelines.auto_annotate wrote")
+    parser.add_argument("--to", choices=tuple(FORMS), required=True, help="form to write")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="coco: a new .json file. Others: a new folder"
+    )
+    parser.add_argument(
+        "--images",
+        nargs="?",
+        const="",
+        metavar="INPUT",
+        help="the input, if it is not where the run found it any more. coco: copy the images, too",
+    )
+    parser.add_argument("--tar", action="store_true", help="sa1b: one tar per shard instead of single files")
+    parser.add_argument("--rle", choices=("compressed", "uncompressed"), help="coco: form of the run lengths")
+    parser.add_argument(
+        "--iscrowd",
+        action="store_true",
+        help="coco: say iscrowd 1, which some readers of run lengths want",
+    )
+    parser.add_argument(
+        "--polygons", action="store_true", help="coco: polygons instead, for readers without run lengths"
+    )
+    parser.add_argument(
+        "--corrections",
+        choices=("apply", "ignore"),
+        default="apply",
+        help="what people corrected (default: apply)",
+    )
+    parser.add_argument("--partial", action="store_true", help="export what is there of a half-made dataset")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    return parser
 
 
 def describe(summary: ExportSummary, output: Path, loss: PolygonLoss | None = None) -> str:
@@ -108,9 +195,9 @@ def describe(summary: ExportSummary, output: Path, loss: PolygonLoss | None = No
 
 
 def _find_originals(dataset: Dataset, images: str | None) -> Originals | None:
-    """Return the images; None, and a line that says so, if they are gone and nobody said where to."""
+    """Return the images; None, and a line that says so, if they are gone and nobody asked for them."""
     try:
-        return open_originals(dataset.run_info, images)
+        return open_originals(dataset.run_info, images or None)
     except InputError as error:
         if images is not None:
             raise

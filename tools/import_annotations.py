@@ -1,16 +1,17 @@
-"""Take corrections back: python -m tools.import_annotations OUT --from labelme FOLDER --by NAME."""
+"""Take corrections back: python -m tools.import_annotations OUT --from FORM PATH --by NAME."""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from sam_engine.__main__ import called
-from sam_engine.dataset.reader import open_dataset
+from sam_engine.dataset.reader import Dataset, open_dataset
+from sam_engine.formats.coco import read_coco
 from sam_engine.formats.labelme import read_labelme
-from sam_engine.formats.returned import log_differences
+from sam_engine.formats.returned import ReturnedImage, highest_id, log_differences
 
 from .command import run
 
@@ -19,6 +20,14 @@ DESCRIPTION = """Take what was corrected in another tool back as corrections of 
 What differs from the dataset as it is now (changed, deleted and new masks) becomes lines of its corrections
 log; the rows themselves never change. tools.export applies them, and so does training.
 """
+
+Read = Callable[[Dataset, Path, Path], list[ReturnedImage]]
+"""Takes the dataset, its directory and what came back."""
+
+FORMS: dict[str, Read] = {
+    "labelme": lambda dataset, root, path: read_labelme(path),
+    "coco": lambda dataset, root, path: read_coco(path, highest_id=highest_id(dataset, root)),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("dataset", help="directory that was exported")
-    parser.add_argument("folder", type=Path, help="what came back")
-    parser.add_argument("--from", dest="form", choices=("labelme",), required=True, help="its form")
+    parser.add_argument("path", type=Path, help="what came back: a folder, or of coco the file")
+    parser.add_argument("--from", dest="form", choices=tuple(FORMS), required=True, help="its form")
     parser.add_argument("--by", required=True, help="who corrected: a name, in every line of the log")
     parser.add_argument(
         "--exhaustive", action="store_true", help="these images were looked at as a whole: no mask is missing"
@@ -41,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     summary = log_differences(
         dataset,
         Path(options.dataset),
-        read_labelme(options.folder),
+        FORMS[options.form](dataset, Path(options.dataset), options.path),
         by=options.by,
         exhaustive=options.exhaustive,
     )

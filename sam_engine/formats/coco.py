@@ -1,7 +1,7 @@
-"""COCO instances, read and written: one JSON file that pycocotools, FiftyOne and detectron2 open.
+"""COCO instances, read: as annotated images, and as what comes back of our own exports.
 
-Read are polygons and run lengths, no crowds. Written masks stay run-length encoded: polygons would lose their
-holes. There is one category, because Segment Anything finds things without naming them.
+Masks are polygons or run lengths, compressed or not. Crowds are no truth for training, and are passed over
+there.
 """
 
 import base64
@@ -9,56 +9,37 @@ import json
 import logging
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sam_engine.config import DecodeConfig
-from sam_engine.dataset.corrections import Correction
-from sam_engine.dataset.reader import Dataset
-from sam_engine.dataset.schema import annotation_id
 from sam_engine.errors import ImageError, InputError
-from sam_engine.files import new_file, refuse_used, writing_to
+from sam_engine.formats.returned import ReturnedImage
 from sam_engine.formats.source import (
     AS_STORED,
     KINDS,
     AnnotatedImage,
-    ExportSummary,
     ReadOptions,
     bad_annotations,
     checked_runs,
-    records_to_write,
-    refuse_unknown,
 )
 from sam_engine.images.decode import decode_image
 from sam_engine.ops.rle import Runs, decode_runs, mask_to_runs
-from sam_engine.structures import Annotation, ImageRecord, ImageStatus
+from sam_engine.structures import ImageStatus
 
 log = logging.getLogger(__name__)
-
-CATEGORY_ID = 1
-CATEGORY = {"id": CATEGORY_ID, "name": "object", "supercategory": "object"}
-_ANNOTATED = (ImageStatus.OK, ImageStatus.OK_EMPTY)
-
 
 FRAMES = ("upright", "stored")
 """What an image's width, height and masks can refer to, where its file has an orientation."""
 
-IMAGE_FIELDS = {
-    "licence": "license",
-    "attribution": "attribution",
-    "source_url": "coco_url",
-    "source_key": "source_key",
-    "frame_time_s": "frame_time_s",
-}
-"""What a COCO image calls the dataset's columns; ``license`` is a number of its list."""
-_CC_NAME = re.compile(r"CC[ -]([A-Za-z-]+)[ -](\d\.\d)")
 _CC_URL = re.compile(r"creativecommons\.org/licenses/([a-z-]+)/([\d.]+)")
+_COPY_NAME = re.compile(r"(\d{12})\.jpg")
 _MAX_OVERHANG = 100.0
 """Pixels by which a polygon may leave its image."""
 
@@ -106,7 +87,8 @@ class CocoSource:
         except ValueError as error:
             raise ImageError(ImageStatus.VANISHED, f"{str(path)!a}: {error}") from error
         pixels = _pixels_in_frame(data, image, self.frame)
-        runs = [_runs(segmentation, pixels) for segmentation in self.segmentations[image["id"]]]
+        size = (pixels.shape[0], pixels.shape[1])
+        runs = [_runs(segmentation, size) for segmentation in self.segmentations[image["id"]]]
         return AnnotatedImage(image_id=self.image_id(index), pixels=pixels, runs=runs)
 
 
@@ -159,136 +141,46 @@ def open_coco_source(path: Path, options: ReadOptions) -> CocoSource:
     )
 
 
-def export_coco(
-    dataset: Dataset, output: Path, *, corrections: Mapping[int, Sequence[Correction]] | None = None
-) -> ExportSummary:
-    """Write a dataset as one COCO instances file.
+def read_coco(path: Path, *, highest_id: int) -> list[ReturnedImage]:
+    """Return what a COCO file says that was exported by us and edited elsewhere.
 
-    Images that failed are left out; images without masks are kept. Memory does not grow with the dataset.
+    Annotations are known again by their ids, which are the dataset's plus one. Those above all that the
+    dataset has, and those without, are of masks that were drawn there. Crowds are masks like others.
 
     Args:
-        dataset: What to export.
-        output: The JSON file; it must not exist.
-        corrections: By image id, applied to what is written.
+        path: The file.
+        highest_id: Of the dataset's masks, added ones included; see `returned.highest_id`.
 
     Raises:
-        ConfigError: ``output`` exists.
-        ShardError: The dataset is damaged.
-        StorageError: The output cannot be written.
+        InputError: It is no such file, its images were numbered anew, or a mask is damaged.
     """
-    totals: Counter[str] = Counter()
-    corrections = corrections or {}
-    refuse_used(output)
-    refuse_unknown(dataset, corrections)
-    with writing_to(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(output) as file:
-            _write_images(dataset, file, totals)
-            _write_annotations(dataset, corrections, file, totals)
-    return ExportSummary(
-        num_images=totals["images"],
-        num_masks=totals["masks"],
-        num_failed=totals["failed"],
-        num_missing=dataset.num_planned - dataset.num_images,
-        num_corrected=totals["corrected"],
-    )
+    try:
+        document = json.loads(path.read_bytes())
+        images = document["images"]
+        sizes = {_same_id(image): (int(image["height"]), int(image["width"])) for image in images}
+        masks: dict[int, list[tuple[int | None, Runs]]] = {image_id: [] for image_id in sizes}
+        for annotation in document["annotations"]:
+            image_id, identifier = int(annotation["image_id"]), annotation.get("id")
+            known = identifier is not None and identifier - 1 <= highest_id
+            runs = _runs(annotation["segmentation"], sizes[image_id])
+            masks[image_id].append((int(identifier) - 1 if known else None, runs))
+        num_polygons = sum(isinstance(each["segmentation"], list) for each in document["annotations"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImageError) as error:
+        raise InputError(f"{path}: no COCO file of an export of ours ({error!r})") from error
+    if num_polygons:
+        log.warning("%s: %d masks are polygons; holes of theirs are taken as closed", path, num_polygons)
+    return [
+        ReturnedImage(place=str(path), image_id=image_id, size=sizes[image_id], masks=found)
+        for image_id, found in masks.items()
+    ]
 
 
-def coco_annotation(record: ImageRecord, index: int) -> dict[str, Any]:
-    """Return one COCO annotation.
-
-    Its id is one more than the dataset's: COCOeval takes an annotation of id 0 for unmatched.
-    """
-    return _annotation_json(record.image_id, annotation_id(record.image_id, index), record.annotations[index])
-
-
-def _annotation_json(image_id: int, identifier: int, annotation: Annotation) -> dict[str, Any]:
-    """Return an annotation whose id in the dataset is ``identifier``."""
-    return {
-        "id": identifier + 1,
-        "image_id": image_id,
-        "category_id": CATEGORY_ID,
-        "segmentation": {"size": list(annotation.size), "counts": annotation.counts},
-        "area": annotation.area,
-        "bbox": _bbox(annotation),
-        "iscrowd": 0,
-        "predicted_iou": annotation.predicted_iou,
-        "stability_score": annotation.stability_score,
-        "crop_box": list(annotation.crop_box),
-        "point_coords": [list(point) for point in annotation.point_coords],
-    }
-
-
-def _bbox(annotation: Annotation) -> list[float]:
-    """Return XYWH as pycocotools.mask.toBbox has it: width and height count pixels, one more than SA-1B's."""
-    if not annotation.area:
-        return [0.0, 0.0, 0.0, 0.0]
-    x, y, w, h = annotation.bbox
-    return [x, y, w + 1, h + 1]
-
-
-def _write_images(dataset: Dataset, file: BinaryIO, totals: Counter[str]) -> None:
-    """Write everything before the annotations, from the columns that are not masks."""
-    info = {"description": "Segment Anything masks", "fingerprint": dataset.fingerprint, "frame": "upright"}
-    licences = {licence: number for number, licence in enumerate(_licences_of(dataset), 1)}
-    head = {
-        "info": info,
-        "licenses": [_licence_json(licence, number) for licence, number in licences.items()],
-        "categories": [CATEGORY],
-    }
-    file.write(json.dumps(head).removesuffix("}").encode() + b',\n"images": [')
-    known = [name for name in IMAGE_FIELDS if name in dataset.extras]
-    columns = ["image_id", "width", "height", "file_name", "path_bytes", "status", *known]
-    separator = b"\n"
-    for table in dataset.tables(columns):
-        for row in table.to_pylist():
-            if row.pop("status") not in _ANNOTATED:
-                totals["failed"] += 1
-                continue
-            exact = row.pop("path_bytes")
-            origin = {IMAGE_FIELDS[name]: value for name in known if (value := row.pop(name)) is not None}
-            image = {"id": row.pop("image_id"), **row, **origin}
-            if "license" in image:
-                image["license"] = licences[image["license"]]
-            if exact is not None:
-                image["file_name_base64"] = base64.b64encode(exact).decode()
-            file.write(separator + json.dumps(image).encode())
-            separator = b",\n"
-            totals["images"] += 1
-
-
-def _write_annotations(
-    dataset: Dataset,
-    corrections: Mapping[int, Sequence[Correction]],
-    file: BinaryIO,
-    totals: Counter[str],
-) -> None:
-    """Write the annotations and the end of the file."""
-    file.write(b'],\n"annotations": [')
-    separator = b"\n"
-    for record, masks in records_to_write(dataset, corrections):
-        totals["corrected"] += record.image_id in corrections
-        for identifier, annotation in masks:
-            document = _annotation_json(record.image_id, identifier, annotation)
-            file.write(separator + json.dumps(document, allow_nan=False).encode())
-            separator = b",\n"
-            totals["masks"] += 1
-    file.write(b"]}\n")
-
-
-def _licences_of(dataset: Dataset) -> list[str]:
-    """Return the licences of a dataset's images, each once, in the order of their names."""
-    if "licence" not in dataset.extras:
-        return []
-    names = {name for table in dataset.tables(["licence"]) for name in table["licence"].unique().to_pylist()}
-    return sorted(names - {None})
-
-
-def _licence_json(licence: str, number: int) -> dict[str, Any]:
-    """Return a licence of COCO's list, with its address where it is one of Creative Commons."""
-    terms = _CC_NAME.fullmatch(licence)
-    url = f"https://creativecommons.org/licenses/{terms[1].lower()}/{terms[2]}/" if terms else ""
-    return {"id": number, "name": licence, "url": url}
+def _same_id(image: Mapping[str, Any]) -> int:
+    """Return the id of an image of an export, which the name of its copy has to say too."""
+    name = _COPY_NAME.fullmatch(str(image.get("file_name")))
+    if name and int(name[1]) != image["id"]:
+        raise ValueError(f"image {image['id']} is {name[0]}: images were numbered anew")
+    return int(image["id"])
 
 
 def _licence(entry: Mapping[str, Any]) -> str:
@@ -337,19 +229,20 @@ def _pixels_in_frame(data: bytes, image: Mapping[str, Any], frame: str | None) -
     return decoded.pixels if fitting == ["upright"] else decode_image(data, AS_STORED).pixels
 
 
-def _runs(segmentation: Any, pixels: NDArray[np.uint8]) -> Runs:
+def _runs(segmentation: Any, size: tuple[int, int]) -> Runs:
     """Return the run lengths of one annotation, known to fit its image."""
-    height, width = pixels.shape[:2]
     if isinstance(segmentation, list):
-        return _polygon_runs(segmentation, height, width)
+        return _polygon_runs(segmentation, *size)
     if not isinstance(segmentation, dict) or isinstance(segmentation.get("counts"), str):
-        [runs] = checked_runs([segmentation], pixels)
+        [runs] = checked_runs([segmentation], size)
         return runs
     try:
         plain = np.asarray(segmentation.get("counts"), dtype=np.int64)
-        decode_runs(plain, (height, width))
+        decode_runs(plain, size)
     except (ValueError, TypeError, OverflowError) as error:
-        raise bad_annotations(f"run lengths do not fit an image of {height} x {width} ({error})") from error
+        raise bad_annotations(
+            f"run lengths do not fit an image of {size[0]} x {size[1]} ({error})"
+        ) from error
     return plain
 
 

@@ -77,7 +77,7 @@ class DatasetSource:
         pixels = self.originals.pixels(record)
         segmentations = [{"size": mask.size, "counts": mask.counts} for mask in masks]
         return AnnotatedImage(
-            image_id=record.image_id, pixels=pixels, runs=checked_runs(segmentations, pixels)
+            image_id=record.image_id, pixels=pixels, runs=checked_runs(segmentations, pixels.shape[:2])
         )
 
     def record(self, index: int) -> ImageRecord:

@@ -1,5 +1,6 @@
 """What comes back from other people's tools, as corrections: which masks were changed, deleted and drawn."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from sam_engine.dataset.corrections import (
 )
 from sam_engine.dataset.reader import Dataset
 from sam_engine.errors import InputError
+from sam_engine.formats.source import records_to_write
 from sam_engine.ops.rle import Runs, counts_to_runs, runs_to_counts
 from sam_engine.structures import ImageRecord
 
@@ -44,6 +46,17 @@ class ReturnSummary:
     num_added: int = 0
 
 
+def highest_id(dataset: Dataset, root: Path) -> int:
+    """Return the highest id of all masks that were exported, added ones included; -1 if there are none.
+
+    Args:
+        dataset: What was exported.
+        root: Its directory.
+    """
+    masks = (masks for _, masks in records_to_write(dataset, read_corrections(root)))
+    return max((identifier for each in masks for identifier, _ in each), default=-1)
+
+
 def log_differences(
     dataset: Dataset, root: Path, returned: Sequence[ReturnedImage], *, by: str, exhaustive: bool = False
 ) -> ReturnSummary:
@@ -59,7 +72,8 @@ def log_differences(
         exhaustive: Somebody looked at these images as a whole: their masks are right, and none is missing.
 
     Raises:
-        InputError: An image is not of this dataset, has another size, or names a mask that it never had.
+        InputError: An image is not of this dataset, has another size, or names a mask that it never had, or
+            one twice.
     """
     by_id = {image.image_id: image for image in returned}
     if len(by_id) != len(returned):
@@ -79,7 +93,13 @@ def log_differences(
             )
         now = _masks_now(record, before.get(image_id, ()))
         plans.append((image, now))
-        unknown = {identifier for identifier, _ in image.masks if identifier is not None} - set(now)
+        named = [identifier for identifier, _ in image.masks if identifier is not None]
+        twice = [identifier for identifier, number in Counter(named).items() if number > 1]
+        if twice:
+            raise InputError(
+                f"{image.place}: image {image_id} has mask {min(twice)} twice; a copy needs to lose its id"
+            )
+        unknown = set(named) - set(now)
         if unknown:
             raise InputError(f"{image.place}: image {image_id} has no mask {min(unknown)}")
     with CorrectionLog(root, by) as log:

@@ -70,7 +70,7 @@ class Sa1bSource:
         if image_id != self.image_id(index):
             raise bad_annotations(f"{self._place(index, 1)} names image {image_id}")
         pixels = decode_image(self._bytes(index, 0), AS_STORED).pixels
-        return AnnotatedImage(image_id=image_id, pixels=pixels, runs=checked_runs(texts, pixels))
+        return AnnotatedImage(image_id=image_id, pixels=pixels, runs=checked_runs(texts, pixels.shape[:2]))
 
     def _annotations(self, index: int) -> tuple[int, list[Any]]:
         """Return the image's id and the segmentation of each of its masks."""

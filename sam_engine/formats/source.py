@@ -132,20 +132,20 @@ def refuse_unknown(dataset: Dataset, corrections: Mapping[int, Sequence[Correcti
         raise InputError(f"{where}: there are corrections of image {min(unknown)}, which was not annotated")
 
 
-def checked_runs(segmentations: Sequence[Any], pixels: NDArray[np.uint8]) -> tuple[Runs, ...]:
-    """Return the run lengths of compressed COCO masks, known to fit an image.
+def checked_runs(segmentations: Sequence[Any], size: tuple[int, ...]) -> tuple[Runs, ...]:
+    """Return the run lengths of compressed COCO masks, known to fit an image of ``size`` (H, W).
 
     Raises:
         ImageError: One is malformed or of another size.
     """
-    size = (pixels.shape[0], pixels.shape[1])
+    height, width = size
     runs = []
     for segmentation in segmentations:
         try:
             counts, stated = segmentation["counts"], tuple(segmentation["size"])
             if stated != size:
                 raise bad_annotations(f"a mask of {list(stated)} on an image of {list(size)} (H, W)")
-            runs.append(counts_to_runs(counts, size))
+            runs.append(counts_to_runs(counts, (height, width)))
         except (RleError, KeyError, TypeError, AttributeError) as error:
             raise bad_annotations(f"a mask is malformed: {error}") from error
     return tuple(runs)

@@ -13,7 +13,7 @@ from pipelines.auto_annotate import run
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.verify import verify_dataset
 from sam_engine.errors import InputError
-from sam_engine.formats.coco import export_coco
+from sam_engine.formats.coco_export import export_coco
 from sam_engine.formats.sa1b import export_sa1b
 from sam_engine.inputs import unpack
 from sam_engine.inputs.open import open_input

@@ -19,7 +19,7 @@ from sam_engine.dataset.schema import SCHEMA, records_to_table
 from sam_engine.dataset.seal import BLANK, FILE_KEY, FOOTER_KEY, seal
 from sam_engine.dataset.shards import shard_name
 from sam_engine.errors import RleError, SamEngineError
-from sam_engine.formats.coco import export_coco
+from sam_engine.formats.coco_export import export_coco
 from sam_engine.formats.sa1b import export_sa1b
 from sam_engine.ops.rle import decode_counts
 from tests.helpers.dataset_builder import annotation, image, rectangle_mask, write_dataset

@@ -180,7 +180,7 @@ def test_reading_needs_neither_torch_nor_ray():
     code = (
         "import sys\n"
         "import sam_engine.dataset.reader, sam_engine.dataset.verify, sam_engine.dataset.originals\n"
-        "import sam_engine.formats.sa1b, sam_engine.formats.coco\n"
+        "import sam_engine.formats.sa1b, sam_engine.formats.coco, sam_engine.formats.coco_export\n"
         "sys.exit(', '.join({'torch', 'ray', 'hydra', 'cv2', 'pycocotools'} & set(sys.modules)) or None)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

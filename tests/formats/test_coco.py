@@ -17,7 +17,7 @@ from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.schema import records_to_table
 from sam_engine.dataset.shards import shard_name
 from sam_engine.errors import ConfigError, ShardError
-from sam_engine.formats.coco import coco_annotation, export_coco
+from sam_engine.formats.coco_export import coco_annotation, export_coco
 from tests.helpers.dataset_builder import (
     annotation,
     image,
@@ -36,7 +36,7 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def exported(dataset, tmp_path):
-    summary = export_coco(dataset, tmp_path / "new" / "instances.json")
+    summary, _ = export_coco(dataset, tmp_path / "new" / "instances.json")
     return summary, tmp_path / "new" / "instances.json"
 
 

@@ -10,7 +10,8 @@ from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.schema import MANIFEST
 from sam_engine.dataset.verify import verify_dataset
-from sam_engine.formats.coco import export_coco, open_coco_source
+from sam_engine.formats.coco import open_coco_source
+from sam_engine.formats.coco_export import export_coco
 from sam_engine.formats.ours import open_dataset_source
 from sam_engine.formats.sa1b import export_sa1b
 from sam_engine.formats.source import ReadOptions

@@ -98,15 +98,49 @@ def test_mistakes_are_one_line_and_exit_2(data, tmp_path, capsys, monkeypatch, a
 
 
 @pytest.mark.parametrize(
-    ("flags", "forms"), [(["--tar"], "--to sa1b"), (["--images", "x"], "--to sa1b, labelme, yolo")]
+    ("form", "flags", "forms"),
+    [
+        ("coco", ["--tar"], "--to sa1b"),
+        ("yolo", ["--rle", "compressed"], "--to coco"),
+        ("sa1b", ["--iscrowd"], "--to coco"),
+        ("labelme", ["--polygons"], "--to coco"),
+    ],
 )
-def test_flags_of_the_other_form_are_refused(data, tmp_path, capsys, flags, forms):
+def test_flags_of_the_other_form_are_refused(data, tmp_path, capsys, form, flags, forms):
     """Rather than ignored."""
     with pytest.raises(SystemExit) as caught:
-        export.main([str(data), "--to", "coco", "--output", str(tmp_path / "x"), *flags])
+        export.main([str(data), "--to", form, "--output", str(tmp_path / "x"), *flags])
 
     assert caught.value.code == 2
     assert f"{flags[0]} goes with {forms}" in capsys.readouterr().err
+
+
+def test_polygons_are_no_run_lengths(data, tmp_path, capsys):
+    """What contradicts itself is refused."""
+    with pytest.raises(SystemExit) as caught:
+        export.main([str(data), "--to", "coco", "--output", str(tmp_path / "x"), "--polygons", "--iscrowd"])
+
+    assert caught.value.code == 2
+    assert "--polygons goes without" in capsys.readouterr().err
+
+
+def test_the_loss_of_polygons_is_printed(data, tmp_path, capsys):
+    """Rectangles have none."""
+    code = run(export.main, [str(data), "--to", "coco", "--output", str(tmp_path / "c.json"), "--polygons"])
+
+    assert code == 0
+    assert "polygons: mean IoU 1.0000 with the masks; 0 too thin left out" in capsys.readouterr().out
+
+
+def test_coco_copies_images_on_demand(tmp_path, capsys):
+    """--images alone takes them from where the run found them."""
+    root = write_our_dataset(tmp_path / "data")
+    output = tmp_path / "c.json"
+    code = run(export.main, [str(root), "--to", "coco", "--output", str(output), "--images"])
+    names = [image["file_name"] for image in json.loads(output.read_text())["images"]]
+
+    assert code == 0
+    assert names == sorted(path.name for path in (tmp_path / "c").iterdir())
 
 
 def test_a_damaged_dataset_is_exit_1(data, tmp_path, capsys):
