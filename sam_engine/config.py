@@ -372,6 +372,9 @@ class AutoAnnotateConfig:
     """Of the sampling; nothing else is random."""
     max_failed_fraction: float = 0.05
     """Exit with 3 if more than this fraction of the images failed."""
+    on_input_change: str = "ignore"
+    """If the output's dataset was begun with other images. ignore: new ones are left out, with a warning, and
+    another input, limit or sample is refused. error: any change is. extend: new ones are appended to it."""
     retry_failed: bool = False
     """Make anew the shards with images that failed for a reason that may pass: unreadable, vanished, changed,
     timeout, oom and crashes."""
@@ -390,8 +393,10 @@ class AutoAnnotateConfig:
             check_setting("limit", self.limit, self.limit >= 1, "at least 1")
         if self.sample is not None:
             check_setting("sample", self.sample, 0 < self.sample <= 1, "in (0, 1]")
-        fraction, part = self.max_failed_fraction, self.partition
+        fraction, part, answer = self.max_failed_fraction, self.partition, self.on_input_change
         check_setting("max_failed_fraction", fraction, 0 <= fraction <= 1, "in [0, 1]")
+        is_known = answer in ("error", "ignore", "extend")
+        check_setting("on_input_change", answer, is_known, "error, ignore or extend")
         check_setting("previews", self.previews, self.previews >= 0, "at least 0")
         is_choice = self.input_incomplete in ("refuse", "accept")
         check_setting("input_incomplete", self.input_incomplete, is_choice, "refuse or accept")

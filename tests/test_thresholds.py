@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from pipelines.auto_annotate import COMMAND, describe
 from pipelines.config import load
 from sam_engine import SamAutomaticMaskGenerator, annotate_dataset, open_dataset
-from sam_engine.annotation.plan import prepare
+from sam_engine.annotation.preparation import prepare
 from sam_engine.build_sam import load_model, sam_model_registry
 from sam_engine.catalogue import MODELS, Thresholds
 from sam_engine.checkpoints.layouts import read_thresholds

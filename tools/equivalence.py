@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from sam_engine.__main__ import called
-from sam_engine.annotation.plan import Plan, prepare
+from sam_engine.annotation.plan import Plan
+from sam_engine.annotation.preparation import prepare
 from sam_engine.annotation.run import RunEvent, annotate_dataset, run_prepared
 from sam_engine.catalogue import DEFAULT_MODEL, MODELS
 from sam_engine.config import (

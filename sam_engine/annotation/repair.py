@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sam_engine.annotation.plan import Plan, prepare
+from sam_engine.annotation.plan import Plan
+from sam_engine.annotation.preparation import prepare
 from sam_engine.annotation.run import RunEvent, run_prepared
 from sam_engine.dataset.reader import Dataset
 from sam_engine.dataset.run_info import CONFIG, read_config
@@ -68,6 +69,7 @@ def repair_dataset(
             model=config.model if device is None else replace(config.model, device=device),
             executor=replace(config.executor, name="inline"),
             retry_failed=False,
+            on_input_change="ignore",
         )
     )
     store = preparation.store

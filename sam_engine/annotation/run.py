@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from sam_engine.annotation.card import CARD, dataset_card
 from sam_engine.annotation.leases import Event
-from sam_engine.annotation.plan import Plan, Preparation, open_run, prepare
+from sam_engine.annotation.plan import Plan, open_run
+from sam_engine.annotation.preparation import Preparation, prepare
 from sam_engine.annotation.prompt_table import kept_prompts
 from sam_engine.annotation.report import (
     ERRORS,

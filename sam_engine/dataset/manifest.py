@@ -48,7 +48,7 @@ _BATCH_ROWS = 65_536
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """The files of one run, sorted bytewise by path. ``len()`` is their number."""
+    """The files of one run, sorted bytewise by path, in segments if it was extended. ``len()``: how many."""
 
     table: pa.Table
     """Columns of `SCHEMA` and some of `ORIGIN_COLUMNS`, one chunk each, ``image_id`` counting from 0."""
@@ -83,6 +83,34 @@ class Manifest:
             if column.name in origins:
                 table = table.append_column(column, origins[column.name].cast(column.type))
         return Manifest(table.combine_chunks())
+
+    def first(self, num_images: int) -> "Manifest":
+        """Return the manifest of its first images."""
+        return Manifest(self.table.slice(0, num_images).combine_chunks())
+
+    def places_in(self, other: "Manifest") -> pa.ChunkedArray:
+        """Return where each file is in another manifest, by path; null where it is not."""
+        return pc.index_in(self.table["path_bytes"], value_set=other.table["path_bytes"])
+
+    def holds_what(self, other: "Manifest") -> bool:
+        """Whether both list the same files with the same sizes, in whatever order."""
+        if len(self) != len(other):
+            return False
+        places = self.places_in(other)
+        return not places.null_count and self.table["size"].equals(other.table["size"].take(places))
+
+    def with_times_of(self, other: "Manifest") -> "Manifest":
+        """Return it with the modification times that another one has for its files."""
+        times = other.table["mtime_ns"].take(self.places_in(other))
+        index = self.table.schema.get_field_index("mtime_ns")
+        return Manifest(self.table.set_column(index, SCHEMA.field("mtime_ns"), times).combine_chunks())
+
+    def extended_by(self, other: "Manifest") -> "Manifest":
+        """Return it with the files behind it that only another one has, in that one's order."""
+        new = other.table.filter(pc.is_null(other.places_in(self)))
+        table = pa.concat_tables([self.table, new.select(self.table.schema.names)]).combine_chunks()
+        image_id = pa.chunked_array([pa.array(np.arange(len(table)))])
+        return Manifest(table.set_column(0, SCHEMA.field("image_id"), image_id))
 
     @cached_property
     def files_sha256(self) -> str:
@@ -211,11 +239,11 @@ def default_shard_size(num_images: int) -> int:
     return min(500, max(4, -(-num_images // 16)))
 
 
-def cut_shards(num_images: int, shard_size: int) -> list[Shard]:
-    """Return the contiguous shards that together hold every image once; only the last may be smaller."""
+def cut_shards(num_images: int, shard_size: int, start: int = 0, first_index: int = 0) -> list[Shard]:
+    """Return the contiguous shards that hold every image from ``start`` on; only the last may be smaller."""
     return [
-        Shard(index=index, start=start, stop=min(start + shard_size, num_images))
-        for index, start in enumerate(range(0, num_images, shard_size))
+        Shard(index=index, start=first, stop=min(first + shard_size, num_images))
+        for index, first in enumerate(range(start, num_images, shard_size), first_index)
     ]
 
 

@@ -63,6 +63,10 @@ class RunInfo:
     num_images: int
     num_shards: int
     versions: Mapping[str, str]
+    segments: Sequence[Mapping[str, Any]] = ()
+    """What was appended to the manifest since: ``start`` and ``stop``, the images; ``shard_size``; and
+    ``manifest_sha256``, of the manifest up to there. Not in the fingerprint: that is what the dataset began
+    with, and what all its shards carry."""
 
     @property
     def fingerprint(self) -> str:
@@ -78,6 +82,8 @@ class RunInfo:
     def to_json(self) -> bytes:
         """Return the file."""
         document = {"fingerprint": self.fingerprint, **dataclasses.asdict(self)}
+        if not self.segments:  # as before there were any
+            del document["segments"]
         return (json.dumps(document, indent=2) + "\n").encode()
 
     @classmethod

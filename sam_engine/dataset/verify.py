@@ -153,7 +153,8 @@ def _read_manifest(dataset: Dataset) -> tuple[Manifest | None, list[str]]:
         return None, [f"{MANIFEST}: is missing, so rows cannot be held against the input"]
     except ShardError as error:
         return None, [f"{MANIFEST}: {error}"]
-    expected = (dataset.run_info.get("settings") or {}).get("manifest_sha256")
+    segments = dataset.run_info.get("segments") or [dataset.run_info.get("settings") or {}]
+    expected = segments[-1].get("manifest_sha256")
     if manifest.sha256 != expected:
         return manifest, [f"{MANIFEST}: has digest {manifest.sha256}; {RUN_INFO} says {expected}"]
     return manifest, []

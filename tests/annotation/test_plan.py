@@ -10,7 +10,8 @@ from PIL import Image
 
 from pipelines.auto_annotate import COMMAND, run
 from pipelines.config import load
-from sam_engine.annotation.plan import open_run, prepare
+from sam_engine.annotation.plan import open_run
+from sam_engine.annotation.preparation import prepare
 from sam_engine.annotation.run import annotate_dataset
 from sam_engine.errors import ConfigError, FingerprintError
 from tests.helpers import fakes

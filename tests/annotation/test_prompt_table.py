@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sam_engine.amg.mask_finder import MaskFinder
-from sam_engine.annotation.plan import prepare
+from sam_engine.annotation.preparation import prepare
 from sam_engine.annotation.prompt_table import PROMPTS, kept_prompts, read_prompts, within
 from sam_engine.annotation.run import annotate_dataset
 from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator

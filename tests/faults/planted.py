@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import sam_engine.annotation.plan
+import sam_engine.annotation.segments
 import sam_engine.annotation.worker
 from sam_engine.dataset.manifest import cut_shards
 from sam_engine.dataset.schema import ANNOTATIONS_PREFIX
@@ -158,13 +158,13 @@ def _completion_order() -> None:
         index = len(store.list(ANNOTATIONS_PREFIX))
         return real_publish(store, records, shard=replace(shard, index=index), fingerprint=fingerprint)
 
-    def shuffled(num_images: int, shard_size: int) -> list[Shard]:
-        shards = cut_shards(num_images, shard_size)
+    def shuffled(*arguments: int) -> list[Shard]:
+        shards = cut_shards(*arguments)
         random.Random(os.getpid()).shuffle(shards)
         return shards
 
     sam_engine.annotation.worker.publish_shard = publish  # type: ignore[assignment]
-    sam_engine.annotation.plan.cut_shards = shuffled
+    sam_engine.annotation.segments.cut_shards = shuffled
 
 
 def _no_settling() -> None:

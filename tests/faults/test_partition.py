@@ -8,7 +8,8 @@ import time
 import pytest
 
 from pipelines.auto_annotate import run
-from sam_engine.annotation.plan import open_run, prepare
+from sam_engine.annotation.plan import open_run
+from sam_engine.annotation.preparation import prepare
 from sam_engine.annotation.run import annotate_dataset
 from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.schema import MANIFEST, RUN_INFO, SUCCESS

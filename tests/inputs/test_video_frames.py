@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sam_engine.annotation.plan import prepare
+from sam_engine.annotation.preparation import prepare
 from sam_engine.annotation.repair import repair_dataset
 from sam_engine.annotation.run import annotate_dataset
 from sam_engine.config import VideoConfig

@@ -14,7 +14,7 @@ import pytest
 from pipelines.auto_annotate import COMMAND, command_line, describe, run
 from pipelines.config import load
 from pipelines.signals import Stopped, stopped_by_signals
-from sam_engine.annotation.plan import prepare
+from sam_engine.annotation.preparation import prepare
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.errors import ConfigError
 from tests.helpers import fakes

@@ -1,0 +1,135 @@
+"""Settings on their way to a run: everything is checked that can be, and nothing is written. No torch."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sam_engine.annotation.image_table import ImageTable, read_image_table
+from sam_engine.annotation.prompt_table import PromptTable, prompts_of_run
+from sam_engine.catalogue import ARCHITECTURES
+from sam_engine.checkpoints.resolve import Checkpoint, resolve_checkpoint
+from sam_engine.cluster.ray_session import refuse_unreachable
+from sam_engine.config import AutoAnnotateConfig
+from sam_engine.dataset.manifest import Manifest, build_manifest
+from sam_engine.dataset.schema import RUN_INFO
+from sam_engine.errors import ConfigError
+from sam_engine.inputs.open import open_input
+from sam_engine.inputs.source import Account, InputSource, ListingRules
+from sam_engine.storage.local import open_store
+from sam_engine.storage.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """A run that may start: whatever can be wrong with its settings was checked, nothing is written."""
+
+    config: AutoAnnotateConfig
+    source: InputSource
+    account: Account
+    """What the listing passed over."""
+    store: Store
+    manifest: Manifest
+    """As the input is now; a resumed run uses the one that was frozen."""
+    checkpoint: Checkpoint
+    architecture: Mapping[str, object]
+    prompts: PromptTable | None = None
+    """What ``amg.prompts`` names."""
+    image_table: ImageTable | None = None
+    """What ``image_table`` names; None also if it is gone, and the dataset keeps what it said."""
+
+
+def prepare(config: AutoAnnotateConfig) -> Preparation:
+    """Check everything that can be checked before something is written.
+
+    Raises:
+        ConfigError: Or one of its kinds: input, output, checkpoint or a setting is wrong.
+    """
+    if config.amg.grid is None and config.amg.prompts is None:
+        raise ConfigError("amg.points_per_side must be at least 1, got None")
+    if not config.partition.is_whole and (config.retry_failed or config.on_input_change == "extend"):
+        name = "retry_failed=true" if config.retry_failed else "on_input_change=extend"
+        raise ConfigError(f"{name} is for one driver: leave partition.index and partition.count out")
+    if config.decode.isolate is None:
+        isolate = config.executor.name == "ray"
+        config = dataclasses.replace(config, decode=dataclasses.replace(config.decode, isolate=isolate))
+    rules = ListingRules(
+        column=config.input_column,
+        accept_incomplete=config.input_incomplete == "accept",
+        video=config.video,
+    )
+    source, account = open_input(config.input, rules), Account()
+    output = config.output or os.path.join("outputs", f"{source.name}-{config.model.name}")
+    if "://" not in output:  # workers elsewhere have another working directory
+        output = os.path.abspath(output)
+    store = open_store(output)
+    _refuse_nesting(config, source, output)
+    _refuse_foreign(store)
+    manifest = build_manifest(
+        source.iter_files(account), limit=config.limit, sample=config.sample, seed=config.seed
+    )
+    image_table = _image_table(config.image_table, store)
+    if image_table is not None:
+        manifest = image_table.joined(manifest)
+    if config.video.is_set and "frame_time_s" not in manifest.extras:
+        raise ConfigError(f"video.* chooses frames of videos, and input {source.root} holds none")
+    prompts = None if config.amg.prompts is None else prompts_of_run(config.amg.prompts, store)
+    if prompts is not None:
+        prompts.notes(manifest)
+    _check_machine(config)
+    checkpoint = resolve_checkpoint(config.model)
+    config = dataclasses.replace(config, amg=config.amg.with_thresholds(checkpoint.thresholds))
+    return Preparation(
+        config=config,
+        source=source,
+        account=account,
+        store=store,
+        manifest=manifest,
+        checkpoint=checkpoint,
+        architecture=dataclasses.asdict(ARCHITECTURES[config.model.name]),
+        prompts=prompts,
+        image_table=image_table,
+    )
+
+
+def _image_table(path: str | None, store: Store) -> ImageTable | None:
+    """Return the table in a file; None where it is gone and a dataset was begun with it."""
+    if path is None or (not os.path.exists(path) and store.list(RUN_INFO)):
+        return None
+    return read_image_table(path)
+
+
+def _check_machine(config: AutoAnnotateConfig) -> None:
+    """Check what can be known here of where shards are to be made.
+
+    Raises:
+        ConfigError: There is no such device, or no cluster at the address.
+    """
+    executor = config.executor
+    if executor.name == "ray" and executor.address != "local":
+        refuse_unreachable(executor.address)  # its devices are known when Ray is
+    elif config.model.device not in ("auto", "cpu") or config.model.precision == "tf32":
+        from sam_engine.build_sam import choose_device  # torch takes seconds: only for what can be missing
+
+        choose_device(config.model)
+
+
+def _refuse_nesting(config: AutoAnnotateConfig, source: InputSource, output: str) -> None:
+    """Raise `ConfigError` if the next listing of the input would find the output in it."""
+    if config.input is None or not os.path.isdir(source.root) or not os.path.isdir(config.input):
+        return
+    root, inside = os.path.realpath(source.root), os.path.realpath(output)
+    if os.path.commonpath([root, inside]) == root:
+        raise ConfigError(f"output {output} lies inside input {source.root}; give an output= beside it")
+
+
+def _refuse_foreign(store: Store) -> None:
+    """Raise `ConfigError` if the output holds things, but no run of ours."""
+    names = store.list("")
+    foreign = [name for name in names if not name.startswith("_meta/")]
+    # Asked again: another driver may have begun the dataset while its folders were being listed.
+    if foreign and RUN_INFO not in names and not store.list(RUN_INFO):
+        raise ConfigError(
+            f"output {store.describe()} is not empty and holds no dataset of this program (but "
+            f"{foreign[0]}); give an empty or a new folder"
+        )
