@@ -30,6 +30,10 @@ torture-workers: $(VENV)/.test ## Kill workers, nodes and runs, and look for lea
 torture-signals: $(VENV)/.test ## Interrupt 200 runs at every phase, with Ray and without (half an hour)
 	$(BIN)/python -m tests.faults.workers siginline sigray
 
+pictures: $(VENV)/.test ## Make the README's pictures anew (Chromium)
+	$(BIN)/python -m pipelines.auto_annotate output=outputs/pictures executor=inline
+	$(BIN)/python -m tests.web.pictures outputs/pictures docs
+
 check: $(VENV)/.dev ## Format, lint, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -53,4 +57,4 @@ $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[$*]'
 	@touch $@
 
-.PHONY: help demo test test-slow corpus torture torture-workers torture-signals check format clean
+.PHONY: help demo test test-slow corpus torture torture-workers torture-signals pictures check format clean

@@ -1,0 +1,95 @@
+"""python -m tests.web.pictures DATASET docs: the README's pictures, of a dataset of the sample photos."""
+
+import argparse
+import io
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+
+import uvicorn
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+from sam_engine.dataset.reader import open_dataset
+from sam_engine.web.app import Viewer
+from sam_engine.web.server import bound, guarded, server_config
+
+SIZE = (1280, 720)
+"""Of a page, in pixels: width, height."""
+SCALE = 0.72
+"""Of the picture, relative to the pages."""
+HEIGHT = 300
+"""Of the previews in a row, in pixels."""
+
+
+def main() -> int:
+    """Take the grid and one image's page, one above the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dataset")
+    parser.add_argument("folder", type=Path, help="gets viewer.jpg and demo.jpg")
+    parser.add_argument("--image", default="coffee.png", help="file name of the image that is opened")
+    options = parser.parse_args()
+    viewer = Viewer(open_dataset(options.dataset))
+    viewer.listing.look()
+    number = next(
+        record.image_id for record in viewer.dataset.records() if record.path.decode() == options.image
+    )
+    with bound(0) as listener:
+        port = listener.getsockname()[1]
+        server = uvicorn.Server(server_config(guarded(viewer, port, "picture")))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        page = shoot(f"http://127.0.0.1:{port}", number)
+        server.should_exit = True
+        thread.join()
+    small = page.resize((round(page.width * SCALE), round(page.height * SCALE)), Image.Resampling.LANCZOS)
+    small.save(options.folder / "viewer.jpg", quality=85)
+    strip(sorted(Path(options.dataset, "previews").glob("*.jpg"))[:4]).save(
+        options.folder / "demo.jpg", quality=88
+    )
+    return 0
+
+
+def strip(paths: list[Path]) -> Image.Image:
+    """Return pictures side by side, all of one height."""
+    pictures = [Image.open(path).convert("RGB") for path in paths]
+    pictures = [
+        picture.resize((round(picture.width * HEIGHT / picture.height), HEIGHT), Image.Resampling.LANCZOS)
+        for picture in pictures
+    ]
+    whole = Image.new("RGB", (sum(picture.width for picture in pictures), HEIGHT))
+    left = 0
+    for picture in pictures:
+        whole.paste(picture, (left, 0))
+        left += picture.width
+    return whole
+
+
+def shoot(address: str, number: int) -> Image.Image:
+    """Return the page of an image, with the mask pinned that lies under its middle."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]})
+        page.goto(f"{address}/?token=picture")
+        page.wait_for_selector(".card")
+        page.goto(f"{address}/#/image/{number}")
+        page.wait_for_selector("#summary")
+        page.wait_for_timeout(1500)
+        box = page.locator(".stage").bounding_box()
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.wait_for_timeout(300)
+        # The address holds where the dataset lies, which is nobody's business.
+        page.evaluate("document.getElementById('about').textContent = 'tiny · sample photos'")
+        data = page.screenshot()
+        browser.close()
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
