@@ -22,6 +22,7 @@ PIPELINES = {
 TOOLS = {
     "view": ("view", "look at a dataset in the browser, also while it is being made"),
     "export": ("export", "write a dataset as SA-1B files, COCO, labelme or YOLO"),
+    "export-onnx": ("export_onnx", "write a model for ONNX Runtime, checked against torch"),
     "import": ("import_annotations", "take what was corrected in labelme back as corrections"),
     "verify": ("verify", "hold a dataset against every promise of its format; --repair mends it"),
     "doctor": ("doctor", "say what is here and what is missing: versions, GPU, codecs, weights, disk"),

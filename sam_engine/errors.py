@@ -13,6 +13,7 @@
     ├── ModelLoadError                workers cannot load the model                       exit 1
     ├── WorkerError                   workers fail at whatever they are given             exit 1
     ├── ShardError                    a shard is unreadable or contradicts its dataset    exit 1
+    ├── ExportError                   an exported model does not answer as the model does  exit 1
     ├── StorageError                  the output cannot be written                        exit 4
     └── LockedError                   another run is writing the same output              exit 5
 """
@@ -82,6 +83,10 @@ class WorkerError(SamEngineError):
 
 class ShardError(SamEngineError):
     """A shard on disk is unreadable or contradicts its dataset."""
+
+
+class ExportError(SamEngineError):
+    """What was exported does not answer as the model does; no file was left."""
 
 
 class StorageError(SamEngineError):

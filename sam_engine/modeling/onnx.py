@@ -82,8 +82,8 @@ class SamOnnxModel(nn.Module):
         masks, scores = self.mask_decoder.predict_masks(
             image_embeddings=image_embeddings,
             image_pe=self.model.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=self._embed_points(point_coords, point_labels),
-            dense_prompt_embeddings=self._embed_masks(mask_input, has_mask_input),
+            sparse_prompt_embeddings=embed_points(self.model, point_coords, point_labels),
+            dense_prompt_embeddings=embed_masks(self.model, mask_input, has_mask_input),
         )
         threshold = self.model.mask_threshold
         if self.use_stability_score:
@@ -105,12 +105,8 @@ class SamOnnxModel(nn.Module):
 
     def mask_postprocessing(self, masks: Tensor, orig_im_size: Tensor) -> Tensor:
         """Bring logits to the image's size, computed from the tensor so that export keeps it variable."""
-        side = self.img_size
-        square = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False)
-        height, width = _sizes(self.resize_longest_image_size(orig_im_size, side), at_most=side)
-        image = square[..., :height, :width]
-        size = _sizes(orig_im_size.to(torch.int64))
-        return F.interpolate(image, size, mode="bilinear", align_corners=False)
+        input_size = self.resize_longest_image_size(orig_im_size, self.img_size)
+        return upscale_to_image(masks, self.img_size, input_size, orig_im_size)
 
     def select_masks(self, masks: Tensor, iou_preds: Tensor, num_points: int) -> tuple[Tensor, Tensor]:
         """Return token 0's mask for a clear prompt, otherwise the best of the others."""
@@ -120,25 +116,34 @@ class SamOnnxModel(nn.Module):
         rows = torch.arange(len(masks), device=masks.device)
         return masks[rows, best][:, None], iou_preds[rows, best][:, None]
 
-    def _embed_points(self, point_coords: Tensor, point_labels: Tensor) -> Tensor:
-        """Return the (1, N, C) tokens of points and box corners."""
-        encoder = self.model.prompt_encoder
-        embedding = encoder.pe_layer._pe_encoding((point_coords + 0.5) / self.img_size)
-        labels = point_labels[..., None]
-        embedding = embedding * (labels != -1) + encoder.not_a_point_embed.weight * (labels == -1)
-        for value, kind in enumerate(encoder.point_embeddings):
-            weight: Tensor = kind.get_parameter("weight")
-            embedding = embedding + weight * (labels == value)
-        return embedding
 
-    def _embed_masks(self, input_mask: Tensor, has_mask_input: Tensor) -> Tensor:
-        """Return the (1, C, h, w) map of the mask, or of its absence."""
-        encoder = self.model.prompt_encoder
-        absent = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        embedding: Tensor = (
-            has_mask_input * encoder.mask_downscaling(input_mask) + (1 - has_mask_input) * absent
-        )
-        return embedding
+def embed_points(model: Sam, point_coords: Tensor, point_labels: Tensor) -> Tensor:
+    """Return the (1, N, C) tokens of points and box corners, given as to `SamOnnxModel.forward`."""
+    encoder = model.prompt_encoder
+    embedding = encoder.pe_layer._pe_encoding((point_coords + 0.5) / model.image_size)
+    labels = point_labels[..., None]
+    embedding = embedding * (labels != -1) + encoder.not_a_point_embed.weight * (labels == -1)
+    for value, kind in enumerate(encoder.point_embeddings):
+        weight: Tensor = kind.get_parameter("weight")
+        embedding = embedding + weight * (labels == value)
+    return embedding
+
+
+def embed_masks(model: Sam, mask_input: Tensor, has_mask_input: Tensor) -> Tensor:
+    """Return the (1, C, h, w) map of the mask, or of its absence."""
+    encoder = model.prompt_encoder
+    absent = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+    embedding: Tensor = has_mask_input * encoder.mask_downscaling(mask_input) + (1 - has_mask_input) * absent
+    return embedding
+
+
+def upscale_to_image(masks: Tensor, side: int, input_size: Tensor, orig_im_size: Tensor) -> Tensor:
+    """Bring logits (1, M, 4h, 4w) to (1, M, H, W), by sizes in tensors: `upscale_logits` for graphs."""
+    square = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False)
+    height, width = _sizes(input_size, at_most=side)
+    image = square[..., :height, :width]
+    size = _sizes(orig_im_size.to(torch.int64))
+    return F.interpolate(image, size, mode="bilinear", align_corners=False)
 
 
 def _sizes(size: Tensor, at_most: int | None = None) -> tuple[Any, Any]:

@@ -56,21 +56,16 @@ def prompt_maps(places: PromptPlaces, x: Tensor, y: Tensor) -> Tensor:
     absolute values, and a soft inside. Zero for prompts without such a thing.
     """
     coords, labels = places.coords, places.labels
+    if torch.onnx.is_in_onnx_export():  # a graph is for all prompts, and has no memory to write into
+        constant = torch.ones_like(coords[:, :1, :1] + y[:, None] + x)  # (P, h, w)
+        channels = [channel for _, _, make in KINDS for channel in make(coords, labels, x, y)]
+        return torch.stack([constant, *(channel.expand_as(constant) for channel in channels)], dim=1)
     maps = coords.new_zeros(len(coords), NUM_MAPS, len(y), len(x))
     maps[:, 0] = 1
-    if _may_be(labels == 1):
-        found, distance, offset_x, offset_y = _nearest(coords, labels == 1, x, y)
-        maps[:, 1] = found * ((distance + MIN_DISTANCE).log() + 2)
-        maps[:, 2] = distance / NEAR
-        maps[:, 3] = (offset_x / NEAR).clamp(-2, 2)
-        maps[:, 4] = (offset_y / NEAR).clamp(-2, 2)
-        maps[:, 5:7] = maps[:, 3:5].abs()
-    if _may_be(labels == 0):
-        found, distance, _, _ = _nearest(coords, labels == 0, x, y)
-        maps[:, 7] = found * ((distance + MIN_DISTANCE).log() + 2)
-        maps[:, 8] = found * (-0.5 * (distance / NEGATIVE_RADIUS).square()).exp()
-    if _may_be(labels == 2):
-        _add_box_maps(maps[:, 9:], coords, labels, x, y)
+    for first_map, label, make in KINDS:
+        if _may_be(labels == label):
+            for i, channel in enumerate(make(coords, labels, x, y), start=first_map):
+                maps[:, i] = channel
     return maps
 
 
@@ -85,6 +80,8 @@ def _nearest(coords: Tensor, chosen: Tensor, x: Tensor, y: Tensor) -> tuple[Tens
     (P, 1, 1) and three times what broadcasts to (P, h, w), zero where there is none.
     """
     dx, dy = x - coords[..., :1, None], y[:, None] - coords[..., 1:, None]  # (P, N, 1, w), (P, N, h, 1)
+    if torch.onnx.is_in_onnx_export():
+        return _nearest_at_once(dx, dy, chosen)
     offset_x, offset_y = dx[:, 0], dy[:, 0]
     best = torch.where(chosen[:, 0, None, None], offset_x.square() + offset_y.square(), torch.inf)
     for i in range(1, coords.shape[1]):
@@ -101,8 +98,38 @@ def _nearest(coords: Tensor, chosen: Tensor, x: Tensor, y: Tensor) -> tuple[Tens
     return found.to(best.dtype), best.sqrt(), offset_x, offset_y
 
 
-def _add_box_maps(maps: Tensor, coords: Tensor, labels: Tensor, x: Tensor, y: Tensor) -> None:
-    """Write the seven maps of the box into (P, 7, h, w), for prompts that have one."""
+def _nearest_at_once(dx: Tensor, dy: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what `_nearest` does, without a loop over the N points and in N times the memory.
+
+    ``dx`` (P, N, 1, w) and ``dy`` (P, N, h, 1) are the offsets of pixels from points.
+    """
+    squared = torch.where(chosen[..., None, None], dx.square() + dy.square(), torch.inf)  # (P, N, h, w)
+    nearest = squared.argmin(dim=1, keepdim=True)
+    best, offset_x, offset_y = (
+        values.expand_as(squared).gather(1, nearest)[:, 0] for values in (squared, dx, dy)
+    )
+    found = chosen.any(dim=1)[:, None, None]
+    best, offset_x, offset_y = (torch.where(found, values, 0) for values in (best, offset_x, offset_y))
+    return found.to(best.dtype), best.sqrt(), offset_x, offset_y
+
+
+def _foreground_maps(coords: Tensor, labels: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
+    """Return the six maps of the nearest foreground click, of what broadcasts to (P, h, w)."""
+    found, distance, offset_x, offset_y = _nearest(coords, labels == 1, x, y)
+    across, down = (offset_x / NEAR).clamp(-2, 2), (offset_y / NEAR).clamp(-2, 2)
+    logarithm = found * ((distance + MIN_DISTANCE).log() + 2)
+    return [logarithm, distance / NEAR, across, down, across.abs(), down.abs()]
+
+
+def _background_maps(coords: Tensor, labels: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
+    """Return the two maps of the nearest background click, (P, h, w)."""
+    found, distance, _, _ = _nearest(coords, labels == 0, x, y)
+    bump = found * (-0.5 * (distance / NEGATIVE_RADIUS).square()).exp()
+    return [found * ((distance + MIN_DISTANCE).log() + 2), bump]
+
+
+def _box_maps(coords: Tensor, labels: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
+    """Return the seven maps of the box, of what broadcasts to (P, h, w)."""
     first, second = (labels == 2).to(coords.dtype)[..., None], (labels == 3).to(coords.dtype)[..., None]
     low, high = (coords * first).sum(dim=1), (coords * second).sum(dim=1)  # (P, 2)
     centre, half = (low + high) / 2, ((high - low) / 2).clamp(min=MIN_DISTANCE)
@@ -110,9 +137,11 @@ def _add_box_maps(maps: Tensor, coords: Tensor, labels: Tensor, x: Tensor, y: Te
     down = ((y - centre[:, 1:]) / half[:, 1:]).clamp(-BOX_REACH, BOX_REACH)[:, :, None]  # (P, h, 1)
     edge = (torch.maximum(across.abs(), down.abs()) + 0.1).log()
     found = first.any(dim=1)[..., None]  # (P, 1, 1)
-    maps[:, 0] = found * edge
-    maps[:, 1] = found * ((across.square() + down.square()).sqrt() + 0.1).log()
-    maps[:, 2] = found * across
-    maps[:, 3] = found * down
-    maps[:, 4:6] = maps[:, 2:4].abs()
-    maps[:, 6] = found * (-8 * edge).sigmoid()
+    euclidean = found * ((across.square() + down.square()).sqrt() + 0.1).log()
+    across_box, down_box = found * across, found * down
+    inside = found * (-8 * edge).sigmoid()
+    return [found * edge, euclidean, across_box, down_box, across_box.abs(), down_box.abs(), inside]
+
+
+KINDS = ((1, 1, _foreground_maps), (7, 0, _background_maps), (9, 2, _box_maps))
+"""First channel, label of the points that it needs, and the function that makes the channels."""

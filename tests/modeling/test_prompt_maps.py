@@ -43,6 +43,16 @@ def test_a_device_makes_all_maps_and_the_same(labels: list[int], monkeypatch: py
     assert torch.equal(make_maps(coords, labels), expected)
 
 
+@pytest.mark.parametrize("labels", [[-1], [1], [0], [1, -1], [0, 1, 1], [1, 0, -1, 1], [2, 3], [0, 1, 2, 3]])
+def test_a_graph_makes_the_same_maps(labels: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without loops over points, and without looking."""
+    coords = [(0.1 + 0.2 * i, 0.9 - 0.3 * i) for i in range(len(labels))]
+    expected = make_maps(coords, labels, width=5)
+    monkeypatch.setattr("torch.onnx.is_in_onnx_export", lambda: True)
+
+    assert torch.equal(make_maps(coords, labels, width=5), expected)
+
+
 def test_distance_to_a_click() -> None:
     """From the pixel's centre, in sides of the input; offsets have the sign of x and y."""
     maps = make_maps([(0.25 + 1 / 16, 1 / 16)], [1])
