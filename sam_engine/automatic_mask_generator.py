@@ -323,6 +323,13 @@ def _checked_grids(point_grids: PointGrids, crop_n_layers: int) -> PointGrids:
             raise ConfigError(
                 f"point_grids[{layer}] has shape {grid.shape}; wanted is (P, 2) with a point or more"
             )
+        inside = np.isfinite(grid) & (grid >= 0) & (grid <= 1)
+        if not inside.all():
+            place = grid[~inside.all(axis=1)][0].tolist()
+            raise ConfigError(
+                f"point_grids[{layer}] holds the point {place}; points are fractions of the crop, in [0, 1]: "
+                "divide pixels by its width and height"
+            )
     if len(point_grids) <= crop_n_layers:
         raise ConfigError(
             f"crop_n_layers={crop_n_layers} needs {crop_n_layers + 1} point_grids: one for the whole "

@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from numbers import Integral, Real
-from typing import Any, Self, TypeGuard, TypeVar, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Self, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sam_engine.catalogue import DEFAULT_MODEL, MODELS, Thresholds
 from sam_engine.errors import ConfigError
@@ -27,7 +28,7 @@ def check_setting(key: str, value: object, ok: bool, expected: str) -> None:
         raise ConfigError(f"{key} must be {expected}, got {value!r}")
 
 
-_KINDS = {
+_KINDS: dict[Any, tuple[Any, str]] = {
     int: (Integral, "an int"),
     float: (Real, "a number"),
     bool: (bool, "true or false"),
@@ -35,14 +36,32 @@ _KINDS = {
 }
 
 
-def check_types(config: Any, prefix: str) -> None:
+def check_types(config: Any, prefix: str = "") -> None:
     """Raise `ConfigError` unless every value of a section is of the type that its field says."""
     for name, hint in get_type_hints(type(config)).items():
-        value, kinds = getattr(config, name), get_args(hint) or (hint,)
-        kind, expected = _KINDS.get(kinds[0], (object, ""))
-        is_optional = value is None and type(None) in kinds
-        fits = isinstance(value, kind) and (kinds[0] is bool or not isinstance(value, bool))
-        check_setting(prefix + name, value, is_optional or fits, expected)
+        value = getattr(config, name)
+        check_setting(prefix + name, value, _is_of(value, hint), _name_of(hint))
+
+
+def _is_of(value: object, hint: Any) -> bool:
+    """Return whether a value is of a type as it stands at a field."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_is_of(value, member) for member in get_args(hint))
+    if get_origin(hint) is list:
+        return isinstance(value, (list, tuple)) and all(_is_of(item, get_args(hint)[0]) for item in value)
+    if hint in _KINDS:
+        return isinstance(value, _KINDS[hint][0]) and (hint is bool or not isinstance(value, bool))
+    return not isinstance(hint, type) or isinstance(value, hint)
+
+
+def _name_of(hint: Any) -> str:
+    """Return what a type is called in messages."""
+    if get_origin(hint) in (Union, UnionType):
+        names = [_name_of(member) for member in get_args(hint) if member is not NoneType]
+        return " or ".join(names)
+    if get_origin(hint) is list:
+        return f"a list, each {_name_of(get_args(hint)[0])}"
+    return _KINDS[hint][1] if hint in _KINDS else getattr(hint, "__name__", str(hint))
 
 
 def is_on(threshold: float | None) -> TypeGuard[float]:
@@ -101,7 +120,8 @@ class ModelConfig:
     the least, bf16 the most."""
 
     def __post_init__(self) -> None:
-        """Check names; whether the device exists is known only where the model runs."""
+        """Check types and names; whether the device exists is known only where the model runs."""
+        check_types(self, "model.")
         check_setting("model.name", self.name, self.name in MODEL_NAMES, f"one of {', '.join(MODEL_NAMES)}")
         check_setting(
             "model.precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"
@@ -264,7 +284,8 @@ class DecodeConfig:
     Empty: those that the file calls colours. Other formats have no bands."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check types, then ranges."""
+        check_types(self, "decode.")
         for name in ("max_pixels", "max_side", "max_file_bytes"):
             value = getattr(self, name)
             check_setting(f"decode.{name}", value, value >= 1, "at least 1")
@@ -323,7 +344,8 @@ class ExecutorConfig:
     """A shard that killed its worker or raised this often is given up and named."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check types, then ranges."""
+        check_types(self, "executor.")
         check_setting("executor.name", self.name, self.name in EXECUTORS, f"one of {', '.join(EXECUTORS)}")
         for name in ("num_workers", "threads_per_worker", "decode_threads", "max_shard_attempts"):
             value = getattr(self, name)
@@ -340,7 +362,8 @@ class LogConfig:
     """text, or json: one object per line."""
 
     def __post_init__(self) -> None:
-        """Check the choice."""
+        """Check type and choice."""
+        check_types(self, "log.")
         check_setting("log.format", self.format, self.format in ("text", "json"), "text or json")
 
 
@@ -386,7 +409,8 @@ class AutoAnnotateConfig:
     """refuse, or accept: annotate the whole images of a tar or video of which a part is missing."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check types, then ranges."""
+        check_types(self)
         if self.shard_size is not None:
             check_setting("shard_size", self.shard_size, self.shard_size >= 1, "at least 1")
         if self.limit is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from sam_engine.config import AmgConfig, ExecutorConfig, LogConfig, ModelConfig, check_setting
+from sam_engine.config import AmgConfig, ExecutorConfig, LogConfig, ModelConfig, check_setting, check_types
 from sam_engine.errors import ConfigError
 from sam_engine.files import write_atomically
 from sam_engine.training.config import TrainConfig
@@ -66,7 +66,8 @@ class LoopConfig:
     """Each arm is trained once with each. More may be added when the loop is run again."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check types, then ranges."""
+        check_types(self)
         check_setting("seeds", self.seeds, len(set(self.seeds)) == len(self.seeds) > 0, "different numbers")
         check_setting("pseudo_share", self.pseudo_share, 0 < self.pseudo_share < 1, "above 0 and below 1")
         weights = self.labelled_weights

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from sam_engine.config import AmgConfig, LogConfig, ModelConfig, check_setting
+from sam_engine.config import AmgConfig, LogConfig, ModelConfig, check_setting, check_types
 
 PARTS = ("prompts", "grid")
 
@@ -48,7 +48,8 @@ class EvaluateConfig:
     """CPU threads."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check types, then ranges."""
+        check_types(self)
         for part in self.parts:
             check_setting("parts", part, part in PARTS, f"some of {', '.join(PARTS)}")
         check_setting("parts", self.parts, len(self.parts) > 0, f"some of {', '.join(PARTS)}")

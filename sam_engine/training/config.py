@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from sam_engine.catalogue import DEFAULT_MODEL, MODELS
-from sam_engine.config import LogConfig, check_setting
+from sam_engine.config import LogConfig, check_setting, check_types
 
 AUTOCAST_PRECISIONS = ("fp32", "bf16", "fp16")
 LOSSES = ("bce_dice", "focal_dice")
@@ -64,7 +64,8 @@ class DataConfig:
     """Crops that show the whole image, padded as in inference."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check types, then ranges."""
+        check_types(self, "data.")
         num_sources = len(self.sources) + len(self.region_sources)
         for name in ("weights", "images"):
             values = getattr(self, name)
@@ -208,7 +209,8 @@ class TrainConfig:
     needed for what changes what is learnt; the length of the schedule and the machine may always change."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check types, then ranges."""
+        check_types(self)
         at_least = (
             ("images_per_step", 1),
             ("accumulate", 1),
