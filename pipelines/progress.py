@@ -36,7 +36,8 @@ class Progress(AbstractContextManager["Progress"]):
         self._done = self._before = done
         self._total = total
         self._masks = num_masks
-        self._started = self._last_line = time.monotonic()
+        self._started: float | None = None  # with the first image: loading says nothing about speed
+        self._last_line = time.monotonic()
         if self._draws_bar and total:
             self._bar = tqdm(total=total, initial=done, unit="image", dynamic_ncols=True)
 
@@ -47,6 +48,10 @@ class Progress(AbstractContextManager["Progress"]):
 
     def show(self, event: ShardProgress | ShardReport) -> Self:
         """Count an event, and say so if it is time."""
+        if self._started is None:
+            self._started = time.monotonic()
+            if self._bar is not None:
+                self._bar.unpause()
         index = event.shard.index
         self._underway.pop(index, None)
         if isinstance(event, ShardProgress):
@@ -62,7 +67,7 @@ class Progress(AbstractContextManager["Progress"]):
             self._bar.refresh()
         elif time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
-            rate = (done - self._before) / (self._last_line - self._started)
+            rate = (done - self._before) / max(self._last_line - self._started, 1e-9)
             speed = f", {rate:.2f} images/s, {(self._total - done) / rate:.0f} s left" if rate else ""
             fields = {
                 "images": done,

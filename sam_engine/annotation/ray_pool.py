@@ -48,6 +48,9 @@ def run_on_ray(
     Raises:
         ConfigError, ModelLoadError, WorkerError, StorageError: As `run_shards`.
     """
+    log.info(
+        "starting Ray on this machine" if config.address == "local" else f"joining Ray at {config.address}"
+    )
     with ray_session(config):
         yield from _RayPool(queue, make_worker, config, device).run()
 
@@ -177,6 +180,7 @@ class _RayPool:
 
     def run(self) -> Iterator[Event]:
         """Yield events until no shard is left."""
+        log.info("waiting for the first of %d workers to load the model", self._size)
         try:
             while self._queue or self._busy:
                 self._start_workers()

@@ -80,6 +80,7 @@ def _make_inline(make_worker: Callable[[], ShardWorker], *, probe: bool) -> Shar
     Raises:
         ModelLoadError: It cannot be made, or does not work.
     """
+    log.info("loading the model")
     try:
         worker = make_worker()
         if probe:

@@ -5,11 +5,15 @@ not write there, in the user's cache.
 """
 
 import contextlib
+import functools
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
 from numba.core.caching import FunctionCache
+
+log = logging.getLogger(__name__)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -32,11 +36,23 @@ def _compiled(function: Function, fastmath: bool | set[str]) -> Function:
     return cast(Function, dispatcher)
 
 
+@functools.cache
+def _say_once() -> None:
+    """Say, once in a process, what the first image waits for."""
+    log.info("compiling loops, which is done once on a machine and takes up to a minute")
+
+
 class _SpareCache(FunctionCache):  # type: ignore[misc]  # numba has no types
     """numba's cache (``cache=True``) that nothing depends on: a full disk or a torn file does no harm."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return what was kept, or None."""
+        kept = self._load(sig, target_context)
+        if kept is None:
+            _say_once()
+        return kept
+
+    def _load(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
         except Exception:  # noqa: BLE001  # whatever unpickling makes of a file that power loss cut off

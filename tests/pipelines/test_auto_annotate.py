@@ -192,7 +192,7 @@ def test_json_log_is_json_on_every_line(tmp_path, capsys):
     annotate(tmp_path / "in", tmp_path / "out", log__format="json")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
-    assert [line["level"] for line in lines] == ["warning", "info"]
+    assert [line["level"] for line in lines] == ["warning", "info", "info"]
     assert lines[1]["message"] == f"2 images, 1 shards, into {tmp_path}/out"
 
 
