@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from sam_engine.annotation.preparation import Preparation
 from sam_engine.annotation.prompt_table import PROMPTS, kept_prompts
 from sam_engine.annotation.segments import manifest_now, run_info, selection, shards_of, with_segments
+from sam_engine.dataset.begin import begun
 from sam_engine.dataset.manifest import Manifest, selection_in
 from sam_engine.dataset.run_info import CONFIG, RunInfo, config_yaml, refuse_difference, version_notes
-from sam_engine.dataset.schema import ANNOTATIONS_PREFIX, MANIFEST, RUN_INFO, SUCCESS
+from sam_engine.dataset.schema import MANIFEST, RUN_INFO, SUCCESS
 from sam_engine.dataset.shards import ShardSummary, committed_shards, shard_name
 from sam_engine.storage.local import SET_ASIDE
 from sam_engine.storage.store import Store
@@ -54,7 +55,7 @@ def open_run(preparation: Preparation) -> Plan:
     notes: list[str] = []
     store.delete_own_temporaries()
     store.settle()
-    there = _begun(store) if preparation.config.partition.is_whole else _begun_together(preparation)
+    there = begun(store) if preparation.config.partition.is_whole else _begun_together(preparation)
     if there is None:
         here = run_info(preparation, manifest)
         store.replace(MANIFEST, manifest.to_bytes(selection(preparation)))
@@ -92,17 +93,6 @@ def open_run(preparation: Preparation) -> Plan:
         committed=committed,
         notes=notes,
     )
-
-
-def _begun(store: Store) -> RunInfo | None:
-    """Return what is on record of a dataset; None if nothing was made of it yet: it may be begun anew.
-
-    Raises:
-        ShardError: The record is damaged.
-    """
-    if not store.list(ANNOTATIONS_PREFIX) and not store.list(SET_ASIDE):
-        return None
-    return RunInfo.from_json(store.read(RUN_INFO))
 
 
 def _set_failed_aside(store: Store, committed: dict[int, ShardSummary]) -> list[str]:

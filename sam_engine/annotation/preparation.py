@@ -11,6 +11,7 @@ from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.checkpoints.resolve import Checkpoint, resolve_checkpoint
 from sam_engine.cluster.ray_session import refuse_unreachable
 from sam_engine.config import AutoAnnotateConfig
+from sam_engine.dataset.begin import refuse_foreign
 from sam_engine.dataset.manifest import Manifest, build_manifest
 from sam_engine.dataset.schema import RUN_INFO
 from sam_engine.errors import ConfigError
@@ -64,7 +65,7 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
         output = os.path.abspath(output)
     store = open_store(output)
     _refuse_nesting(config, source, output)
-    _refuse_foreign(store)
+    refuse_foreign(store)
     manifest = build_manifest(
         source.iter_files(account), limit=config.limit, sample=config.sample, seed=config.seed
     )
@@ -121,15 +122,3 @@ def _refuse_nesting(config: AutoAnnotateConfig, source: InputSource, output: str
     root, inside = os.path.realpath(source.root), os.path.realpath(output)
     if os.path.commonpath([root, inside]) == root:
         raise ConfigError(f"output {output} lies inside input {source.root}; give an output= beside it")
-
-
-def _refuse_foreign(store: Store) -> None:
-    """Raise `ConfigError` if the output holds things, but no run of ours."""
-    names = store.list("")
-    foreign = [name for name in names if not name.startswith("_meta/")]
-    # Asked again: another driver may have begun the dataset while its folders were being listed.
-    if foreign and RUN_INFO not in names and not store.list(RUN_INFO):
-        raise ConfigError(
-            f"output {store.describe()} is not empty and holds no dataset of this program (but "
-            f"{foreign[0]}); give an empty or a new folder"
-        )

@@ -4,6 +4,7 @@ A damaged file is moved aside, never deleted. What is then missing is what a res
 settings on record, so that the new shards have the bytes that the old ones had when they were whole.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING
 from sam_engine.annotation.plan import Plan
 from sam_engine.annotation.preparation import prepare
 from sam_engine.annotation.run import RunEvent, run_prepared
+from sam_engine.dataset.lineage_problems import parents_of
 from sam_engine.dataset.reader import Dataset
 from sam_engine.dataset.run_info import CONFIG, read_config
 from sam_engine.dataset.schema import SUCCESS
 from sam_engine.dataset.shards import shard_name
 from sam_engine.dataset.verify import foundation_problems, recorded_digests, verify_dataset
-from sam_engine.errors import ShardError
+from sam_engine.errors import ConfigError, ShardError
 from sam_engine.structures import ShardReport
 
 if TYPE_CHECKING:
@@ -60,6 +62,12 @@ def repair_dataset(
     """
     for problem in foundation_problems(dataset):
         raise ShardError(f"{dataset.store.describe()} cannot be repaired: {problem}")
+    if parents_of(dataset.run_info) is not None:
+        operation = dataset.run_info["settings"].get("operation")
+        raise ConfigError(
+            f"{dataset.store.describe()} was derived from other datasets: move what is damaged away and "
+            f"give the command again that made it ({json.dumps(operation)})"
+        )
     config = read_config(dataset.store.read(CONFIG))
     preparation = prepare(
         replace(

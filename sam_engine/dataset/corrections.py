@@ -17,10 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from sam_engine.dataset.reader import Dataset
 from sam_engine.dataset.schema import annotation_id
 from sam_engine.errors import InputError, RleError
 from sam_engine.ops.rle import area_of, bbox_of, counts_to_runs
-from sam_engine.structures import Annotation, ImageRecord
+from sam_engine.structures import Annotation, ImageRecord, ImageStatus
 
 log = logging.getLogger(__name__)
 
@@ -194,6 +195,18 @@ def read_corrections(dataset: Path) -> dict[int, list[Correction]]:
     return dict(by_image)
 
 
+def refuse_unknown(dataset: Dataset, corrections: Mapping[int, Sequence[Correction]]) -> None:
+    """Raise `InputError` if there are corrections of an image that was not annotated."""
+    unknown = set(corrections)
+    for table in dataset.tables(["image_id", "status"]) if unknown else ():
+        for image_id, status in zip(table["image_id"].to_pylist(), table["status"].to_pylist(), strict=True):
+            if not ImageStatus(status).is_failure:
+                unknown.discard(image_id)
+    if unknown:
+        where = dataset.store.describe()
+        raise InputError(f"{where}: there are corrections of image {min(unknown)}, which was not annotated")
+
+
 def apply_corrections(record: ImageRecord, corrections: Iterable[Correction]) -> tuple[CorrectedMask, ...]:
     """Return the masks of an image as people left them; those of the dataset first, in their order.
 
@@ -264,6 +277,8 @@ def corrected_annotations(
             stability_score=1.0,
             crop_box=known.crop_box if known else (0.0, 0.0, float(mask.size[1]), float(mask.size[0])),
             point_coords=known.point_coords if known else (),
+            label=known.label if known else None,
+            parent_id=known.parent_id if known else None,
         )
         found.append((next_id if known is None else int(mask.mask_id), drawn))
         next_id += known is None

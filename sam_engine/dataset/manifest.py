@@ -8,7 +8,7 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -231,6 +231,19 @@ def build_manifest(
     return Manifest(plain).with_origins(known)
 
 
+def seeded_hashes(keys: Iterable[bytes], seed: int) -> np.ndarray:
+    """Return an (N,) uint64 hash for each key, which depends on nothing but key and seed."""
+    salt = seed.to_bytes(16, "little", signed=True)
+    hashes = (int.from_bytes(hashlib.blake2b(key, digest_size=8, key=salt).digest()) for key in keys)
+    return np.fromiter(hashes, np.uint64)
+
+
+def iter_paths(table: pa.Table) -> Iterator[bytes]:
+    """Yield the paths of a manifest's table in their order, few at once in memory."""
+    for batch in table.select(["path_bytes"]).to_batches(max_chunksize=_BATCH_ROWS):
+        yield from batch["path_bytes"].to_pylist()
+
+
 def default_shard_size(num_images: int) -> int:
     """Return 500, or for small inputs what gives 16 shards of at least 4, so that several workers have some.
 
@@ -283,13 +296,7 @@ def _refuse_duplicates(table: pa.Table) -> None:
 
 def _draw(table: pa.Table, fraction: float, seed: int) -> np.ndarray:
     """Return the sorted row numbers whose seeded path hashes are the smallest."""
-    key = seed.to_bytes(16, "little", signed=True)
-    hashes = np.empty(table.num_rows, np.uint64)
-    start = 0
-    for batch in table.select(["path_bytes"]).to_batches(max_chunksize=_BATCH_ROWS):
-        for row, path in enumerate(batch["path_bytes"].to_pylist(), start):
-            hashes[row] = int.from_bytes(hashlib.blake2b(path, digest_size=8, key=key).digest())
-        start += batch.num_rows
+    hashes = seeded_hashes(iter_paths(table), seed)
     count = max(1, round(fraction * len(hashes)))
     return np.sort(np.argsort(hashes, kind="stable")[:count])
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from sam_engine.config import DecodeConfig
 from sam_engine.dataset.manifest import Manifest, build_manifest
-from sam_engine.errors import ImageError, InputError
+from sam_engine.dataset.merged_inputs import open_run_input, shown_as
+from sam_engine.errors import ImageError
 from sam_engine.images.decode import decode_image
-from sam_engine.inputs.open import open_input
-from sam_engine.inputs.source import Account, InputSource, ListingRules
+from sam_engine.inputs.source import Account, InputSource
 from sam_engine.structures import ImageRecord, ImageStatus
 
 
@@ -23,8 +23,8 @@ class Originals:
 
     source: InputSource
     listing: Manifest
-    shown: DecodeConfig = field(default_factory=DecodeConfig)
-    """What decided how pixels look: background, scale and bands. See `shown_as`."""
+    run_info: Mapping[str, Any] = field(default_factory=dict)
+    """Of the dataset; see `shown_as`."""
 
     def pixels(self, record: ImageRecord) -> np.ndarray:
         """Return the (H, W, 3) uint8 RGB pixels that a record's masks refer to.
@@ -42,7 +42,7 @@ class Originals:
         [entry] = self.listing.entries(row, row + 1)
         # The row says what the run's own settings allowed: the same file needs no more, and gets no more.
         config = replace(
-            self.shown,
+            shown_as(self.run_info, record.path),
             strict=False,
             exif=record.exif_orientation != 1,
             max_pixels=record.width * record.height,
@@ -71,15 +71,5 @@ def open_originals(run_info: Mapping[str, Any], images: str | None = None) -> Or
     Raises:
         InputError: There are no images.
     """
-    settings, selection = (run_info.get(key) or {} for key in ("settings", "selection"))
-    spec = images if images is not None else selection.get("input")
-    if not isinstance(spec, str):
-        raise InputError("the dataset does not say where its images are")
-    source = open_input(spec, ListingRules(column=selection.get("input_column"), accept_incomplete=True))
-    return Originals(source, build_manifest(source.iter_files(Account())), shown_as(settings))
-
-
-def shown_as(settings: Mapping[str, Any]) -> DecodeConfig:
-    """Return the settings of a run that decide how pixels look, as its ``run.json`` has them."""
-    names = [name for name in ("background", "scale", "bands") if f"decode.{name}" in settings]
-    return DecodeConfig(**{name: settings[f"decode.{name}"] for name in names})
+    source = open_run_input(run_info, images)
+    return Originals(source, build_manifest(source.iter_files(Account())), run_info)

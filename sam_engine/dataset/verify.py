@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sam_engine.dataset.lineage_problems import lineage_problems, parents_of
 from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.reader import Dataset, read_tables
 from sam_engine.dataset.row_problems import record_problems
@@ -143,6 +144,10 @@ def _run_info_problems(dataset: Dataset) -> Iterator[str]:
     version = info.settings.get("schema_version")
     if version != SCHEMA_VERSION:
         yield f"{RUN_INFO}: schema_version is {version!r}; this program knows {SCHEMA_VERSION}"
+    try:
+        parents_of(dataset.run_info)
+    except ValueError as error:
+        yield f"{RUN_INFO}: {error}"
 
 
 def _read_manifest(dataset: Dataset) -> tuple[Manifest | None, list[str]]:
@@ -182,8 +187,14 @@ def _shard_problems(
     """Yield what is wrong with a shard's rows; count them into ``rows`` by status, and their ``masks``."""
     start = summary.shard.start
     try:
+        parents = parents_of(dataset.run_info)
+    except ValueError:
+        parents = None  # told once, with the settings
+    try:
         for table in read_tables(dataset.store, name):
             yield from _table_problems(table, start, manifest)
+            if parents is not None:
+                yield from lineage_problems(table, dataset.run_info, parents)
             start += len(table)
             for status in table["status"].to_pylist():
                 rows[status] += 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from sam_engine.dataset.corrections import Correction, apply_corrections, read_corrections
+from sam_engine.dataset.corrections import Correction, apply_corrections, read_corrections, refuse_unknown
 from sam_engine.dataset.originals import Originals, open_originals
 from sam_engine.dataset.reader import open_dataset, read_tables
 from sam_engine.dataset.row_problems import record_problems
@@ -20,7 +20,6 @@ from sam_engine.formats.source import (
     ReadOptions,
     bad_annotations,
     checked_runs,
-    refuse_unknown,
 )
 from sam_engine.storage.local import open_store
 from sam_engine.structures import ImageRecord, ImageStatus

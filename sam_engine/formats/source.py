@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sam_engine.config import DecodeConfig
 from sam_engine.dataset.corrections import Correction, corrected_annotations
 from sam_engine.dataset.reader import Dataset
-from sam_engine.errors import ImageError, InputError, RleError
+from sam_engine.errors import ImageError, RleError
 from sam_engine.ops.rle import Runs, counts_to_runs, decode_runs
 from sam_engine.structures import Annotation, ImageRecord, ImageStatus
 
@@ -118,18 +118,6 @@ def records_to_write(
     """
     for record in dataset.checked_records(shards=shards):
         yield record, corrected_annotations(record, corrections.get(record.image_id, ()))
-
-
-def refuse_unknown(dataset: Dataset, corrections: Mapping[int, Sequence[Correction]]) -> None:
-    """Raise `InputError` if there are corrections of an image that was not annotated."""
-    unknown = set(corrections)
-    for table in dataset.tables(["image_id", "status"]) if unknown else ():
-        for image_id, status in zip(table["image_id"].to_pylist(), table["status"].to_pylist(), strict=True):
-            if not ImageStatus(status).is_failure:
-                unknown.discard(image_id)
-    if unknown:
-        where = dataset.store.describe()
-        raise InputError(f"{where}: there are corrections of image {min(unknown)}, which was not annotated")
 
 
 def checked_runs(segmentations: Sequence[Any], size: tuple[int, ...]) -> tuple[Runs, ...]:

@@ -12,13 +12,13 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from sam_engine.dataset.places import Places
 from sam_engine.dataset.reader import Dataset
 from sam_engine.dataset.schema import SUCCESS, annotation_id, display_path
 from sam_engine.errors import ImageError, SamEngineError
 from sam_engine.structures import Annotation, ImageRecord, ImageStatus
 from sam_engine.web.listing import ORDERS, Listing, Query
 from sam_engine.web.pictures import Pictures
-from sam_engine.web.places import Places
 
 STATIC = Path(__file__).parent / "static"
 MAX_PAGE = 200

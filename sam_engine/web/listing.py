@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from sam_engine.dataset.places import Places
 from sam_engine.dataset.reader import Dataset, read_tables
 from sam_engine.dataset.shards import shard_name
+from sam_engine.dataset.statistics import MEASURE_COLUMNS, Statistics
 from sam_engine.errors import SamEngineError
 from sam_engine.structures import ImageStatus
-from sam_engine.web.places import Places
-from sam_engine.web.statistics import MEASURE_COLUMNS, Statistics
 
 log = logging.getLogger(__name__)
 

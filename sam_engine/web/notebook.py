@@ -5,12 +5,12 @@ from pathlib import Path
 import pyarrow.compute as pc
 from PIL import Image
 
+from sam_engine.dataset.places import Places
 from sam_engine.dataset.previews import draw_masks
 from sam_engine.dataset.reader import Dataset, open_dataset
 from sam_engine.errors import ConfigError
 from sam_engine.structures import ImageRecord
 from sam_engine.web.pictures import Pictures
-from sam_engine.web.places import Places
 
 
 def show(

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sam_engine.dataset.manifest import Manifest
-from sam_engine.dataset.originals import Originals, shown_as
+from sam_engine.dataset.merged_inputs import open_run_input
+from sam_engine.dataset.originals import Originals
 from sam_engine.dataset.previews import draw_masks
 from sam_engine.dataset.reader import Dataset
 from sam_engine.dataset.schema import MANIFEST
-from sam_engine.errors import ImageError, InputError, SamEngineError
-from sam_engine.inputs.open import open_input
-from sam_engine.inputs.source import ListingRules
+from sam_engine.errors import ImageError, SamEngineError
 from sam_engine.structures import ImageRecord, ImageStatus
 
 JPEG_QUALITY = 90
@@ -53,13 +52,8 @@ class Pictures:
     def _originals(self) -> Originals:
         """The input, found by the manifest of the dataset: nothing is listed anew."""
         run_info = self._dataset.run_info
-        settings, selection = (run_info.get(key) or {} for key in ("settings", "selection"))
-        spec = self._images if self._images is not None else selection.get("input")
-        if not isinstance(spec, str):
-            raise InputError("the dataset does not say where its images are; give --images")
         manifest = Manifest.from_bytes(self._dataset.store.read(MANIFEST))
-        rules = ListingRules(column=selection.get("input_column"), accept_incomplete=True)
-        return Originals(open_input(spec, rules), manifest, shown_as(settings))
+        return Originals(open_run_input(run_info, self._images), manifest, run_info)
 
     def full(self, record: ImageRecord) -> bytes:
         """Return an image in all its pixels.

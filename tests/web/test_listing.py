@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from sam_engine.dataset.places import Places
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.web.listing import Listing, Query
-from sam_engine.web.places import Places
 from tests.helpers.dataset_builder import failed, image, rectangle_mask, write_dataset
 from tests.web.conftest import EVIL_NAME
 
