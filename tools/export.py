@@ -17,6 +17,7 @@ from sam_engine.dataset.schema import MANIFEST
 from sam_engine.errors import ConfigError, InputError
 from sam_engine.files import refuse_used
 from sam_engine.formats.coco_export import CocoForm, export_coco
+from sam_engine.formats.label_studio import export_label_studio
 from sam_engine.formats.labelme import export_labelme
 from sam_engine.formats.polygons import PolygonLoss
 from sam_engine.formats.sa1b import export_sa1b
@@ -66,6 +67,10 @@ def _yolo(job: Job) -> Written:
     return export_yolo(job.dataset, job.output, **job.common)
 
 
+def _label_studio(job: Job) -> Written:
+    return export_label_studio(job.dataset, job.output, **job.common), None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Form:
     """One row of the table of what can be written."""
@@ -91,6 +96,9 @@ FORMS = {
         flags=("rle", "iscrowd", "polygons"),
     ),
     "labelme": Form(about="one .json (and .jpg) an image, masks as they are; comes back", write=_labelme),
+    "label-studio": Form(
+        about="tasks.json with brush masks, label_config.xml and images/; comes back", write=_label_studio
+    ),
     "yolo": Form(
         about="labels/, images/ and data.yaml of YOLO's segmentation: polygons, whose loss is said",
         write=_yolo,

@@ -10,6 +10,7 @@ from pathlib import Path
 from sam_engine.__main__ import called
 from sam_engine.dataset.reader import Dataset, open_dataset
 from sam_engine.formats.coco import read_coco
+from sam_engine.formats.label_studio import read_label_studio
 from sam_engine.formats.labelme import read_labelme
 from sam_engine.formats.returned import ReturnedImage, highest_id, log_differences
 
@@ -27,6 +28,7 @@ Read = Callable[[Dataset, Path, Path], list[ReturnedImage]]
 FORMS: dict[str, Read] = {
     "labelme": lambda dataset, root, path: read_labelme(path),
     "coco": lambda dataset, root, path: read_coco(path, highest_id=highest_id(dataset, root)),
+    "label-studio": lambda dataset, root, path: read_label_studio(path),
 }
 
 
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("dataset", help="directory that was exported")
-    parser.add_argument("path", type=Path, help="what came back: a folder, or of coco the file")
+    parser.add_argument("path", type=Path, help="what came back: the folder of labelme, the file of others")
     parser.add_argument("--from", dest="form", choices=tuple(FORMS), required=True, help="its form")
     parser.add_argument("--by", required=True, help="who corrected: a name, in every line of the log")
     parser.add_argument(

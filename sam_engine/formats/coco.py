@@ -176,8 +176,8 @@ def read_coco(path: Path, *, highest_id: int) -> list[ReturnedImage]:
 
 
 def _same_id(image: Mapping[str, Any]) -> int:
-    """Return the id of an image of an export, which the name of its copy has to say too."""
-    name = _COPY_NAME.fullmatch(str(image.get("file_name")))
+    """Return the id of an image of an export, which the name of its copy, if it is one, has to say too."""
+    name = _COPY_NAME.fullmatch(str(image.get("file_name"))) if "original_name" in image else None
     if name and int(name[1]) != image["id"]:
         raise ValueError(f"image {image['id']} is {name[0]}: images were numbered anew")
     return int(image["id"])

@@ -3,15 +3,18 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
 
 import simplejpeg
 
 from sam_engine.dataset.corrections import Correction, refuse_unknown
 from sam_engine.dataset.originals import Originals
 from sam_engine.dataset.reader import Dataset
+from sam_engine.dataset.schema import display_path
 from sam_engine.errors import ImageError
 from sam_engine.formats.source import ExportSummary, records_to_write
-from sam_engine.structures import Annotation, ImageRecord
+from sam_engine.structures import Annotation, ImageRecord, Origin
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +23,14 @@ JPEG_QUALITY = 95
 
 ImageToWrite = tuple[ImageRecord, list[tuple[int, Annotation]], bytes | None]
 """An annotated image, its masks with their ids, and its upright copy as JPEG where that can be had."""
+
+
+def origin_of(record: ImageRecord) -> dict[str, Any]:
+    """Return what an image was called, and what is known of where it is from and what may be done with it."""
+    known = {field.name: getattr(record, field.name) for field in fields(Origin)}
+    return {"original_name": display_path(record.path)} | {
+        name: value for name, value in known.items() if value is not None
+    }
 
 
 class ImagesToWrite:

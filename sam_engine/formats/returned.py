@@ -18,7 +18,7 @@ from sam_engine.dataset.corrections import (
 from sam_engine.dataset.reader import Dataset
 from sam_engine.errors import InputError
 from sam_engine.formats.source import records_to_write
-from sam_engine.ops.rle import Runs, counts_to_runs, runs_to_counts
+from sam_engine.ops.rle import Runs, area_of, counts_to_runs, runs_to_counts
 from sam_engine.structures import ImageRecord
 
 
@@ -136,5 +136,8 @@ def _log_image(
             log.replace(image.image_id, now[identifier].mask_id, image.size, counts)
             summary.num_replaced += 1
     for identifier in now.keys() - there:
+        if not area_of(counts_to_runs(now[identifier].counts, image.size)):
+            summary.num_kept += 1  # formats leave masks out that have no pixels
+            continue
         log.delete(image.image_id, now[identifier].mask_id)
         summary.num_deleted += 1

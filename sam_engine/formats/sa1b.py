@@ -7,17 +7,16 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sam_engine.dataset.corrections import Correction, corrected_annotations
 from sam_engine.dataset.originals import Originals
 from sam_engine.dataset.reader import Dataset
-from sam_engine.dataset.schema import display_path
 from sam_engine.errors import ImageError, InputError
 from sam_engine.files import new_file, refuse_used, writing_to
-from sam_engine.formats.each_image import ImagesToWrite
+from sam_engine.formats.each_image import ImagesToWrite, origin_of
 from sam_engine.formats.source import (
     AS_STORED,
     KINDS,
@@ -31,7 +30,7 @@ from sam_engine.images.decode import decode_image
 from sam_engine.inputs.open import open_input
 from sam_engine.inputs.source import Account, EmptyInputError, InputFile, InputSource, ListingRules
 from sam_engine.inputs.tar import TarInput
-from sam_engine.structures import Annotation, ImageRecord, ManifestEntry, Origin
+from sam_engine.structures import Annotation, ImageRecord, ManifestEntry
 
 _ID_IN_NAME = re.compile(rb"sa_(\d+)\.jpg")
 
@@ -137,10 +136,9 @@ def image_json(
         masks: Its masks, each with its id; None for those of the record.
         original_name: Say what the image's file was called.
     """
-    origin = {} if not original_name else {"original_name": display_path(record.path)}
-    origin |= {
-        field.name: value for field in fields(Origin) if (value := getattr(record, field.name)) is not None
-    }
+    origin = origin_of(record)
+    if not original_name:
+        del origin["original_name"]
     masks = corrected_annotations(record, ()) if masks is None else masks
     document = {
         "image": {

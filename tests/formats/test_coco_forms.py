@@ -152,6 +152,15 @@ def test_what_nobody_touched_leaves_no_line(root, tmp_path, segmentation):
     assert read_corrections(root) == {}
 
 
+def test_names_of_cocos_own_are_no_ids(tmp_path):
+    """COCO's images are called by twelve digits too, which are not this dataset's."""
+    mask = rectangle_mask(24, 32, 2, 2, 10, 10)
+    write_dataset(tmp_path / "data", [image(0, b"000000000139.jpg", [mask])])
+    export(tmp_path / "data", tmp_path / "c.json")
+
+    assert take_back(tmp_path / "data", tmp_path / "c.json").num_kept == 1
+
+
 def test_polygons_that_come_back_are_said_to_have_no_holes(root, tmp_path, caplog):
     """For then a mask with a hole is a mask that was changed."""
     export(root, tmp_path / "c.json", segmentation="polygons")
@@ -204,7 +213,10 @@ def test_a_mask_that_a_person_added_is_known_again(root, tmp_path):
     [
         (lambda d: [each.update(id=i + 1) for i, each in enumerate(d["annotations"])], "has no mask"),
         (lambda d: d["annotations"][1].update(id=1), "image 0 has mask 0 twice"),
-        (lambda d: d["images"][1].update(id=1, file_name="000000000002.jpg"), "numbered anew"),
+        (
+            lambda d: d["images"][1].update(id=1, file_name="000000000002.jpg", original_name="b"),
+            "numbered anew",
+        ),
         (lambda d: d["annotations"][0]["segmentation"].update(counts="~"), "no COCO file of an export"),
         (lambda d: d.pop("images"), "no COCO file of an export"),
         (lambda d: d["images"][0].update(width=7, height=7), "a mask of"),

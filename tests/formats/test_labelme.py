@@ -15,7 +15,7 @@ from sam_engine.errors import InputError
 from sam_engine.formats.labelme import export_labelme, read_labelme
 from sam_engine.formats.returned import log_differences
 from sam_engine.ops.rle import decode_counts
-from tests.helpers.dataset_builder import sample_records, write_dataset
+from tests.helpers.dataset_builder import image, sample_records, write_dataset
 from tests.helpers.drawn_data import write_our_dataset
 
 
@@ -72,6 +72,16 @@ def test_what_nobody_touched_leaves_no_line(root, tmp_path):
 
     assert (summary.num_images, summary.num_kept) == (4, 4)
     assert read_corrections(root) == {}
+
+
+def test_a_mask_without_pixels_is_not_deleted(tmp_path):
+    """It cannot be written, and so nobody took it away."""
+    write_dataset(tmp_path / "out", [image(0, b"a.jpg", [np.zeros((24, 32), bool)])])
+    dataset = open_dataset(tmp_path / "out")
+    export_labelme(dataset, tmp_path / "labelme")
+    summary = log_differences(dataset, tmp_path / "out", read_labelme(tmp_path / "labelme"), by="ann")
+
+    assert (summary.num_kept, summary.num_deleted) == (1, 0)
 
 
 def edit(folder, change):
