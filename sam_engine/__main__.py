@@ -21,9 +21,9 @@ PIPELINES = {
 
 TOOLS = {
     "view": ("view", "look at a dataset in the browser, also while it is being made"),
-    "export": ("export", "write a dataset as SA-1B files, COCO, labelme or YOLO"),
+    "export": ("export", "write a dataset in a form that other tools read"),
     "export-onnx": ("export_onnx", "write a model for ONNX Runtime, checked against torch"),
-    "import": ("import_annotations", "take what was corrected in labelme back as corrections"),
+    "import": ("import_annotations", "take what was corrected in other tools back"),
     "verify": ("verify", "hold a dataset against every promise of its format; --repair mends it"),
     "filter": ("filter", "keep some masks and images of a dataset, by area, score, label, status, name"),
     "merge": ("merge", "make one dataset of several"),

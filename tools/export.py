@@ -17,6 +17,7 @@ from sam_engine.dataset.schema import MANIFEST
 from sam_engine.errors import ConfigError, InputError
 from sam_engine.files import refuse_used
 from sam_engine.formats.coco_export import CocoForm, export_coco
+from sam_engine.formats.cvat import export_cvat
 from sam_engine.formats.label_studio import export_label_studio
 from sam_engine.formats.labelme import export_labelme
 from sam_engine.formats.polygons import PolygonLoss
@@ -71,6 +72,10 @@ def _label_studio(job: Job) -> Written:
     return export_label_studio(job.dataset, job.output, **job.common), None
 
 
+def _cvat(job: Job) -> Written:
+    return export_cvat(job.dataset, job.output, **job.common), None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Form:
     """One row of the table of what can be written."""
@@ -98,6 +103,9 @@ FORMS = {
     "labelme": Form(about="one .json (and .jpg) an image, masks as they are; comes back", write=_labelme),
     "label-studio": Form(
         about="tasks.json with brush masks, label_config.xml and images/; comes back", write=_label_studio
+    ),
+    "cvat": Form(
+        about="annotations.xml of CVAT for images 1.1, labels.json and images/; comes back", write=_cvat
     ),
     "yolo": Form(
         about="labels/, images/ and data.yaml of YOLO's segmentation: polygons, whose loss is said",

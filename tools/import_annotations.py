@@ -10,6 +10,7 @@ from pathlib import Path
 from sam_engine.__main__ import called
 from sam_engine.dataset.reader import Dataset, open_dataset
 from sam_engine.formats.coco import read_coco
+from sam_engine.formats.cvat import read_cvat
 from sam_engine.formats.label_studio import read_label_studio
 from sam_engine.formats.labelme import read_labelme
 from sam_engine.formats.returned import ReturnedImage, highest_id, log_differences
@@ -29,6 +30,7 @@ FORMS: dict[str, Read] = {
     "labelme": lambda dataset, root, path: read_labelme(path),
     "coco": lambda dataset, root, path: read_coco(path, highest_id=highest_id(dataset, root)),
     "label-studio": lambda dataset, root, path: read_label_studio(path),
+    "cvat": lambda dataset, root, path: read_cvat(path),
 }
 
 

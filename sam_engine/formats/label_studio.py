@@ -143,7 +143,7 @@ def _read_task(task: Mapping[str, Any], place: str) -> ReturnedImage | None:
     if not annotations:
         return None
     if len(annotations) > 1:
-        raise InputError(f"{place} has {len(annotations)} annotations; leave the one that holds")
+        raise ValueError(f"{place} has {len(annotations)} annotations; leave the one that holds")
     data = task["data"]
     regions = annotations[0]["result"]
     sizes = {(int(each["original_height"]), int(each["original_width"])) for each in regions}
