@@ -89,6 +89,20 @@ def main(command: CommandLine, run: Callable[[Any], int], argv: Sequence[str] | 
     return stoppable(lambda: _main(command, run, argv), afterwards=command.after_signal)
 
 
+def read(command: CommandLine, argv: Sequence[str]) -> Any:
+    """Return the configuration that a program's command line makes.
+
+    Raises:
+        ConfigError: It is wrong, or asks for something else than a run.
+    """
+    flags = _flags(command, argv)
+    if flags.help or flags.cfg:
+        raise ConfigError(
+            f"--help and --cfg are for the program itself: {called(f'pipelines.{command.name}')}"
+        )
+    return load(command, flags.overrides, flags.config_dir, flags.config)
+
+
 def _main(command: CommandLine, run: Callable[[Any], int], argv: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a path need not be text in this locale

@@ -16,6 +16,7 @@ PIPELINES = {
     "evaluate": ("evaluate", "score a model on ground truth"),
     "train": ("train", "train or fine-tune a model on annotated images"),
     "loop": ("loop", "annotate, learn from the confident masks, measure again"),
+    "launch": ("launch", "run one of these on a cluster: Slurm, Kubernetes, Ray"),
 }
 """Name -> module in ``pipelines``, which has ``command_line(arguments)``, and what it does."""
 

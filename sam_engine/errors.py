@@ -15,6 +15,7 @@
     ├── ShardError                    a shard is unreadable or contradicts its dataset    exit 1
     ├── ExportError                   an exported model does not answer as the model does  exit 1
     ├── StorageError                  the output cannot be written                        exit 4
+    ├── LaunchError                   a cluster does not take what it is given            exit 1
     └── LockedError                   another run is writing the same output              exit 5
 """
 
@@ -99,6 +100,10 @@ class LockedError(SamEngineError):
     """Another run holds the output."""
 
     exit_code: ClassVar[int] = 5
+
+
+class LaunchError(SamEngineError):
+    """A cluster, or its client here, does not take what it is given."""
 
 
 def describe_error(error: BaseException) -> str:

@@ -28,7 +28,11 @@ OWNERS = {
     "hydra": {"pipelines/config.py"},
     "omegaconf": {"pipelines/config.py"},
     "numba": {"sam_engine/compute/compiled.py"},
-    "ray": {"sam_engine/cluster/ray_session.py", "sam_engine/training/distributed.py"},
+    "ray": {
+        "sam_engine/cluster/ray_job.py",
+        "sam_engine/cluster/ray_session.py",
+        "sam_engine/training/distributed.py",
+    },
 }
 
 
