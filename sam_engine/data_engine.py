@@ -12,9 +12,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from sam_engine.config import AmgConfig, ExecutorConfig, LogConfig, ModelConfig, check_setting, check_types
+from sam_engine.config import AmgConfig, ExecutorConfig, LogConfig, ModelConfig
 from sam_engine.errors import ConfigError
 from sam_engine.files import write_atomically
+from sam_engine.settings.checks import check_setting, check_types
 from sam_engine.training.config import TrainConfig
 
 ARMS = ("control", "loop")

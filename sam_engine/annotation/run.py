@@ -29,13 +29,14 @@ from sam_engine.annotation.report import (
 )
 from sam_engine.annotation.run_shards import run_shards
 from sam_engine.checkpoints.resolve import Checkpoint
-from sam_engine.config import AutoAnnotateConfig, settings_from
+from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.previews import PREVIEWS_PREFIX, draw_previews
 from sam_engine.dataset.schema import MANIFEST, SUCCESS
 from sam_engine.dataset.shards import committed_shards, shard_sha256, success_json
 from sam_engine.errors import ConfigError
 from sam_engine.inputs.source import InputSource, short_name
+from sam_engine.settings.checks import settings_from
 from sam_engine.storage.store import Store
 from sam_engine.structures import Partition, ShardReport
 

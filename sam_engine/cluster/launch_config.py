@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sam_engine.config import check_setting
+from sam_engine.settings.checks import check_setting
 
 LAUNCHERS = ("local", "ray_job", "slurm", "k8s_job", "kuberay", "skypilot")
 OF_PARTS = ("slurm", "k8s_job", "skypilot")

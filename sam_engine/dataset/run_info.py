@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from sam_engine.config import AutoAnnotateConfig, settings_from
+from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.schema import SCHEMA_VERSION
 from sam_engine.errors import FingerprintError, ShardError
+from sam_engine.settings.checks import settings_from
 
 CONFIG = "_meta/config.yaml"
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from sam_engine.config import AmgConfig, LogConfig, ModelConfig, check_setting, check_types
+from sam_engine.config import AmgConfig, LogConfig, ModelConfig
+from sam_engine.settings.checks import check_setting, check_types
 
 PARTS = ("prompts", "grid")
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from sam_engine.catalogue import DEFAULT_MODEL, MODELS
-from sam_engine.config import LogConfig, check_setting, check_types
+from sam_engine.config import LogConfig
+from sam_engine.settings.checks import check_setting, check_types
 
 AUTOCAST_PRECISIONS = ("fp32", "bf16", "fp16")
 LOSSES = ("bce_dice", "focal_dice")

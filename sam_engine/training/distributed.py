@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sam_engine.cluster.ray_session import ray_session
-from sam_engine.config import ExecutorConfig, settings_from
+from sam_engine.config import ExecutorConfig
 from sam_engine.errors import ConfigError, SamEngineError
+from sam_engine.settings.checks import settings_from
 from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.process import train_in_process
 from sam_engine.training.ranks import Ranks

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sam_engine.build_sam import load_model
-from sam_engine.config import ModelConfig, settings_from
+from sam_engine.config import ModelConfig
 from sam_engine.errors import ConfigError
 from sam_engine.files import write_atomically
+from sam_engine.settings.checks import settings_from
 from sam_engine.training.checkpoint import export_weights, has_state
 from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.process import open_held_out, open_images, train_in_process
