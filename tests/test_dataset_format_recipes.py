@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.dataset_builder import sample_records, write_dataset
+from tests.helpers.drawn_data import write_our_dataset
 
 DOCUMENT = Path(__file__).parents[1] / "docs/dataset_format.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
@@ -22,6 +23,7 @@ CHECKS = {
     "datasets": "assert len(dataset) == 5 and dataset[0]['annotations'][0]['area'] == 60",
     "pycocotools": "assert mask.shape == (24, 32) and mask.sum() == 60",
     "sam_engine.dataset.reader": "assert record.image_id == 4",
+    "sam_engine.formats.torch_dataset": "assert shapes == [((3, 96, 96), (2, 96, 96))] * 2",
     "sam_engine.dataset.corrections": "assert [(m.mask_id, m.accepted) for m in masks[0]] == [(0, True)]",
 }
 
@@ -30,6 +32,7 @@ CHECKS = {
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("recipes")
     write_dataset(path / "out", sample_records())
+    write_our_dataset(path / "with_images", 3).rename(path / "with_images" / "out")
     return path
 
 
@@ -55,7 +58,7 @@ def test_the_recipe_reads_the_dataset(folder, library):
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder / "cache")}
     result = subprocess.run(
         [sys.executable, "-W", "error::FutureWarning", "-c", recipe(library) + CHECKS[library]],
-        cwd=folder,
+        cwd=folder / "with_images" if "torch" in library else folder,
         env=os.environ | offline,
         capture_output=True,
         text=True,

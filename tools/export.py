@@ -23,6 +23,7 @@ from sam_engine.formats.labelme import export_labelme
 from sam_engine.formats.polygons import PolygonLoss
 from sam_engine.formats.sa1b import export_sa1b
 from sam_engine.formats.source import ExportSummary
+from sam_engine.formats.webdataset import export_webdataset
 from sam_engine.formats.yolo import export_yolo
 from sam_engine.privacy.box_table import KINDS as BOX_TABLE
 from sam_engine.privacy.open import KINDS, Blur, open_blur
@@ -76,6 +77,10 @@ def _cvat(job: Job) -> Written:
     return export_cvat(job.dataset, job.output, **job.common), None
 
 
+def _webdataset(job: Job) -> Written:
+    return export_webdataset(job.dataset, job.output, **job.common), None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Form:
     """One row of the table of what can be written."""
@@ -107,6 +112,7 @@ FORMS = {
     "cvat": Form(
         about="annotations.xml of CVAT for images 1.1, labels.json and images/; comes back", write=_cvat
     ),
+    "webdataset": Form(about="tars of <id>.jpg and <id>.json (SA-1B's), one a shard", write=_webdataset),
     "yolo": Form(
         about="labels/, images/ and data.yaml of YOLO's segmentation: polygons, whose loss is said",
         write=_yolo,

@@ -128,6 +128,7 @@ def image_json(
     masks: Sequence[tuple[int, Annotation]] | None = None,
     *,
     original_name: bool = False,
+    stem: str | None = None,
 ) -> bytes:
     """Return SA-1B's file for one image: compact, on one line, its keys in SA-1B's order.
 
@@ -135,6 +136,7 @@ def image_json(
         record: The image.
         masks: Its masks, each with its id; None for those of the record.
         original_name: Say what the image's file was called.
+        stem: Of the copy's name; None for SA-1B's, ``sa_<id>``.
     """
     origin = origin_of(record)
     if not original_name:
@@ -145,7 +147,7 @@ def image_json(
             "image_id": record.image_id,
             "width": record.width,
             "height": record.height,
-            "file_name": f"sa_{record.image_id}.jpg",
+            "file_name": f"{stem or f'sa_{record.image_id}'}.jpg",
             **origin,
         },
         "annotations": [_annotation_json(annotation, identifier) for identifier, annotation in masks],
@@ -183,7 +185,7 @@ def export_sa1b(
     with writing_to(output):
         output.mkdir(parents=True, exist_ok=True)
         for index in sorted(dataset.shards):
-            with _open_tar(output / f"sa_{index:06d}.tar") if tar else _open_folder(output) as add:
+            with open_tar(output / f"sa_{index:06d}.tar") if tar else _open_folder(output) as add:
                 for record, masks, jpeg in each.images(shards=[index]):
                     if jpeg is not None:
                         add(f"sa_{record.image_id}.jpg", jpeg)
@@ -217,7 +219,7 @@ def _open_folder(folder: Path) -> Iterator[AddFile]:
 
 
 @contextlib.contextmanager
-def _open_tar(path: Path) -> Iterator[AddFile]:
+def open_tar(path: Path) -> Iterator[AddFile]:
     """Yield a function that adds a file to a tar. Names, order and contents alone make its bytes."""
     with new_file(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
 
