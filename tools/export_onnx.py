@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sam_engine.__main__ import called
 from sam_engine.catalogue import DEFAULT_MODEL, MODELS
@@ -13,6 +14,9 @@ from sam_engine.config import ModelConfig
 from sam_engine.files import refuse_used
 
 from .command import run
+
+if TYPE_CHECKING:
+    from sam_engine.modeling.onnx_file import ExportSummary
 
 DESCRIPTION = """Write half of a model as an ONNX file, and compare it with torch by onnxruntime.
 
@@ -37,6 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--full-size", action="store_true", help="decoder: logits of the image's size, too, from orig_im_size"
     )
     parser.add_argument(
+        "--split",
+        action="store_true",
+        help="decoder without mask prompts, in two files, OUTPUT-image.onnx for each image and\n"
+        "OUTPUT-prompt.onnx for each prompt, which takes about half the time",
+    )
+    parser.add_argument(
         "--precision",
         choices=("fp32", "fp16"),
         default="fp32",
@@ -44,33 +54,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     options = parser.parse_args(arguments)
-    if options.full_size and options.part != "decoder":
-        parser.error("--full-size goes with --part decoder")
-    refuse_used(options.output)
+    if (options.full_size or options.split) and options.part != "decoder":
+        parser.error("--full-size and --split go with --part decoder")
+    if options.full_size and options.split:
+        parser.error("--full-size does not go with --split: bring low_res_masks to the image's size")
     # Here and not above: --help and usage errors need no torch.
     from sam_engine.build_sam import load_model
-    from sam_engine.modeling.onnx_file import export_decoder, export_encoder
+    from sam_engine.modeling.onnx_file import export_decoder, export_encoder, export_split, split_paths
 
+    for path in split_paths(options.output) if options.split else (options.output,):
+        refuse_used(path)
     sam = load_model(ModelConfig(name=options.model, checkpoint=options.checkpoint, device="cpu"))
+    output, precision = options.output, options.precision
     if options.part == "encoder":
-        summary = export_encoder(sam, options.output, precision=options.precision)
+        summary = export_encoder(sam, output, precision=precision)
+    elif options.split:
+        summary = export_split(sam, output, precision=precision)
     else:
-        summary = export_decoder(
-            sam, options.output, full_size=options.full_size, precision=options.precision
-        )
-    if options.json:
-        text = json.dumps(asdict(summary), indent=2)
-    else:
-        text = f"{summary.path}: {summary.num_bytes / 1e6:.1f} MB; largest difference from torch: "
-        if summary.min_mask_iou is None:
-            text += f"{summary.max_difference:.1e} of the largest value, {summary.num_checks} images"
-        else:
-            text += (
-                f"logits {summary.max_difference:.1e}, predicted IoU {summary.max_score_difference:.1e}; "
-                f"least IoU of masks {summary.min_mask_iou:.5f}, {summary.num_checks} prompts"
-            )
+        summary = export_decoder(sam, output, full_size=options.full_size, precision=precision)
+    text = json.dumps(asdict(summary), indent=2) if options.json else describe(summary)
     sys.stdout.write(text + "\n")
     return 0
+
+
+def describe(summary: "ExportSummary") -> str:
+    """Return a line for each file, and one of how far they are from torch."""
+    lines = [f"{path}: {num_bytes / 1e6:.1f} MB" for path, num_bytes in summary.num_bytes.items()]
+    difference = f"largest difference from torch over {summary.num_checks}"
+    if summary.min_mask_iou is None:
+        return "\n".join([*lines, f"{difference} images: {summary.max_difference:.1e} of the largest value"])
+    found = f"logits {summary.max_difference:.1e}, predicted IoU {summary.max_score_difference:.1e}"
+    return "\n".join(
+        [*lines, f"{difference} prompts: {found}; least IoU of masks {summary.min_mask_iou:.5f}"]
+    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from torch.nn import functional as F
 from sam_engine.errors import ConfigError, ExportError
 from sam_engine.files import new_path, writing_to
 from sam_engine.modeling.onnx_graphs import SKIPS, DecoderGraph, EncoderGraph
+from sam_engine.modeling.onnx_split import ImageGraph, PromptGraph
 from sam_engine.modeling.sam import Sam
 from sam_engine.modeling.segmenter import ImageEmbedding
+
+Graph = DecoderGraph | EncoderGraph | ImageGraph | PromptGraph
 
 PRECISIONS = ("fp32", "fp16")
 """What weights are stored in. Graphs compute in float32 with either, and take and give it."""
@@ -36,10 +40,10 @@ IMAGE_SIZES = ((1.0, 1.0), (0.5, 1.0), (1.0, 0.7))
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSummary:
-    """A file that was written, and how far its answers were from torch's."""
+    """Files that were written, and how far their answers were from torch's."""
 
-    path: str
-    num_bytes: int
+    num_bytes: dict[str, int]
+    """Of each file, by its path."""
     max_difference: float
     """Largest of logits; for the encoder, of embedding and skip features, relative to the largest value."""
     max_score_difference: float | None = None
@@ -69,7 +73,7 @@ def export_decoder(
     graph = DecoderGraph(sam, full_size=full_size)
     with writing_to(output), new_path(output) as part:
         write_graph(graph, part, precision)
-        return _accept(check_decoder(graph, part), output, part, precision)
+        return _accept(check_decoder(graph, part), {output: part}, precision)
 
 
 def export_encoder(sam: Sam, output: Path, *, precision: str = "fp32") -> ExportSummary:
@@ -77,22 +81,44 @@ def export_encoder(sam: Sam, output: Path, *, precision: str = "fp32") -> Export
     graph = EncoderGraph(sam)
     with writing_to(output), new_path(output) as part:
         write_graph(graph, part, precision)
-        return _accept(check_encoder(graph, part), output, part, precision)
+        return _accept(check_encoder(graph, part), {output: part}, precision)
 
 
-def _accept(found: dict[str, Any], output: Path, part: Path, precision: str) -> ExportSummary:
-    """Return the summary of a checked file, or raise `ExportError`."""
+def export_split(sam: Sam, output: Path, *, precision: str = "fp32") -> ExportSummary:
+    """Write the decoder without mask prompts as two files, of `split_paths`; otherwise as `export_decoder`.
+
+    The first runs once an image, the second for each prompt.
+    """
+    image, prompt = ImageGraph(sam), PromptGraph(sam)
+    first, second = split_paths(output)
+    with writing_to(output), new_path(first) as image_part, new_path(second) as prompt_part:
+        write_graph(image, image_part, precision)
+        write_graph(prompt, prompt_part, precision)
+        found = check_split(image, prompt, image_part, prompt_part)
+        return _accept(found, {first: image_part, second: prompt_part}, precision)
+
+
+def split_paths(output: Path) -> tuple[Path, Path]:
+    """Return ``OUTPUT-image.onnx`` and ``OUTPUT-prompt.onnx``."""
+    return output.with_stem(f"{output.stem}-image"), output.with_stem(f"{output.stem}-prompt")
+
+
+def _accept(found: dict[str, Any], parts: dict[Path, Path], precision: str) -> ExportSummary:
+    """Return the summary of checked files, which are still parts, or raise `ExportError`."""
     difference = found["max_difference"]
     # Written so that NaN fails.
     if not (difference <= MAX_DIFFERENCE if precision == "fp32" else np.isfinite(difference)):
         raise ExportError(
-            f"{output}: what onnxruntime makes of it differs from torch by {difference:.2g}; wanted is at "
-            f"most {MAX_DIFFERENCE} with fp32, and a number with fp16. Nothing was written"
+            f"{' and '.join(map(str, parts))}: what onnxruntime makes of it differs from torch by "
+            f"{difference:.2g}; wanted is at most {MAX_DIFFERENCE} with fp32, and a number with fp16. "
+            "Nothing was written"
         )
-    return ExportSummary(path=str(output), num_bytes=part.stat().st_size, **found)
+    return ExportSummary(
+        num_bytes={str(output): part.stat().st_size for output, part in parts.items()}, **found
+    )
 
 
-def write_graph(graph: DecoderGraph | EncoderGraph, path: Path, precision: str) -> None:
+def write_graph(graph: Graph, path: Path, precision: str) -> None:
     """Write a graph as one file, weights included.
 
     Raises:
@@ -124,7 +150,7 @@ def write_graph(graph: DecoderGraph | EncoderGraph, path: Path, precision: str) 
     onnx.save(model, path)
 
 
-def _weights(graph: DecoderGraph | EncoderGraph) -> Iterator[Tensor]:
+def _weights(graph: Graph) -> Iterator[Tensor]:
     """Return the parameters that a graph holds."""
     sam = graph.sam
     if isinstance(graph, EncoderGraph):
@@ -157,25 +183,48 @@ def check_decoder(graph: DecoderGraph, path: Path) -> dict[str, Any]:
     Returns:
         The fields of `ExportSummary` that say how far apart they are.
     """
-    sam, session = graph.sam, _open(path)
+    session = _open(path)
+
+    def answer(embedding: ImageEmbedding, prompt: _Prompt) -> dict[str, NDArray[np.float32]]:
+        return _run(session, decoder_inputs(graph, embedding, prompt))
+
+    return _check_prompts(graph.sam, answer, (False, True))
+
+
+@torch.no_grad()
+def check_split(
+    image: ImageGraph, prompt: PromptGraph, image_path: Path, prompt_path: Path
+) -> dict[str, Any]:
+    """Compare two files, one after the other, with the model; returns as `check_decoder`."""
+    sam, image_session, prompt_session = image.sam, _open(image_path), _open(prompt_path)
+    whole = DecoderGraph(sam)
+
+    def answer(embedding: ImageEmbedding, given: _Prompt) -> dict[str, NDArray[np.float32]]:
+        inputs = decoder_inputs(whole, embedding, given)
+        shared = _run(image_session, {name: inputs[name] for name in image.input_names})
+        inputs |= {name: torch.from_numpy(value) for name, value in shared.items()}
+        return _run(prompt_session, {name: inputs[name] for name in prompt.input_names})
+
+    return _check_prompts(sam, answer, (False,))
+
+
+def _check_prompts(sam: Sam, answer: "Answer", mask_choices: Sequence[bool]) -> dict[str, Any]:
+    """Compare answers to random prompts, with and without a mask as chosen, with the model's."""
     generator = torch.Generator().manual_seed(0)
     differences, score_differences, ious = [], [], []
     embedding = _encode_example(sam, generator)
-    for kind in PROMPT_KINDS:
-        for num_points in (1, 2, 5):
-            for has_mask in (False, True):
-                prompt = _make_prompt(sam, kind, num_points, has_mask, generator)
-                expected_logits, expected_scores = _predict(sam, embedding, prompt)
-                outputs = _run(session, decoder_inputs(graph, embedding, prompt))
-                scores, logits = outputs["iou_predictions"], outputs["low_res_masks"]
-                pairs = [(logits, expected_logits)]
-                if graph.full_size:
-                    sizes = embedding.input_size, embedding.original_size
-                    pairs.append((outputs["masks"], sam.postprocess_masks(expected_logits, *sizes)))
-                for found, expected in pairs:
-                    differences.append(_difference(found, expected))
-                    ious += _mask_ious(found, expected, sam.mask_threshold)
-                score_differences.append(_difference(scores, expected_scores))
+    for kind, num_points, has_mask in product(PROMPT_KINDS, (1, 2, 5), mask_choices):
+        prompt = _make_prompt(sam, kind, num_points, has_mask, generator)
+        logits, scores = _predict(sam, embedding, prompt)
+        outputs = answer(embedding, prompt)
+        pairs = [(outputs["low_res_masks"], logits)]
+        if "masks" in outputs:
+            sizes = embedding.input_size, embedding.original_size
+            pairs.append((outputs["masks"], sam.postprocess_masks(logits, *sizes)))
+        for found, expected in pairs:
+            differences.append(_difference(found, expected))
+            ious += _mask_ious(found, expected, sam.mask_threshold)
+        score_differences.append(_difference(outputs["iou_predictions"], scores))
     return {
         "max_difference": float(np.max(differences)),
         "max_score_difference": float(np.max(score_differences)),
@@ -208,6 +257,10 @@ class _Prompt:
     points: tuple[Tensor, Tensor] | None
     box: Tensor | None
     mask: Tensor | None
+
+
+Answer = Callable[[ImageEmbedding, _Prompt], dict[str, NDArray[np.float32]]]
+"""What a file, or two, make of a prompt on an image."""
 
 
 def decoder_inputs(graph: DecoderGraph, embedding: ImageEmbedding, prompt: _Prompt) -> dict[str, Tensor]:

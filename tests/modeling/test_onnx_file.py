@@ -13,7 +13,13 @@ from sam_engine.build_sam import build_architecture
 from sam_engine.errors import ConfigError, ExportError
 from sam_engine.modeling import onnx_file
 from sam_engine.modeling.onnx import SamOnnxModel
-from sam_engine.modeling.onnx_file import check_decoder, check_encoder, export_decoder, export_encoder
+from sam_engine.modeling.onnx_file import (
+    check_decoder,
+    check_encoder,
+    export_decoder,
+    export_encoder,
+    export_split,
+)
 from sam_engine.modeling.onnx_graphs import DecoderGraph, EncoderGraph
 from sam_engine.modeling.sam import Sam
 from tests.helpers.reference_models import SMALL, SMALL_TINY, randomise
@@ -81,12 +87,27 @@ def test_the_encoder_answers_as_torch(sam: Sam, family: str, onnxruntime: Module
     assert [file.name for file in tmp_path.iterdir()] == ["encoder.onnx"]
 
 
+def test_both_halves_of_a_split_decoder_answer_as_torch(
+    sam: Sam, onnxruntime: ModuleType, tmp_path: Path
+) -> None:
+    """One graph an image, and one a prompt, which takes what the first gives and points."""
+    summary = export_split(sam, tmp_path / "decoder.onnx")
+
+    image, prompt = tmp_path / "decoder-image.onnx", tmp_path / "decoder-prompt.onnx"
+    points = ["point_coords", "point_labels"]
+    assert {*names(onnxruntime, prompt)[0]} == {*names(onnxruntime, image)[1], *points}
+    assert summary.max_difference <= 1e-3
+    assert {*tmp_path.iterdir()} == {image, prompt}
+
+
 def test_half_the_bytes_in_fp16(sam: Sam, onnxruntime: ModuleType, tmp_path: Path) -> None:
     """Its inputs and outputs are the same; answers differ by what rounded weights do."""
     whole = export_encoder(sam, tmp_path / "whole.onnx")
     half = export_encoder(sam, tmp_path / "half.onnx", precision="fp16")
 
-    assert half.num_bytes < 0.75 * whole.num_bytes  # of which a graph of small weights is much
+    assert sum(half.num_bytes.values()) < 0.75 * sum(
+        whole.num_bytes.values()
+    )  # of which a graph of small weights is much
     assert 0 < half.max_difference < 0.02
 
 
