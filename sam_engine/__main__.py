@@ -26,6 +26,10 @@ TOOLS = {
     "export-onnx": ("export_onnx", "write a model for ONNX Runtime, checked against torch"),
     "import": ("import_annotations", "take what was corrected in other tools back"),
     "verify": ("verify", "hold a dataset against every promise of its format; --repair mends it"),
+    "status": (
+        "status",
+        "say how far a dataset is: images, speed, time left, failures; also while it is made",
+    ),
     "filter": ("filter", "keep some masks and images of a dataset, by area, score, label, status, name"),
     "merge": ("merge", "make one dataset of several"),
     "split": ("split", "split a dataset into training, validation and the like"),

@@ -89,6 +89,16 @@ class LocalStore:
         except OSError as error:
             raise self._failure(path, error) from error
 
+    def modified(self, name: str) -> float:
+        """Return when an object was written, in seconds since 1970."""
+        path = self._path(name)
+        try:
+            return path.stat().st_mtime
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self._failure(path, error) from error
+
     def put_exclusive(self, name: str, data: bytes) -> bool:
         """Create an object unless one of that name exists; return whether this call created it."""
         path = self._path(name)

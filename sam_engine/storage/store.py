@@ -31,6 +31,15 @@ class Store(Protocol):
         """Return a seekable binary file, for reading parts of an object. Raises as `read` does."""
         ...
 
+    def modified(self, name: str) -> float:
+        """Return when an object was written, in seconds since 1970 by the clock of where it lies.
+
+        Raises:
+            FileNotFoundError: There is none of that name.
+            StorageError: It cannot be asked.
+        """
+        ...
+
     def put_exclusive(self, name: str, data: bytes) -> bool:
         """Create an object unless one of that name exists; return whether this call created it.
 
