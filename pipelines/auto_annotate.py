@@ -39,6 +39,7 @@ COMMAND = CommandLine(
             "model.checkpoint",
             "model.sha256",
             "executor.address",
+            "privacy.boxes",
         }
     ),
     help="""

@@ -16,6 +16,7 @@ from sam_engine.structures import Partition
 MODEL_NAMES = tuple(MODELS)
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 EXECUTORS = ("ray", "inline")
+BLURS = ("none", "boxes", "faces")
 
 
 def is_on(threshold: float | None) -> TypeGuard[float]:
@@ -277,6 +278,24 @@ class ExecutorConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrivacyConfig:
+    """What pictures that a dataset holds, its previews, must not show. Sources are never changed."""
+
+    blur: str = "none"
+    """none; boxes: what a table says; faces: those that a detector finds (extra ``faces``)."""
+    boxes: str | None = None
+    """That table: .csv or .parquet with columns file_name, x, y, width, height, in pixels of the upright
+    image."""
+
+    def __post_init__(self) -> None:
+        """Check types, then choices."""
+        check_types(self, "privacy.")
+        check_setting("privacy.blur", self.blur, self.blur in BLURS, f"one of {', '.join(BLURS)}")
+        is_paired = (self.blur == "boxes") == (self.boxes is not None)
+        check_setting("privacy.boxes", self.boxes, is_paired, "given with privacy.blur=boxes, and only then")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LogConfig:
     """What is written to stderr."""
 
@@ -306,6 +325,7 @@ class AutoAnnotateConfig:
     video: VideoConfig = field(default_factory=VideoConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     partition: Partition = field(default_factory=Partition)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     log: LogConfig = field(default_factory=LogConfig)
     shard_size: int | None = None
     """Images per shard: what is lost at most when a worker dies. None: 500, for small inputs fewer."""

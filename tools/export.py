@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sam_engine.__main__ import called
+from sam_engine.config import BLURS, PrivacyConfig
 from sam_engine.dataset.corrections import Correction, read_corrections
 from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.originals import Originals, open_originals
@@ -26,7 +27,7 @@ from sam_engine.formats.source import ExportSummary
 from sam_engine.formats.webdataset import export_webdataset
 from sam_engine.formats.yolo import export_yolo
 from sam_engine.privacy.box_table import KINDS as BOX_TABLE
-from sam_engine.privacy.open import KINDS, Blur, open_blur
+from sam_engine.privacy.open import Blur, open_blur
 
 from .command import run
 
@@ -150,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         corrections = {}
     refuse_used(options.output)  # before the images are listed, which may take minutes
     wanted = form.images == ALWAYS or options.images is not None
-    blur = open_blur(options.blur, options.boxes)
+    blur = open_blur(PrivacyConfig(blur=options.blur, boxes=options.boxes))
     originals = _find_originals(dataset, options.images) if wanted else None
     if blur is not None:
         originals = _blurred(originals, blur, dataset)
@@ -202,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what people corrected (default: apply)",
     )
     parser.add_argument(
-        "--blur", choices=KINDS, default="none", help="what copies of images must not show (default: none)"
+        "--blur", choices=BLURS, default="none", help="what copies of images must not show (default: none)"
     )
     parser.add_argument("--boxes", metavar="TABLE", help=f"of --blur boxes: {BOX_TABLE}")
     parser.add_argument("--partial", action="store_true", help="export what is there of a half-made dataset")

@@ -82,6 +82,8 @@ def open_run(preparation: Preparation) -> Plan:
         notes += preparation.prompts.notes(manifest)
     if preparation.image_table is not None:
         notes += preparation.image_table.notes(manifest)
+    if preparation.blur is not None:
+        notes += preparation.blur.notes(manifest.table["path_bytes"].to_pylist())
     committed = committed_shards(store, here.fingerprint)
     if preparation.config.retry_failed:
         notes += _set_failed_aside(store, committed)

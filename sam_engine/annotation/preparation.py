@@ -17,6 +17,7 @@ from sam_engine.dataset.schema import RUN_INFO
 from sam_engine.errors import ConfigError
 from sam_engine.inputs.open import open_input
 from sam_engine.inputs.source import Account, InputSource, ListingRules
+from sam_engine.privacy.open import Blur, open_blur
 from sam_engine.storage.local import open_store
 from sam_engine.storage.store import Store
 
@@ -38,6 +39,8 @@ class Preparation:
     """What ``amg.prompts`` names."""
     image_table: ImageTable | None = None
     """What ``image_table`` names; None also if it is gone, and the dataset keeps what it said."""
+    blur: Blur | None = None
+    """What ``privacy`` asks for."""
 
 
 def prepare(config: AutoAnnotateConfig) -> Preparation:
@@ -77,6 +80,9 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     prompts = None if config.amg.prompts is None else prompts_of_run(config.amg.prompts, store)
     if prompts is not None:
         prompts.notes(manifest)
+    blur = open_blur(config.privacy)
+    if blur is not None:
+        blur.notes(manifest.table["path_bytes"].to_pylist())
     _check_machine(config)
     checkpoint = resolve_checkpoint(config.model)
     config = dataclasses.replace(config, amg=config.amg.with_thresholds(checkpoint.thresholds))
@@ -90,6 +96,7 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
         architecture=dataclasses.asdict(ARCHITECTURES[config.model.name]),
         prompts=prompts,
         image_table=image_table,
+        blur=blur,
     )
 
 

@@ -13,6 +13,7 @@ from sam_engine.annotation.card import CARD, dataset_card
 from sam_engine.annotation.leases import Event
 from sam_engine.annotation.plan import Plan, open_run
 from sam_engine.annotation.preparation import Preparation, prepare
+from sam_engine.annotation.preview_files import previews_in, publish_previews
 from sam_engine.annotation.prompt_table import kept_prompts
 from sam_engine.annotation.report import (
     ERRORS,
@@ -31,7 +32,6 @@ from sam_engine.annotation.run_shards import run_shards
 from sam_engine.checkpoints.resolve import Checkpoint
 from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.manifest import Manifest
-from sam_engine.dataset.previews import PREVIEWS_PREFIX, draw_previews
 from sam_engine.dataset.schema import MANIFEST, SUCCESS
 from sam_engine.dataset.shards import committed_shards, shard_sha256, success_json
 from sam_engine.errors import ConfigError
@@ -258,14 +258,13 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> RunSum
     allowed = config.max_failed_fraction * len(plan.manifest)
     num_damaged = count_damaged(store, summaries) if is_last and totals.num_failed > allowed else 0
     notes = closing_notes(totals, config, num_damaged if num_damaged > allowed else None)
-    previews = [name for name in store.list(PREVIEWS_PREFIX) if name.endswith(".jpg")]
-    if is_last and (plan.open_shards or not store.list(SUCCESS)):
-        drawn = dict(
-            draw_previews(store, summaries, plan.manifest, preparation.source, config.decode, config.previews)
-        )
-        for name, data in drawn.items():
-            store.replace(name, data)
-        previews = sorted(drawn)
+    has_news = is_last and bool(plan.open_shards or not store.list(SUCCESS))
+    previews = publish_previews(plan, summaries) if has_news else previews_in(store)
+    if (
+        is_last and not has_news and preparation.blur is not None
+    ):  # an earlier run may have shown what it hides
+        publish_previews(plan, summaries)
+    if has_news:
         store.replace(ERRORS, errors_jsonl(store, summaries))
         report = report_json(
             totals=totals,

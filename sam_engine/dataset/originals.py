@@ -16,6 +16,9 @@ from sam_engine.images.decode import decode_image
 from sam_engine.inputs.source import Account, InputSource
 from sam_engine.structures import ImageRecord, ImageStatus
 
+Hide = Callable[[ImageRecord, np.ndarray], np.ndarray]
+"""Returns the (H, W, 3) pixels of an image without what nobody may recognise, such as faces."""
+
 
 @dataclass(frozen=True)
 class Originals:
@@ -25,8 +28,8 @@ class Originals:
     listing: Manifest
     run_info: Mapping[str, Any] = field(default_factory=dict)
     """Of the dataset; see `shown_as`."""
-    hide: Callable[[ImageRecord, np.ndarray], np.ndarray] | None = None
-    """Returns the pixels without what nobody may recognise, such as faces. None: as they are."""
+    hide: Hide | None = None
+    """None: the pixels as they are."""
 
     def pixels(self, record: ImageRecord) -> np.ndarray:
         """Return the (H, W, 3) uint8 RGB pixels that a record's masks refer to, or what `hide` makes of them.

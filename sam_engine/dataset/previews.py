@@ -1,6 +1,7 @@
 """Masks over their images, as pictures to look at. No torch."""
 
 import io
+import logging
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
 
@@ -11,15 +12,18 @@ from PIL import Image
 
 from sam_engine.config import DecodeConfig
 from sam_engine.dataset.manifest import Manifest
+from sam_engine.dataset.originals import Hide
 from sam_engine.dataset.reader import read_tables
 from sam_engine.dataset.schema import table_to_records
 from sam_engine.dataset.shards import ShardSummary, shard_name
-from sam_engine.errors import ImageError
+from sam_engine.errors import ConfigError, ImageError
 from sam_engine.images.isolated import open_decoder
 from sam_engine.inputs.source import InputSource
 from sam_engine.ops.rle import decode_counts
 from sam_engine.storage.store import Store
 from sam_engine.structures import ImageRecord, ImageStatus
+
+log = logging.getLogger(__name__)
 
 PREVIEWS_PREFIX = "previews/"
 MAX_SIDE = 1024
@@ -61,18 +65,27 @@ def draw_previews(
     source: InputSource,
     decode: DecodeConfig,
     count: int,
+    hide: Hide | None = None,
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield object name and JPEG of up to ``count`` overlays; what cannot be read now is left out."""
+    """Yield object name and JPEG of up to ``count`` overlays; what cannot be read now is left out.
+
+    What ``hide`` cannot hide, such as a box outside of the image, is left out with a warning.
+    """
     with open_decoder(decode) as decode_file:
         for index, places in choose_images(summaries, count).items():
             for record in _records_with_masks(store, index, places):
                 [entry] = manifest.entries(record.image_id, record.image_id + 1)
                 try:
                     pixels = decode_file(source.read(entry, decode)).pixels
+                    if pixels.shape[:2] != (record.height, record.width):
+                        continue
+                    shown = pixels if hide is None else hide(record, pixels)
                 except ImageError:
                     continue
-                if pixels.shape[:2] == (record.height, record.width):
-                    yield f"{PREVIEWS_PREFIX}{record.image_id:09d}.jpg", _to_jpeg(draw_masks(pixels, record))
+                except ConfigError as error:
+                    log.warning("no preview of image %d: %s", record.image_id, error)
+                else:
+                    yield f"{PREVIEWS_PREFIX}{record.image_id:09d}.jpg", _to_jpeg(draw_masks(shown, record))
 
 
 def draw_masks(pixels: NDArray[np.uint8], record: ImageRecord) -> NDArray[np.uint8]:

@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sam_engine.config import PrivacyConfig
 from sam_engine.privacy.blur import blur_boxes
 from sam_engine.privacy.box_table import BoxTable, read_boxes
 from sam_engine.privacy.faces import open_face_detector
 from sam_engine.structures import ImageRecord
-
-KINDS = ("none", "boxes", "faces")
 
 
 class Blur:
@@ -51,22 +50,16 @@ class Blur:
         return [] if self._table is None else self._table.notes(paths)
 
 
-def open_blur(kind: str, boxes: str | None = None) -> Blur | None:
-    """Return what blurs; None for ``none``.
-
-    Args:
-        kind: none, boxes or faces.
-        boxes: Path of the table, for boxes.
+def open_blur(config: PrivacyConfig) -> Blur | None:
+    """Return what blurs; None where nothing is to be blurred.
 
     Raises:
         ConfigError: The table or the detector is missing or wrong.
     """
-    if kind == "boxes":
-        assert boxes is not None, "who asks for boxes has a table"
-        table = read_boxes(boxes)
+    if config.boxes is not None:
+        table = read_boxes(config.boxes)
         return Blur(lambda record, pixels: table.of(record.path, (pixels.shape[0], pixels.shape[1])), table)
-    if kind == "faces":
+    if config.blur == "faces":
         detect = open_face_detector()
         return Blur(lambda _, pixels: detect(pixels))
-    assert kind == "none", kind
     return None

@@ -20,6 +20,7 @@ from sam_engine.config import (
     ExecutorConfig,
     LogConfig,
     ModelConfig,
+    PrivacyConfig,
     VideoConfig,
 )
 from sam_engine.modeling.segmenter import ImageEmbedding
@@ -176,6 +177,7 @@ def run_settings(**overrides: Any) -> AutoAnnotateConfig:
         "decode": DecodeConfig,
         "executor": ExecutorConfig,
         "video": VideoConfig,
+        "privacy": PrivacyConfig,
         "log": LogConfig,
     }
     return AutoAnnotateConfig(**top, **{name: classes[name](**values) for name, values in sections.items()})
