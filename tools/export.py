@@ -19,6 +19,7 @@ from sam_engine.errors import ConfigError, InputError
 from sam_engine.files import refuse_used
 from sam_engine.formats.coco_export import CocoForm, export_coco
 from sam_engine.formats.cvat import export_cvat
+from sam_engine.formats.huggingface import export_huggingface
 from sam_engine.formats.label_studio import export_label_studio
 from sam_engine.formats.labelme import export_labelme
 from sam_engine.formats.polygons import PolygonLoss
@@ -82,6 +83,10 @@ def _webdataset(job: Job) -> Written:
     return export_webdataset(job.dataset, job.output, **job.common), None
 
 
+def _huggingface(job: Job) -> Written:
+    return export_huggingface(job.dataset, job.output, **job.common), None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Form:
     """One row of the table of what can be written."""
@@ -114,6 +119,9 @@ FORMS = {
         about="annotations.xml of CVAT for images 1.1, labels.json and images/; comes back", write=_cvat
     ),
     "webdataset": Form(about="tars of <id>.jpg and <id>.json (SA-1B's), one a shard", write=_webdataset),
+    "huggingface": Form(
+        about="data/train-*.parquet with the images inside, and a dataset card", write=_huggingface
+    ),
     "yolo": Form(
         about="labels/, images/ and data.yaml of YOLO's segmentation: polygons, whose loss is said",
         write=_yolo,

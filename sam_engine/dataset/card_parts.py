@@ -12,7 +12,9 @@ _HUB_LICENCE = re.compile(r"cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-[234]\.[05]|mit|apach
 _MAX_LICENCES = 20
 
 
-def front_matter(num_images: int, licences: Mapping[str | None, int]) -> str:
+def front_matter(
+    num_images: int, licences: Mapping[str | None, int], data_files: str = "annotations/*.parquet"
+) -> str:
     """Return what the Hugging Face Hub reads at the head of a card, between its lines of dashes."""
     return f"""---
 license: {_hub_licence(licences)}
@@ -26,7 +28,7 @@ tags:
 - sa-1b
 configs:
 - config_name: default
-  data_files: annotations/*.parquet
+  data_files: {data_files}
 ---"""
 
 
@@ -48,9 +50,15 @@ def _hub_licence(licences: Mapping[str | None, int]) -> str:
     return first if not others and _HUB_LICENCE.fullmatch(first) else "other"
 
 
-def terms_text(licences: Mapping[str | None, int], manifest: Manifest | None) -> str:
+def terms_text(
+    licences: Mapping[str | None, int], manifest: Manifest | None, *, blurred: bool = False
+) -> str:
     """Return what is known of terms and origins, and that the rest is not."""
-    blurring = "No faces or\nnumber plates were blurred."
+    blurring = (
+        "What was found to be hidden\nwas blurred in the images; nobody has checked that it is all."
+        if blurred
+        else "No faces or\nnumber plates were blurred."
+    )
     if licences:
         shown = list(licences.items())[:_MAX_LICENCES]
         rows = [f"| {'unknown' if name is None else _in_cell(name)} | {count:,} |" for name, count in shown]
