@@ -35,6 +35,7 @@ TOOLS = {
     "split": ("split", "split a dataset into training, validation and the like"),
     "sample": ("sample", "take a random part of a dataset"),
     "dedupe": ("dedupe", "leave copies of files out of a dataset"),
+    "stats": ("stats", "count what the masks of a dataset are like; --html for a page with plots"),
     "apply-corrections": ("apply_corrections", "make a dataset as people left it"),
     "doctor": ("doctor", "say what is here and what is missing: versions, GPU, codecs, weights, disk"),
     "compare": ("compare_runs", "match the masks of two datasets of the same images"),

@@ -88,6 +88,10 @@ class Manifest:
         """Return the manifest of its first images."""
         return Manifest(self.table.slice(0, num_images).combine_chunks())
 
+    def by_path(self) -> "Manifest":
+        """Return it sorted by path as a whole, each file with the image id that it has."""
+        return Manifest(self.table.take(pc.sort_indices(self.table["path_bytes"])).combine_chunks())
+
     def places_in(self, other: "Manifest") -> pa.ChunkedArray:
         """Return where each file is in another manifest, by path; null where it is not."""
         return pc.index_in(self.table["path_bytes"], value_set=other.table["path_bytes"])

@@ -53,7 +53,7 @@ class Pictures:
         """The input, found by the manifest of the dataset: nothing is listed anew."""
         run_info = self._dataset.run_info
         manifest = Manifest.from_bytes(self._dataset.store.read(MANIFEST))
-        return Originals(open_run_input(run_info, self._images), manifest, run_info)
+        return Originals(open_run_input(run_info, self._images), manifest.by_path(), run_info)
 
     def full(self, record: ImageRecord) -> bytes:
         """Return an image in all its pixels.

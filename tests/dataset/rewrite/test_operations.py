@@ -127,15 +127,29 @@ def test_a_killed_run_goes_on_to_the_same_bytes(parent, tmp_path, monkeypatch):
     monkeypatch.setattr(write, "publish_shard", publish)
     with pytest.raises(KeyboardInterrupt):
         filter_dataset(open_parent(parent), tmp_path / "out", Rules(names=["*"]))
-    monkeypatch.setattr(write, "publish_shard", real)
+    again = []
+    monkeypatch.setattr(
+        write, "publish_shard", lambda *rest, **named: again.append(named["shard"]) or real(*rest, **named)
+    )
     half = open_dataset(tmp_path / "out")
 
     assert not (tmp_path / "out" / SUCCESS).exists()
     assert half.num_images < half.num_planned
     filter_dataset(open_parent(parent), tmp_path / "out", Rules(names=["*"]))
-    whole, again = files(tmp_path / "whole"), files(tmp_path / "out")
-    whole.pop(Path("README.md")), again.pop(Path("README.md"))  # they name themselves
-    assert again == whole
+    whole, resumed = files(tmp_path / "whole"), files(tmp_path / "out")
+    whole.pop(Path("README.md")), resumed.pop(Path("README.md"))  # they name themselves
+    assert resumed == whole
+    assert [shard.index for shard in again] == [1]
+
+
+def test_a_finished_output_is_left_as_it_is(parent, tmp_path):
+    """Also a card that somebody has edited."""
+    for _ in range(2):
+        filter_dataset(open_parent(parent), tmp_path / "out", Rules(min_area=10))
+        (tmp_path / "out/README.md").write_text("by hand")
+
+    filter_dataset(open_parent(parent), tmp_path / "out", Rules(min_area=10))
+    assert (tmp_path / "out/README.md").read_text() == "by hand"
 
 
 def test_another_filter_does_not_touch_an_output(parent, tmp_path):
@@ -254,6 +268,22 @@ def test_merged_inputs_are_told_apart_by_folders(tmp_path):
 
     assert [row.path for row in records(tmp_path / "out")] == [b"a-b/1.jpg", b"a/1.jpg", b"a/2.jpg"]
     assert {name: spec["input"] for name, spec in inputs.items()} == {"a": "/one", "a-b": "/two"}
+
+
+def test_one_input_annotated_twice_stays_apart(tmp_path):
+    """Two models on the same images: each row has its own, and settings that differ are those of parents."""
+    for name in ("tiny", "vit_b"):
+        write_dataset(tmp_path / name, sample_records(), settings={"model.name": name, "amg.crops": 0})
+
+    merge_datasets([open_parent(tmp_path / name) for name in ("vit_b", "tiny")], tmp_path / "out")
+    settings = open_dataset(tmp_path / "out").run_info["settings"]
+
+    assert [row.path.partition(b"/")[0] for row in records(tmp_path / "out")] == 5 * [b"tiny"] + 5 * [
+        b"vit_b"
+    ]
+    assert "model.name" not in settings
+    assert settings["amg.crops"] == 0
+    assert [entry["settings"]["model.name"] for entry in settings["parents"]] == ["vit_b", "tiny"]
 
 
 def test_a_dataset_is_merged_once(parent, tmp_path):
