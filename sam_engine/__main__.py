@@ -45,6 +45,7 @@ TOOLS = {
     "bench-gpu": ("bench.gpu_proof", "prove on a GPU what the tests show on a fake one"),
     "bench-growth": ("bench.growth", "time the mask generator against points and pixels"),
     "bench-viewer": ("bench.viewer", "time the viewer on a dataset of a million rows"),
+    "bench-onnx": ("bench.onnx_prompts", "time exported decoders, whole and split"),
     "bench-soak": ("bench.soak", "watch a process's memory over many images"),
 }
 """Name -> module in ``tools``, which has ``main(arguments)``, and what it does."""
