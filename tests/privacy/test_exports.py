@@ -19,6 +19,9 @@ FORMS = {
     "labelme": ["--to", "labelme"],
     "yolo": ["--to", "yolo"],
     "coco": ["--to", "coco", "--images"],
+    "webdataset": ["--to", "webdataset"],
+    "label-studio": ["--to", "label-studio"],
+    "cvat": ["--to", "cvat"],
 }
 
 
