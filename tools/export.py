@@ -33,8 +33,6 @@ from sam_engine.privacy.open import Blur, open_blur
 from .command import run
 
 Written = tuple[ExportSummary, PolygonLoss | None]
-NO_IMAGES, ON_DEMAND, ALWAYS = range(3)
-"""When a form takes copies of the images: never, if --images is given, or wherever they can be had."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +91,8 @@ class Form:
 
     about: str
     write: Callable[[Job], Written]
-    images: int = ALWAYS
+    images_on_demand: bool = False
+    """Copies are made if --images is given; of other forms wherever the images can be had."""
     flags: tuple[str, ...] = ()
     """Of its own; refused with other forms."""
 
@@ -108,7 +107,7 @@ FORMS = {
         about='one COCO instances file, category "object", masks as RLE or polygons; with --images\n'
         "      upright copies in a folder of the file's name; comes back",
         write=_coco,
-        images=ON_DEMAND,
+        images_on_demand=True,
         flags=("rle", "iscrowd", "polygons"),
     ),
     "labelme": Form(about="one .json (and .jpg) an image, masks as they are; comes back", write=_labelme),
@@ -143,9 +142,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, name):
             takers = ", ".join(each for each in FORMS if name in FORMS[each].flags)
             parser.error(f"--{name} goes with --to {takers}")
-    if options.images is not None and form.images == NO_IMAGES:
-        takers = ", ".join(name for name in FORMS if FORMS[name].images != NO_IMAGES)
-        parser.error(f"--images goes with --to {takers}")
     if options.polygons and (options.rle or options.iscrowd):
         parser.error("--polygons goes without --rle and --iscrowd, which are about run lengths")
     if (options.blur == "boxes") != (options.boxes is not None):
@@ -158,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"corrections of {len(corrections)} images are ignored\n")
         corrections = {}
     refuse_used(options.output)  # before the images are listed, which may take minutes
-    wanted = form.images == ALWAYS or options.images is not None
+    wanted = not form.images_on_demand or options.images is not None
     blur = open_blur(PrivacyConfig(blur=options.blur, boxes=options.boxes))
     originals = _find_originals(dataset, options.images) if wanted else None
     if blur is not None:

@@ -14,9 +14,10 @@ from sam_engine.evaluation.truth import open_truth
 from sam_engine.ops.rle import encode_mask
 from tests.helpers.dataset_builder import image, rectangle_mask, sample_records, write_dataset
 from tests.helpers.drawn_data import write_our_dataset
-from tools import export
+from tools import export, import_annotations
 from tools.command import run
 
+CHANGES = ("num_replaced", "num_deleted", "num_added")
 ROOT = Path(__file__).parents[2]
 
 
@@ -115,6 +116,31 @@ def test_flags_of_the_other_form_are_refused(data, tmp_path, capsys, form, flags
     assert f"{flags[0]} goes with {forms}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("form", export.FORMS)
+def test_every_form_is_written_and_what_comes_back_is_the_same(tmp_path, capsys, form):
+    """Masks and images are counted alike; taken back untouched, nothing has changed."""
+    root = write_our_dataset(tmp_path / "data", 3)
+    output = tmp_path / "out.json"
+    flags = ["--images"] if export.FORMS[form].images_on_demand else []
+    code = run(export.main, [str(root), "--to", form, "--output", str(output), "--json", *flags])
+    summary = json.loads(capsys.readouterr().out)
+
+    assert code == 0
+    assert [summary[name] for name in ("num_images", "num_masks", "num_copies")] == [3, 4, 3]
+    if form in import_annotations.FORMS:
+        arguments = [str(root), str(output), "--from", form, "--by", "ann", "--json"]
+        assert run(import_annotations.main, arguments) == 0
+        back = json.loads(capsys.readouterr().out)
+        assert back == {"num_images": 3, "num_kept": 4, **dict.fromkeys(CHANGES, 0)}
+
+
+def test_all_that_comes_back_is_told_so():
+    """The description of a form says whether tools.import_annotations takes it."""
+    told = {name for name, form in export.FORMS.items() if "comes back" in form.about}
+
+    assert told == set(import_annotations.FORMS)
+
+
 def test_polygons_are_no_run_lengths(data, tmp_path, capsys):
     """What contradicts itself is refused."""
     with pytest.raises(SystemExit) as caught:
@@ -161,7 +187,7 @@ def test_a_place_that_cannot_be_written_is_exit_4(data, tmp_path, capsys):
     assert "error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("tool", ["export", "verify"])
+@pytest.mark.parametrize("tool", ["export", "import_annotations", "verify"])
 def test_help_needs_neither_torch_nor_ray(tool):
     """The tool starts at once."""
     code = (
