@@ -5,11 +5,9 @@ a configuration can name code: ``_target_`` is an unknown key like any other, ``
 """
 
 import argparse
-import ast
 import contextlib
 import dataclasses
 import difflib
-import inspect
 import json
 import os
 import sys
@@ -30,6 +28,7 @@ from sam_engine.__main__ import called
 from sam_engine.dataset.run_info import config_yaml
 from sam_engine.errors import ConfigError, SamEngineError
 
+from .help import settings_lines
 from .lists import item_type, split_list
 from .signals import stoppable
 
@@ -212,44 +211,8 @@ def help_text(command: CommandLine) -> str:
     for group, choices in _groups([CONFIGS], command.config_class).items():
         lines.append(f"  {group}={' | '.join(choices)}")
     lines += ["", "Settings and their defaults:"]
-    lines += _settings(command.config_class, "")
+    lines += settings_lines(command.config_class)
     return "\n".join(lines)
-
-
-def _settings(config_class: type, prefix: str) -> Iterator[str]:
-    """Yield a line for each setting: key, default, and the first sentence that its field says of it."""
-    meanings = _field_docs(config_class)
-    nested = []
-    for field in dataclasses.fields(config_class):
-        default = field.default
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        if dataclasses.is_dataclass(default):
-            nested.append((type(default), f"{prefix}{field.name}."))
-        else:
-            shown = f"{prefix}{field.name}={default if isinstance(default, str) else json.dumps(default)}"
-            yield f"  {shown:<45} {meanings.get(field.name, '')}".rstrip()
-    for nested_class, nested_prefix in nested:
-        yield ""
-        yield from _settings(nested_class, nested_prefix)
-
-
-def _field_docs(config_class: type) -> dict[str, str]:
-    """Return the first sentence of the string below each field of a dataclass."""
-    [class_node] = ast.parse(inspect.getsource(config_class)).body
-    assert isinstance(class_node, ast.ClassDef)
-    docs = {}
-    for above, below in zip(class_node.body, class_node.body[1:], strict=False):
-        if (
-            isinstance(above, ast.AnnAssign)
-            and isinstance(above.target, ast.Name)
-            and isinstance(below, ast.Expr)
-            and isinstance(below.value, ast.Constant)
-        ):
-            docs[above.target.id] = (
-                " ".join(str(below.value.value).split()).partition(". ")[0].rstrip(".").replace("``", "")
-            )
-    return docs
 
 
 class _Parser(argparse.ArgumentParser):
