@@ -136,6 +136,18 @@ def test_supervision_reads_the_masks(tmp_path):
         assert np.array_equal(found, decode_counts(mask.counts, mask.size))
 
 
+def test_labelformat_reads_the_masks(root, tmp_path):
+    """The reader of LightlyStudio, from uncompressed crowds: every pixel."""
+    reader = pytest.importorskip("labelformat.formats.coco", reason="labelformat is not installed")
+    export(root, tmp_path / "c.json", segmentation="uncompressed", iscrowd=True)
+    labels = reader.COCOInstanceSegmentationInput(tmp_path / "c.json").get_labels()
+    found = [each.segmentation.get_binary_mask() for label in labels for each in label.objects]
+
+    assert len(found) == 4
+    for mask, expected in zip(found, masks_of_rows().values(), strict=True):
+        assert np.array_equal(mask, expected)
+
+
 def take_back(root, path, **options):
     dataset = open_dataset(root)
     masks = read_coco(path, highest_id=highest_id(dataset, root))
