@@ -114,6 +114,8 @@ class Model:
     """What ``model.checkpoint=NAME`` downloads, if nothing is bundled."""
     bundled: Path | None = None
     """The weights that come with the package."""
+    cpu_seconds_per_image: float = 20.0
+    """Of one core, to the order of magnitude: enough to choose how to run."""
     thresholds: Thresholds = Thresholds()
     """Recommended for weights that do not bring their own."""
 
@@ -138,6 +140,7 @@ MODELS = {
             pixel_std=(127.5, 127.5, 127.5),
         ),
         bundled=Path(__file__).parent / "weights" / "tiny.safetensors",
+        cpu_seconds_per_image=1.0,
         thresholds=Thresholds(pred_iou_thresh=0.5, stability_score_thresh=0.75),
     ),
     "vit_b": Model(

@@ -15,7 +15,7 @@ from sam_engine.structures import Partition
 
 MODEL_NAMES = tuple(MODELS)
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
-EXECUTORS = ("ray", "inline")
+EXECUTORS = ("auto", "ray", "inline")
 BLURS = ("none", "boxes", "faces")
 
 
@@ -186,8 +186,8 @@ class DecodeConfig:
     strict: bool = True
     """Refuse JPEGs whose decoder reports damage. False keeps what could be decoded of them, and says so."""
     isolate: bool | None = None
-    """Decode in child processes with resource limits, so that no file can take a worker down. None: with
-    executor=ray, where it costs least."""
+    """Decode in child processes with resource limits, so that no file can take a worker down. None: unless
+    executor=inline."""
     max_pixels: int = 100_000_000
     """Larger images are refused by their header (status too_large)."""
     max_side: int = 32_768
@@ -251,8 +251,9 @@ class VideoConfig:
 class ExecutorConfig:
     """Where shards are made."""
 
-    name: str = "ray"
-    """ray: a pool of worker processes. inline: this process, no Ray."""
+    name: str = "auto"
+    """ray: a pool of worker processes. inline: this process, no Ray. auto: Ray where there is a GPU, an
+    address, or enough images for several workers, else one process of its own, which an image may kill."""
     num_workers: int | None = None
     """Worker processes. None: one per GPU, or on a CPU as many as fit its cores."""
     threads_per_worker: int = 1

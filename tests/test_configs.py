@@ -49,7 +49,7 @@ def test_nothing_given_is_the_schema_with_the_small_model():
     config = load_run()
 
     assert dataclasses.replace(config, amg=AmgConfig()) == AutoAnnotateConfig()
-    assert (config.model.name, config.executor.name, config.shard_size) == ("tiny", "ray", None)
+    assert (config.model.name, config.executor.name, config.shard_size) == ("tiny", "auto", None)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_tilde_and_null_keep_their_meaning(monkeypatch):
         ("amg._target_=os.system", "there is no setting 'amg._target_'"),
         ("model=vit_x", "model is 'vit_x'; choose from tiny, vit_b, vit_h, vit_l"),
         ("amg=fsat", "amg is 'fsat'; choose from default, dense, fast, sa1b, tiny; did you mean fast?"),
-        ("executor=spark", "executor is 'spark'; choose from inline, ray"),
+        ("executor=spark", "executor is 'spark'; choose from auto, inline, ray"),
         ("amg.points_per_side=abc", "amg.points_per_side: Value 'abc' of type 'str' could not be converted"),
         ("limit=1.5", "limit: Value '1.5' of type 'float' could not be converted to Integer"),
         ("decode.isolate=maybe", "decode.isolate: Value 'maybe' is not a valid bool"),

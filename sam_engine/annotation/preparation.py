@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sam_engine.annotation.executor_choice import ExecutorChoice, choose_executor
 from sam_engine.annotation.image_table import ImageTable, read_image_table
 from sam_engine.annotation.prompt_table import PromptTable, prompts_of_run
 from sam_engine.catalogue import ARCHITECTURES
@@ -41,6 +42,8 @@ class Preparation:
     """What ``image_table`` names; None also if it is gone, and the dataset keeps what it said."""
     blur: Blur | None = None
     """What ``privacy`` asks for."""
+    choice: ExecutorChoice
+    """What ``executor.name`` came to."""
 
 
 def prepare(config: AutoAnnotateConfig) -> Preparation:
@@ -54,9 +57,6 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     if not config.partition.is_whole and (config.retry_failed or config.on_input_change == "extend"):
         name = "retry_failed=true" if config.retry_failed else "on_input_change=extend"
         raise ConfigError(f"{name} is for one driver: leave partition.index and partition.count out")
-    if config.decode.isolate is None:
-        isolate = config.executor.name == "ray"
-        config = dataclasses.replace(config, decode=dataclasses.replace(config.decode, isolate=isolate))
     rules = ListingRules(
         column=config.input_column,
         accept_incomplete=config.input_incomplete == "accept",
@@ -83,6 +83,15 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     blur = open_blur(config.privacy)
     if blur is not None:
         blur.notes(manifest.table["path_bytes"].to_pylist())
+    choice = choose_executor(config, len(manifest))
+    isolate = config.decode.isolate
+    config = dataclasses.replace(
+        config,
+        executor=dataclasses.replace(config.executor, name=choice.name),
+        decode=dataclasses.replace(
+            config.decode, isolate=config.executor.name != "inline" if isolate is None else isolate
+        ),
+    )
     _check_machine(config)
     checkpoint = resolve_checkpoint(config.model)
     config = dataclasses.replace(config, amg=config.amg.with_thresholds(checkpoint.thresholds))
@@ -97,6 +106,7 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
         prompts=prompts,
         image_table=image_table,
         blur=blur,
+        choice=choice,
     )
 
 

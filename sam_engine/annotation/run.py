@@ -175,18 +175,28 @@ def run_prepared(
     Raises:
         SamEngineError: As `annotate_dataset`.
     """
+    if preparation.choice.reason:
+        log.info("%s", preparation.choice.reason)
     plan = open_run(preparation)
     tell = on_event or (lambda event: None)
     tell(plan)
     config = preparation.config
     if make_shards is None:
         factory = worker_factory(plan, make_model)
-        events = run_shards(plan.open_shards, factory, config.executor, device=config.model.device)
+        events = run_shards(
+            plan.open_shards,
+            factory,
+            config.executor,
+            device=config.model.device,
+            in_child=preparation.choice.in_child,
+            by_value=make_model is not None,
+        )
     else:
         events = make_shards(plan)
     reports: list[ShardReport] = []
     started = math.inf
     in_process = bool(plan.open_shards) and config.executor.name == "inline"
+    in_process &= not preparation.choice.in_child
     with _keeping_torch_threads() if in_process else contextlib.nullcontext(), contextlib.closing(events):
         for event in events:
             if isinstance(event, ShardReport):

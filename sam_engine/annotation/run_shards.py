@@ -1,14 +1,16 @@
-"""Run shards in this process, or hand them to a pool of workers."""
+"""Run shards in this process or one of its own, or hand them to a pool of workers."""
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 
+from sam_engine.annotation.child_worker import ChildWorker, ShardFailedError, WorkerLostError
 from sam_engine.annotation.leases import Event, ShardQueue, ShardWorker
 from sam_engine.annotation.ray_pool import run_on_ray
 from sam_engine.config import ExecutorConfig
 from sam_engine.errors import ModelLoadError, SamEngineError, describe_error
-from sam_engine.structures import Shard, ShardProgress
+from sam_engine.structures import ImageStatus, Shard, ShardProgress
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +21,8 @@ def run_shards(
     config: ExecutorConfig,
     *,
     device: str = "auto",
+    in_child: bool = False,
+    by_value: bool = False,
 ) -> Generator[Event, None, None]:
     """Yield the progress of all shards and one report for each, in the order they finish.
 
@@ -27,9 +31,11 @@ def run_shards(
 
     Args:
         shards: What to do; only these descriptions travel.
-        make_worker: Builds a worker in the process that will run it. Picklable, for Ray.
+        make_worker: Builds a worker in the process that will run it. Picklable, for Ray or a child.
         config: Where and how many.
         device: The model's device; decides what a worker reserves.
+        in_child: Without Ray, work in a child process, which an image may kill.
+        by_value: See `ChildWorker`.
 
     Raises:
         ConfigError: The cluster has no such device, or does not answer.
@@ -40,14 +46,16 @@ def run_shards(
     if not shards:
         return
     queue = ShardQueue(shards, config.max_shard_attempts)
-    if config.name == "inline":
-        yield from _run_inline(queue, make_worker)
-    else:
+    if config.name == "ray":
         yield from run_on_ray(queue, make_worker, config, device)
+        return
+    if in_child:
+        make_worker = functools.partial(ChildWorker, make_worker, config.shard_timeout_s, by_value=by_value)
+    yield from _run_inline(queue, make_worker)
 
 
 def _run_inline(queue: ShardQueue, make_worker: Callable[[], ShardWorker]) -> Iterator[Event]:
-    """Do all shards in this process; after a failure with a fresh worker, as a pool would."""
+    """Do all shards with one worker; after a failure with a fresh one, as a pool would."""
     is_first = True
     while queue:
         with contextlib.closing(_make_inline(make_worker, probe=not is_first)) as worker:
@@ -61,13 +69,19 @@ def _run_inline(queue: ShardQueue, make_worker: Callable[[], ShardWorker]) -> It
                             yield event
                 except SamEngineError:
                     raise
+                except WorkerLostError as error:
+                    # Who hangs has had the time to say with what; who dies may have died of one read ahead.
+                    reason, status = str(error), error.status
+                    certain = lease.careful or status is ImageStatus.TIMEOUT
+                    log.warning("shard %d: %s", lease.shard.index, reason)
                 except Exception as error:
-                    reason = describe_error(error)
+                    status, certain = ImageStatus.WORKER_CRASH, True
+                    reason = str(error) if isinstance(error, ShardFailedError) else describe_error(error)
                     log.warning("shard %d: %s", lease.shard.index, reason, exc_info=True)
                 else:
                     queue.done(lease)
                     continue
-                given_up = queue.fail(lease, reason, last=last, certain=True)
+                given_up = queue.fail(lease, reason, last=last, certain=certain, status=status)
                 if given_up is not None:
                     yield given_up
                 break

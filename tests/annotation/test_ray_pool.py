@@ -233,7 +233,7 @@ def start(folder, output, *more, **environment):
     arguments = [
         f"input={folder}", f"output={output}", "shard_size=2", "model.checkpoint=random", "previews=0",
         "amg.points_per_side=2", "amg.points_per_batch=16", "amg.min_mask_region_area=0",
-        "executor.num_workers=2", *more,
+        "executor=ray", "executor.num_workers=2", *more,
     ]  # fmt: skip
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *arguments],
