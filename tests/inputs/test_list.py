@@ -10,18 +10,6 @@ from sam_engine.structures import ImageStatus
 from tests.helpers.inputs import entries, listed, put, read_failure, refusal
 
 DEFAULT = DecodeConfig()
-ODD_NAMES = (
-    b"a b.jpg",
-    b"new\nline.jpg",
-    "日本語.jpg".encode(),
-    b"<img src=x onerror=alert(1)>.jpg",
-    b"-rf.jpg",
-    b"quote'\".jpg",
-    b"%2e%2e%2fetc.jpg",
-    b"tab\tx.jpg",
-    b"bad\xff\xfe.jpg",
-    b"a=b,c(d).jpg",
-)
 
 
 def test_list_file_keeps_its_paths(tmp_path):
