@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
 from urllib.parse import urlsplit
@@ -261,15 +262,23 @@ def test_nothing_was_complained_of_and_nobody_else_was_asked(page, served):
     assert page.hosts == {f"127.0.0.1:{served.port}"}
 
 
+def hear_interrupts():
+    """Whatever started the tests in the background has them ignore SIGINT, and would have their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_the_tool_prints_its_address_first(dataset):
     """One line with the token on stdout, before anything else; Ctrl-C ends it with 130."""
-    import signal
-
     command = [sys.executable, "-m", "tools.view", dataset.store.describe(), "--port", "0", "--no-browser"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+    ) as process:
         line = process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        try:
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
 
     assert line.startswith("http://127.0.0.1:")
     assert len(line.split("?token=")[1]) > 24
