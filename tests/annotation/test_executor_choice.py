@@ -173,7 +173,7 @@ def test_a_model_that_cannot_load_stops_the_run(tmp_path):
 def test_a_driver_that_stops_takes_the_process_along(tmp_path):
     """What raises in the callback, as Ctrl-C does, ends it; the same call goes on."""
     fakes.write_images(tmp_path / "in", 8)
-    before = set(descendants(os.getpid()))
+    before, handler = set(descendants(os.getpid())), signal.getsignal(signal.SIGINT)
 
     def stop(event):
         if hasattr(event, "sha256"):
@@ -184,4 +184,4 @@ def test_a_driver_that_stops_takes_the_process_along(tmp_path):
 
     assert set(descendants(os.getpid())) <= before
     assert annotate(tmp_path, fakes.make_disc_segmenter).session.num_images == 4
-    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) is handler
