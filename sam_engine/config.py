@@ -289,9 +289,15 @@ class PrivacyConfig:
     image."""
 
     def __post_init__(self) -> None:
-        """Check types, then choices."""
+        """Check types, then the choice. `check_pair` is for when both settings are there."""
         check_types(self, "privacy.")
         check_setting("privacy.blur", self.blur, self.blur in BLURS, f"one of {', '.join(BLURS)}")
+
+    def check_pair(self) -> None:
+        """Raise `ConfigError` unless there is a table where one is needed, and only there.
+
+        Not on construction: a command line gives paths last, for they may hold any character.
+        """
         is_paired = (self.blur == "boxes") == (self.boxes is not None)
         check_setting("privacy.boxes", self.boxes, is_paired, "given with privacy.blur=boxes, and only then")
 

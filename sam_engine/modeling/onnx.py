@@ -54,6 +54,12 @@ class SamOnnxModel(nn.Module):
         self.stability_score_offset = 1.0
         self.return_extra_metrics = return_extra_metrics
 
+    def _embed_points(self, point_coords: Tensor, point_labels: Tensor) -> Tensor:
+        return embed_points(self.model, point_coords, point_labels)
+
+    def _embed_masks(self, input_mask: Tensor, has_mask_input: Tensor) -> Tensor:
+        return embed_masks(self.model, input_mask, has_mask_input)
+
     @torch.no_grad()
     def forward(
         self,
@@ -82,8 +88,8 @@ class SamOnnxModel(nn.Module):
         masks, scores = self.mask_decoder.predict_masks(
             image_embeddings=image_embeddings,
             image_pe=self.model.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=embed_points(self.model, point_coords, point_labels),
-            dense_prompt_embeddings=embed_masks(self.model, mask_input, has_mask_input),
+            sparse_prompt_embeddings=self._embed_points(point_coords, point_labels),
+            dense_prompt_embeddings=self._embed_masks(mask_input, has_mask_input),
         )
         threshold = self.model.mask_threshold
         if self.use_stability_score:

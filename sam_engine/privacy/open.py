@@ -56,6 +56,7 @@ def open_blur(config: PrivacyConfig) -> Blur | None:
     Raises:
         ConfigError: The table or the detector is missing or wrong.
     """
+    config.check_pair()
     if config.boxes is not None:
         table = read_boxes(config.boxes)
         return Blur(lambda record, pixels: table.of(record.path, (pixels.shape[0], pixels.shape[1])), table)

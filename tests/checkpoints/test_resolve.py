@@ -120,7 +120,11 @@ def test_path_is_resolved_with_its_digest(
     monkeypatch.chdir(tmp_path)
 
     assert resolve_checkpoint(ModelConfig(checkpoint="mine.pth")) == Checkpoint(
-        name="mine.pth", path=tmp_path / "mine.pth", sha256=digest_of(tiny_bytes), source="file"
+        name="mine.pth",
+        path=tmp_path / "mine.pth",
+        sha256=digest_of(tiny_bytes),
+        source="file",
+        thresholds=MODELS["tiny"].thresholds,
     )
 
 
@@ -180,7 +184,7 @@ def test_right_digest_is_accepted_in_upper_case(tmp_path: Path, tiny_bytes: byte
 def test_random_weights_only_by_name() -> None:
     """``random`` needs no file, and cannot be combined with a digest."""
     assert resolve_checkpoint(ModelConfig(checkpoint="random")) == Checkpoint(
-        name="random", path=None, sha256=None, source="random"
+        name="random", path=None, sha256=None, source="random", thresholds=MODELS["tiny"].thresholds
     )
     with pytest.raises(ConfigError, match=r"model.checkpoint=random has no file to check"):
         resolve_checkpoint(ModelConfig(checkpoint="random", sha256="0" * 64))

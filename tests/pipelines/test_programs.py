@@ -58,7 +58,7 @@ def test_log_can_be_json(program, capsys, monkeypatch, tmp_path):
 
     target = {
         auto_annotate: "pipelines.auto_annotate.annotate_dataset",
-        train: "sam_engine.training.process.packed_path",
+        train: "sam_engine.training.prepare.packed_path",
         evaluate: "pipelines.evaluate._evaluate",
         loop: "pipelines.loop.resolve_checkpoint",
     }[program]

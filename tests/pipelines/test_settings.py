@@ -30,6 +30,8 @@ TOGETHER = {
     "step_decay_at": [0.5],
     "points_per_row": 3,
     "points_per_column": 5,
+    "blur": "boxes",
+    "boxes": "boxes.csv",
 }
 """Values that must fit each other, by the last part of the setting's name."""
 ALONE = {"amg.prompts", "video.every"}

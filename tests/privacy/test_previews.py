@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.auto_annotate import COMMAND
+from pipelines.config import load
 from sam_engine.annotation.preparation import prepare
 from sam_engine.config import PrivacyConfig
 from sam_engine.errors import ConfigError
+from sam_engine.privacy.open import open_blur
 from tests.helpers import fakes
 from tests.helpers.annotating import annotate
 
@@ -118,6 +121,17 @@ def test_a_bad_table_stops_a_run_before_it_starts(photos, tmp_path):
 def test_settings_that_do_not_fit_are_refused(settings, message):
     """The message names the setting."""
     with pytest.raises(ConfigError) as refused:
-        PrivacyConfig(**settings)
+        open_blur(PrivacyConfig(**settings))
 
     assert str(refused.value) == message
+
+
+def test_both_settings_may_come_from_a_command_line():
+    """The table is a path, and paths are put in last: neither order is refused."""
+    for given in (
+        ["privacy.blur=boxes", "privacy.boxes=b.csv"],
+        ["privacy.boxes=b.csv", "privacy.blur=boxes"],
+    ):
+        config = load(COMMAND, given)
+
+        assert (config.privacy.blur, config.privacy.boxes) == ("boxes", "b.csv")

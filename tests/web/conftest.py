@@ -81,9 +81,9 @@ def served(dataset: Dataset) -> Iterator[Served]:
     viewer.listing.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator["object"]:
-    """Headless Chromium."""
+    """Headless Chromium. Of one module: Playwright keeps an event loop running, in which no other can run."""
     executable = shutil.which("chromium")
     if executable is None:
         pytest.skip("Debian's chromium is not installed (apt-get install chromium)")
