@@ -186,7 +186,7 @@ def test_clicks_cycle_through_the_stack(page, served):
 def test_a_failed_image_says_why(page, served):
     """No masks, no picture, but the reason."""
     page.goto(f"http://127.0.0.1:{served.port}/#/image/4")
-    page.wait_for_selector("#summary")
+    page.wait_for_function("() => document.querySelector('.side h1')?.textContent === 'z.png'")
 
     assert "unsupported" in page.inner_text(".side") or "corrupt" in page.inner_text(".side")
 
