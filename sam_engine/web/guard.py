@@ -74,10 +74,11 @@ class Guard:
     def _refusal(self, scope: Scope) -> Response | None:
         """Return the answer to a request that goes no further, or None."""
         headers = Headers(scope=scope)
-        if headers.getlist("host") != [host for host in headers.getlist("host")[:1] if host in self._hosts]:
-            return PlainTextResponse("this server is not known by that name", 421)
-        if "host" not in headers:
+        hosts = headers.getlist("host")
+        if not hosts:
             return PlainTextResponse("a Host header is needed", 400)
+        if len(hosts) > 1 or hosts[0] not in self._hosts:
+            return PlainTextResponse("this server is not known by that name", 421)
         if scope["path"].startswith(OPEN_PREFIX) and scope["method"] in SAFE_METHODS:
             return None
         query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
