@@ -1,1 +1,1 @@
-"""What all settings share. The settings themselves are in `sam_engine.config` and beside their consumers."""
+"""Sections of settings, one file each, and what checks them. `sam_engine.config` puts them together."""
