@@ -1,7 +1,7 @@
 """Annotate a folder of images: ``python -m pipelines.auto_annotate input=photos output=out``."""
 
 if __name__ == "__main__":  # first: what follows takes seconds, and Ctrl-C meanwhile is one line, too
-    from .signals import quit_at_once
+    from sam_engine.compute.signals import quit_at_once
 
     quit_at_once()
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sam_engine.annotation.plan import Plan
 from sam_engine.annotation.report import ERRORS, add_up
 from sam_engine.annotation.run import RunEvent, RunSummary, annotate_dataset
+from sam_engine.compute.signals import leave, stopped_by_signals
 from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.previews import PREVIEWS_PREFIX
 from sam_engine.structures import ImageStatus
@@ -19,7 +20,6 @@ from sam_engine.structures import ImageStatus
 from .config import CommandLine, main
 from .logs import set_up_logging
 from .progress import Progress
-from .signals import leave, stopped_by_signals
 
 if TYPE_CHECKING:
     from sam_engine.modeling.segmenter import Segmenter

@@ -25,12 +25,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError, safe_load  # type: ignore[import-untyped]
 
 from sam_engine.__main__ import called
+from sam_engine.compute.signals import stoppable
 from sam_engine.dataset.run_info import config_yaml
 from sam_engine.errors import ConfigError, SamEngineError
 
 from .help import settings_lines
 from .lists import item_type, split_list
-from .signals import stoppable
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

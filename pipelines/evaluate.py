@@ -1,7 +1,7 @@
 """Score a model on ground truth: ``python -m pipelines.evaluate truth=[eval.tar]``."""
 
 if __name__ == "__main__":  # first: what follows takes seconds, and Ctrl-C meanwhile is one line, too
-    from .signals import quit_at_once
+    from sam_engine.compute.signals import quit_at_once
 
     quit_at_once()
 
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sam_engine.compute.signals import leave
 from sam_engine.errors import ConfigError
 from sam_engine.evaluation.config import EvaluateConfig
 
 from .config import CommandLine, main
 from .logs import set_up_logging
-from .signals import leave
 
 if TYPE_CHECKING:
     from sam_engine.evaluation.run import Evaluation

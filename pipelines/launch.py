@@ -1,7 +1,7 @@
 """Run a program on a cluster: ``python -m pipelines.launch launch=slurm launch.parts=8 input=photos``."""
 
 if __name__ == "__main__":  # first: what follows takes seconds, and Ctrl-C meanwhile is one line, too
-    from .signals import quit_at_once
+    from sam_engine.compute.signals import quit_at_once
 
     quit_at_once()
 
@@ -19,12 +19,12 @@ from typing import Any
 
 from sam_engine.cluster import kubernetes, ray_job, skypilot, slurm
 from sam_engine.cluster.launch_config import ON_RAY, Launch, LaunchConfig
+from sam_engine.compute.signals import leave
 from sam_engine.dataset.run_info import config_yaml
 from sam_engine.errors import ConfigError
 
 from .config import CommandLine, main, read
 from .logs import set_up_logging
-from .signals import leave
 
 log = logging.getLogger("pipelines.launch")  # not __name__, which is __main__ under python -m
 

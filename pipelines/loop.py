@@ -1,7 +1,7 @@
 """Annotate, keep what is confident, retrain, measure again: ``python -m pipelines.loop``."""
 
 if __name__ == "__main__":  # first: what follows takes seconds, and Ctrl-C meanwhile is one line, too
-    from .signals import quit_at_once
+    from sam_engine.compute.signals import quit_at_once
 
     quit_at_once()
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from sam_engine.__main__ import called
 from sam_engine.checkpoints.resolve import resolve_checkpoint
+from sam_engine.compute.signals import leave
 from sam_engine.config import AutoAnnotateConfig, ModelConfig
 from sam_engine.data_engine import (
     HEADER,
@@ -30,7 +31,6 @@ from sam_engine.files import write_atomically
 from . import auto_annotate, evaluate, train
 from .config import CommandLine, main
 from .logs import set_up_logging
-from .signals import leave
 
 COMMAND = CommandLine(
     name="loop",

@@ -1,17 +1,17 @@
 """Train the small model: ``python -m pipelines.train data.sources=[a.tar,b.tar] output=runs/tiny``."""
 
 if __name__ == "__main__":  # first: what follows takes seconds, and Ctrl-C meanwhile is one line, too
-    from .signals import quit_at_once
+    from sam_engine.compute.signals import quit_at_once
 
     quit_at_once()
 
 from collections.abc import Sequence
 
+from sam_engine.compute.signals import leave
 from sam_engine.training.config import TrainConfig
 
 from .config import CommandLine, main
 from .logs import set_up_logging
-from .signals import leave
 
 COMMAND = CommandLine(
     name="train",

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from sam_engine.compute.signals import leave, quit_at_once
+
 PIPELINES = {
     "annotate": ("auto_annotate", "turn images into a dataset: every mask of every image, in Parquet"),
     "evaluate": ("evaluate", "score a model on ground truth"),
@@ -78,9 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def command_line() -> None:
     """Run the program that the command line names, and end the process: what ``sam-engine`` is."""
-    signals = import_module(f"{_home()}pipelines.signals")
-    signals.quit_at_once()
-    signals.leave(main())
+    quit_at_once()
+    leave(main())
 
 
 def run_program(name: str, arguments: Sequence[str]) -> int:

@@ -1,11 +1,10 @@
 """Make a dataset as people left it: python -m tools.apply_corrections OUT --output CORRECTED."""
 
-import sys
 from collections.abc import Sequence
 
 from sam_engine.dataset.rewrite.operations import apply_corrections_of
 
-from .command import run
+from .command import command_line
 from .derive import open_parents, parser_of, tell
 
 
@@ -21,4 +20,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

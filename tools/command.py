@@ -1,21 +1,36 @@
-"""What tools have in common: one line for every expected failure, exit codes, flags of the mask generator."""
+"""What tools have in common: one line for every expected end, exit codes, flags of the mask generator."""
 
 import argparse
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from sam_engine.catalogue import Thresholds
+from sam_engine.compute.signals import leave, stoppable
 from sam_engine.config import AmgConfig
 from sam_engine.errors import SamEngineError
 
 Main = Callable[[Sequence[str] | None], int]
 
 
+def command_line(main: Main) -> NoReturn:
+    """Run a tool on the command line's arguments, and end the process."""
+    leave(run(main))
+
+
 def run(main: Main, arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code of a tool's ``main``; our errors become one line on stderr and their own code."""
+    """Return the exit code of a tool's ``main``; our errors and signals become one line on stderr."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    return stoppable(
+        lambda: _run(main, arguments),
+        afterwards="nothing half written is left, and the same command can be given again",
+    )
+
+
+def _run(main: Main, arguments: Sequence[str] | None) -> int:
+    """Return the exit code of a tool that no signal stops."""
     code = 1
     try:
         code = main(arguments)
@@ -23,9 +38,6 @@ def run(main: Main, arguments: Sequence[str] | None = None) -> int:
     except SamEngineError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return 130
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code

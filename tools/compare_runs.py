@@ -12,7 +12,7 @@ from sam_engine.dataset.borderline import BORDERLINE
 from sam_engine.dataset.compare import SAME_IOU, Comparison, compare_datasets
 from sam_engine.dataset.reader import Dataset, open_dataset
 
-from .command import run
+from .command import command_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,4 +100,4 @@ def describe(total: Comparison) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

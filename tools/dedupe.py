@@ -1,11 +1,10 @@
 """Leave copies of files out of a dataset: python -m tools.dedupe OUT --output UNIQUE."""
 
-import sys
 from collections.abc import Sequence
 
 from sam_engine.dataset.rewrite.operations import dedupe_dataset
 
-from .command import run
+from .command import command_line
 from .derive import add_corrections_flag, open_parents, parser_of, tell
 
 
@@ -23,4 +22,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

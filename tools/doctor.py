@@ -20,7 +20,7 @@ from sam_engine.__main__ import called
 from sam_engine.catalogue import MODELS
 from sam_engine.checkpoints.download import cache_dir
 
-from .command import run
+from .command import command_line
 
 OK, MISSING, BROKEN = "ok", "missing", "broken"
 
@@ -200,4 +200,4 @@ def _locks() -> Finding:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

@@ -46,7 +46,7 @@ from sam_engine.images.decode import decode_image
 from sam_engine.inputs.open import open_input
 from sam_engine.structures import Annotation, ImageRecord, ImageStatus, ShardReport, Xywh
 
-from .command import add_amg_flags, run
+from .command import add_amg_flags, command_line
 from .compare_runs import amg_settings, describe
 
 SIDES = ("engine", "reference", "noise")
@@ -285,4 +285,4 @@ def _amg_settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

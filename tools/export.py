@@ -30,7 +30,7 @@ from sam_engine.formats.yolo import export_yolo
 from sam_engine.privacy.box_table import KINDS as BOX_TABLE
 from sam_engine.privacy.open import Blur, open_blur
 
-from .command import run
+from .command import command_line
 
 Written = tuple[ExportSummary, PolygonLoss | None]
 
@@ -264,4 +264,4 @@ def _blurred(originals: Originals | None, blur: Blur, dataset: Dataset) -> Origi
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

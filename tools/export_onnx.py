@@ -13,7 +13,7 @@ from sam_engine.catalogue import DEFAULT_MODEL, MODELS
 from sam_engine.config import ModelConfig
 from sam_engine.files import refuse_used
 
-from .command import run
+from .command import command_line
 
 if TYPE_CHECKING:
     from sam_engine.modeling.onnx_file import ExportSummary
@@ -90,4 +90,4 @@ def describe(summary: "ExportSummary") -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

@@ -1,13 +1,12 @@
 """Keep some masks and images of a dataset: python -m tools.filter OUT --min-area 100 --output FILTERED."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
 from sam_engine.dataset.rewrite.operations import filter_dataset
 from sam_engine.dataset.rewrite.rules import Rules
 
-from .command import run
+from .command import command_line
 from .derive import add_corrections_flag, open_parents, parser_of, tell
 
 MASK_RULES = {
@@ -44,4 +43,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

@@ -15,7 +15,7 @@ from sam_engine.formats.label_studio import read_label_studio
 from sam_engine.formats.labelme import read_labelme
 from sam_engine.formats.returned import ReturnedImage, highest_id, log_differences
 
-from .command import run
+from .command import command_line
 
 DESCRIPTION = """Take what was corrected in another tool back as corrections of a dataset.
 
@@ -67,4 +67,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

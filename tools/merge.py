@@ -1,11 +1,10 @@
 """Make one dataset of several: python -m tools.merge A B --output BOTH."""
 
-import sys
 from collections.abc import Sequence
 
 from sam_engine.dataset.rewrite.operations import merge_datasets
 
-from .command import run
+from .command import command_line
 from .derive import add_corrections_flag, open_parents, parser_of, tell
 
 
@@ -27,4 +26,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

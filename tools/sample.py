@@ -1,11 +1,10 @@
 """Take a random part of a dataset: python -m tools.sample OUT --count 1000 --output PART."""
 
-import sys
 from collections.abc import Sequence
 
 from sam_engine.dataset.rewrite.operations import sample_dataset
 
-from .command import run
+from .command import command_line
 from .derive import add_corrections_flag, open_parents, parser_of, tell
 
 
@@ -27,4 +26,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

@@ -1,12 +1,11 @@
 """Split a dataset: python -m tools.split OUT --fractions train=0.9,val=0.1 --output PARTS."""
 
-import sys
 from collections.abc import Sequence
 
 from sam_engine.dataset.rewrite.operations import split_dataset
 from sam_engine.errors import ConfigError
 
-from .command import run
+from .command import command_line
 from .derive import add_corrections_flag, open_parents, parser_of, tell
 
 
@@ -42,4 +41,4 @@ def _fractions(text: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

@@ -13,7 +13,7 @@ from sam_engine.dataset.statistics_page import dataset_statistics, statistics_pa
 from sam_engine.files import refuse_used, write_atomically, writing_to
 from sam_engine.inputs.source import short_name
 
-from .command import run
+from .command import command_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,4 +53,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

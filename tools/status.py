@@ -12,7 +12,7 @@ from sam_engine.__main__ import called
 from sam_engine.annotation.status import Status, status_of
 from sam_engine.dataset.reader import open_dataset
 
-from .command import run
+from .command import command_line
 
 DESCRIPTION = """Say how far a dataset is, from its files alone, also while it is being made.
 
@@ -66,4 +66,4 @@ def _clock(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

@@ -11,7 +11,7 @@ from sam_engine.__main__ import called
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.verify import Verification, verify_dataset
 
-from .command import run
+from .command import command_line
 
 if TYPE_CHECKING:
     from sam_engine.annotation.repair import Repair
@@ -68,4 +68,4 @@ def describe(result: Verification, dataset: str, repair: "Repair | None" = None)
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

@@ -1,14 +1,13 @@
 """Look at a dataset in the browser: python -m tools.view OUT."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from sam_engine.__main__ import called
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.errors import ConfigError
 
-from .command import run
+from .command import command_line
 
 DESCRIPTION = """Serve a dataset to the browser of this machine, also while it is being made.
 
@@ -37,4 +36,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

@@ -1,1 +1,1 @@
-"""How a machine is used: compiled loops, threads, the way to a device and back."""
+"""How a machine is used: compiled loops, threads, signals, the way to a device and back."""

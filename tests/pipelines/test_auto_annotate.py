@@ -13,8 +13,8 @@ import pytest
 
 from pipelines.auto_annotate import COMMAND, command_line, describe, run
 from pipelines.config import load
-from pipelines.signals import Stopped, stopped_by_signals
 from sam_engine.annotation.preparation import prepare
+from sam_engine.compute.signals import Stopped, stopped_by_signals
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.errors import ConfigError
 from tests.helpers import fakes
@@ -212,7 +212,8 @@ SCRIPT = """
 import functools, sys, time
 from tests.helpers import fakes
 from pipelines.auto_annotate import COMMAND, command_line, run
-from pipelines import auto_annotate, signals
+from pipelines import auto_annotate
+from sam_engine.compute import signals
 make_model = functools.partial(fakes.make_troubled_segmenter, {delay})
 if {stubborn}:
     class Stubborn(fakes.DiscSegmenter):

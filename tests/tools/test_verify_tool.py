@@ -92,13 +92,3 @@ def test_a_reader_that_went_away_is_no_error(data):
         )
 
     assert (result.returncode, result.stderr) == (0, b"")
-
-
-def test_an_interrupt_is_exit_130(capsys):
-    """Ctrl-C is no traceback."""
-
-    def interrupted(arguments):
-        raise KeyboardInterrupt
-
-    assert run(interrupted) == 130
-    assert capsys.readouterr().err == "interrupted\n"

@@ -1,9 +1,7 @@
 """``python -m tools.bench``: time the mask generator."""
 
-import sys
-
-from ..command import run
+from ..command import command_line
 from .generator import main
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

@@ -17,7 +17,7 @@ from sam_engine.__main__ import called
 from sam_engine.catalogue import DEFAULT_MODEL
 from sam_engine.config import MODEL_NAMES, ModelConfig
 
-from ..command import run
+from ..command import command_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,4 +169,4 @@ def _synchronise(device_type: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

@@ -10,12 +10,11 @@ Exit code 0 if every letter passed, 1 if not.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..command import run
+from ..command import command_line
 
 LETTERS = "ABCDEFGHI"
 
@@ -46,4 +45,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

@@ -20,7 +20,7 @@ from sam_engine.catalogue import DEFAULT_MODEL, Thresholds
 from sam_engine.config import MODEL_NAMES, AmgConfig, ModelConfig
 from sam_engine.files import write_atomically
 
-from ..command import run
+from ..command import command_line
 from .generator import find_images
 
 GRIDS = (8, 16, 32, 64)
@@ -203,4 +203,4 @@ def _chart(growth: Growth, left: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

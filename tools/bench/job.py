@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sam_engine.config import AmgConfig, AutoAnnotateConfig, ExecutorConfig, ModelConfig
 
-from ..command import run
+from ..command import command_line
 from .table import OURS, Comparison, FilesPass, FirstPass
 
 if TYPE_CHECKING:
@@ -195,4 +195,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

@@ -19,7 +19,7 @@ from sam_engine.catalogue import DEFAULT_MODEL, MODELS
 from sam_engine.config import ModelConfig
 from sam_engine.errors import ConfigError
 
-from ..command import run
+from ..command import command_line
 
 if TYPE_CHECKING:
     from sam_engine.modeling.sam import Sam
@@ -102,4 +102,4 @@ def _inputs(session: Any, middle: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

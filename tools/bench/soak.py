@@ -21,7 +21,7 @@ from sam_engine.__main__ import called
 from sam_engine.config import AmgConfig, AutoAnnotateConfig, ExecutorConfig, ModelConfig
 from sam_engine.errors import ConfigError
 
-from ..command import run
+from ..command import command_line
 from .generator import find_images, write_images
 
 if TYPE_CHECKING:
@@ -173,4 +173,4 @@ def _rss_bytes() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

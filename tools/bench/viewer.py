@@ -33,7 +33,7 @@ from sam_engine.structures import ANNOTATIONS_PER_IMAGE, Annotation, ImageRecord
 from sam_engine.web.app import Viewer
 from sam_engine.web.listing import Query
 
-from ..command import run
+from ..command import command_line
 
 SHARD_SIZE = 500
 MASKS_AN_IMAGE = 20
@@ -217,4 +217,4 @@ def _shapes_of(path: str) -> Iterator[Annotation]:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)
