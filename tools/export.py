@@ -10,7 +10,8 @@ from typing import Any
 
 from sam_engine.__main__ import called
 from sam_engine.config import BLURS, PrivacyConfig
-from sam_engine.dataset.corrections import Correction, read_corrections
+from sam_engine.dataset.correction_log import read_corrections
+from sam_engine.dataset.corrections import Correction
 from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.originals import Originals, open_originals
 from sam_engine.dataset.reader import Dataset, open_dataset

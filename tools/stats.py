@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sam_engine.__main__ import called
-from sam_engine.dataset.corrections import read_corrections
+from sam_engine.dataset.correction_log import read_corrections
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.statistics_page import dataset_statistics, statistics_page
 from sam_engine.files import refuse_used, write_atomically, writing_to

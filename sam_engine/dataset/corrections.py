@@ -1,33 +1,23 @@
-"""What people say about the masks of a dataset: an append-only log, written by tools and read by training.
+"""What people say about the masks of a dataset: corrections, and what they leave of an image's masks.
 
-Beside the rows, which never change, lie files of JSON lines, one for each sitting of one writer. A line adds,
-deletes, replaces or accepts a mask, and says who did it when. The format is in docs/dataset_format.md.
+Rows never change. Beside them lies a log (`correction_log`) whose lines add, delete, replace, accept or label
+a mask, or take back what was said before, and say who did it when. docs/dataset_format.md has the format.
 """
 
-import json
-import logging
-import os
-import secrets
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
-from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
 
 from sam_engine.dataset.reader import Dataset
 from sam_engine.dataset.schema import annotation_id
-from sam_engine.errors import InputError, RleError
+from sam_engine.errors import InputError
 from sam_engine.ops.rle import area_of, bbox_of, counts_to_runs
 from sam_engine.structures import Annotation, ImageRecord, ImageStatus
 
-log = logging.getLogger(__name__)
-
-CORRECTIONS_FOLDER = "corrections"
-"""In the dataset directory."""
-VERSION = 1
+MAX_TEXT = 200
+"""Characters of a label, a name of a person, the id or the kind of an act."""
 
 MaskId = int | str
 """Of a mask of the dataset its annotation id, of an added one the text that its line gave it."""
@@ -44,6 +34,55 @@ class Operation(StrEnum):
     """The mask is this one instead."""
     ACCEPT = "accept"
     """The mask is right as it stands; without a mask id, all of the image are, and none is missing."""
+    LABEL = "label"
+    """The mask is called this; without a label, nothing any more."""
+    UNDO = "undo"
+    """What the lines of an act say does not count."""
+    REDO = "redo"
+    """It counts again."""
+
+
+_ABOUT_ACTS = (Operation.UNDO, Operation.REDO)
+
+
+class Stage(StrEnum):
+    """What a person saw of an image before starting on it: the stages of the data engine."""
+
+    MANUAL = "manual"
+    """No masks."""
+    SEMI = "semi"
+    """The masks that the model is confident of."""
+    REVIEW = "review"
+    """All masks, to be judged."""
+
+
+class PromptKind(StrEnum):
+    """How a person told a model, or the page, what a mask is."""
+
+    POINT = "point"
+    """``coords`` are x and y."""
+    BOX = "box"
+    """``coords`` are XYXY."""
+    STROKE = "stroke"
+    """Of a brush, or of an eraser if it is not foreground; its path is not kept."""
+
+
+_NUM_COORDS = {PromptKind.POINT: 2, PromptKind.BOX: 4, PromptKind.STROKE: 0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One of the prompts that a mask was made with."""
+
+    kind: PromptKind
+    coords: tuple[float, ...] = ()
+    """In pixels of the upright image."""
+    foreground: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if there are not as many finite coordinates as the kind has."""
+        if len(self.coords) != _NUM_COORDS[self.kind] or not all(map(math.isfinite, self.coords)):
+            raise ValueError(f"a {self.kind} has {_NUM_COORDS[self.kind]} coordinates, got {self.coords}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +92,7 @@ class Correction:
     operation: Operation
     image_id: int
     mask_id: MaskId | None
-    """None accepts the image as a whole."""
+    """None accepts the image as a whole, or undoes and redoes an act."""
     size: tuple[int, int] | None = None
     """(H, W) of the upright image; with ``counts``, of added and replaced masks."""
     counts: str | None = None
@@ -62,6 +101,18 @@ class Correction:
     """Who said so."""
     time: datetime
     """When, with its offset from UTC."""
+    act: str | None = None
+    """What one person did in one go, as a merge of two masks: its lines share this id, are undone together.
+    Of `Operation.UNDO` and `Operation.REDO` the id of the act that they are about."""
+    kind: str | None = None
+    """Of the act, in a word: ``merge``, ``split``, ``reject``, ..."""
+    label: str | None = None
+    """Of added, replaced and labelled masks."""
+    stage: Stage | None = None
+    time_s: float | None = None
+    """Seconds that the person worked on this act; said by one of its lines."""
+    prompts: tuple[Prompt, ...] = ()
+    """In order, of added and replaced masks."""
 
     def __post_init__(self) -> None:
         """Check what a line can say.
@@ -70,32 +121,30 @@ class Correction:
             ValueError: Something is missing, or the run lengths do not fit the size.
         """
         has_mask = self.operation in (Operation.ADD, Operation.REPLACE)
+        about_act = self.operation in _ABOUT_ACTS
         if (self.size is not None) != has_mask or (self.counts is not None) != has_mask:
             raise ValueError(f"{self.operation} needs {'a' if has_mask else 'no'} segmentation")
-        if self.mask_id is None and self.operation is not Operation.ACCEPT:
+        if self.mask_id is None and not about_act and self.operation is not Operation.ACCEPT:
             raise ValueError(f"{self.operation} needs a mask_id")
+        if about_act and (self.mask_id is not None or self.act is None):
+            raise ValueError(f"{self.operation} needs an act and no mask_id")
         if self.operation is Operation.ADD and not isinstance(self.mask_id, str):
             raise ValueError(f"the mask_id of an added mask is a text, got {self.mask_id!r}")
+        if self.label is not None and not has_mask and self.operation is not Operation.LABEL:
+            raise ValueError(f"{self.operation} needs no label")
+        if self.prompts and not has_mask:
+            raise ValueError(f"{self.operation} needs no prompts")
         if not self.by.strip():
             raise ValueError("by is empty; it says who made the correction")
         if self.time.tzinfo is None:
             raise ValueError(f"time is {self.time.isoformat()!r}, without an offset from UTC")
+        if self.time_s is not None and not (math.isfinite(self.time_s) and self.time_s >= 0):
+            raise ValueError(f"time_s is {self.time_s!r}; it must be 0 or more")
+        for name, text in (("act", self.act), ("kind", self.kind), ("label", self.label)):
+            if text is not None and not (0 < len(text) <= MAX_TEXT and text.isprintable() and text.strip()):
+                raise ValueError(f"{name} is {text!r}; it must have 1 to {MAX_TEXT} printable characters")
         if self.size is not None and self.counts is not None:
             counts_to_runs(self.counts, self.size)
-
-    def to_json(self) -> bytes:
-        """Return the line, with its end."""
-        document: dict[str, Any] = {
-            "version": VERSION,
-            "time": self.time.astimezone(UTC).isoformat(timespec="microseconds"),
-            "by": self.by,
-            "operation": self.operation.value,
-            "image_id": self.image_id,
-            "mask_id": self.mask_id,
-        }
-        if self.size is not None:
-            document["segmentation"] = {"size": list(self.size), "counts": self.counts}
-        return json.dumps(document, separators=(",", ":")).encode() + b"\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,90 +158,24 @@ class CorrectedMask:
     """Compressed COCO run lengths."""
     accepted: bool
     """A person drew it, or said that it is right."""
+    label: str | None = None
 
 
-class CorrectionLog:
-    """A new file of the log, with one writer. A line is on the disk when the call returns."""
-
-    def __init__(self, dataset: Path, by: str) -> None:
-        """Create the file; nothing is written before the first correction.
-
-        Args:
-            dataset: The dataset directory.
-            by: Who corrects; the name of each line.
-        """
-        self.by = by
-        folder = dataset / CORRECTIONS_FOLDER
-        folder.mkdir(exist_ok=True)
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-        self.path = folder / f"{stamp}-{secrets.token_hex(4)}.jsonl"
-        self._file: BinaryIO = self.path.open("xb")
-
-    def __enter__(self) -> "CorrectionLog":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def add(self, image_id: int, size: tuple[int, int], counts: str) -> str:
-        """Say that there is another mask; return its id, for later corrections of it."""
-        mask_id = secrets.token_hex(8)
-        self._append(Operation.ADD, image_id, mask_id, size, counts)
-        return mask_id
-
-    def delete(self, image_id: int, mask_id: MaskId) -> None:
-        """Say that a mask is none."""
-        self._append(Operation.DELETE, image_id, mask_id)
-
-    def replace(self, image_id: int, mask_id: MaskId, size: tuple[int, int], counts: str) -> None:
-        """Say what a mask should have been."""
-        self._append(Operation.REPLACE, image_id, mask_id, size, counts)
-
-    def accept(self, image_id: int, mask_id: MaskId | None = None) -> None:
-        """Say that a mask is right as it stands; without an id, that all are and none is missing."""
-        self._append(Operation.ACCEPT, image_id, mask_id)
-
-    def _append(
-        self,
-        operation: Operation,
-        image_id: int,
-        mask_id: MaskId | None,
-        size: tuple[int, int] | None = None,
-        counts: str | None = None,
-    ) -> None:
-        """Write one line through to the disk."""
-        correction = Correction(
-            operation=operation,
-            image_id=image_id,
-            mask_id=mask_id,
-            size=size,
-            counts=counts,
-            by=self.by,
-            time=datetime.now(UTC),
-        )
-        self._file.write(correction.to_json())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+def undone_acts(corrections: Iterable[Correction]) -> set[str]:
+    """Return the acts that do not count, by their last undo or redo."""
+    last = {line.act: line.operation for line in corrections if line.operation in _ABOUT_ACTS}
+    return {act for act, operation in last.items() if act is not None and operation is Operation.UNDO}
 
 
-def read_corrections(dataset: Path) -> dict[int, list[Correction]]:
-    """Return all corrections of a dataset by image id, in the order of their times.
+def in_force(corrections: Sequence[Correction]) -> list[Correction]:
+    """Return the lines of an image that count: none of undone acts, and none about acts."""
+    undone = undone_acts(corrections)
+    return [line for line in corrections if line.operation not in _ABOUT_ACTS and line.act not in undone]
 
-    Lines of the same time are in the order of their files' names, and of one file in their order. A last line
-    that has no end was being written when its writer died: it is left out, and the log says so.
 
-    Raises:
-        InputError: Any other line is malformed, or its run lengths do not fit its size.
-    """
-    found: list[Correction] = []
-    for path in sorted((dataset / CORRECTIONS_FOLDER).glob("*.jsonl")):
-        found += _read_file(path)
-    by_image: dict[int, list[Correction]] = defaultdict(list)
-    for correction in sorted(found, key=lambda correction: correction.time):
-        by_image[correction.image_id].append(correction)
-    return dict(by_image)
+def is_exhaustive(corrections: Sequence[Correction]) -> bool:
+    """Return whether somebody said of an image that its masks are right and none is missing."""
+    return any(line.mask_id is None for line in in_force(corrections))
 
 
 def refuse_unknown(dataset: Dataset, corrections: Mapping[int, Sequence[Correction]]) -> None:
@@ -210,36 +193,42 @@ def refuse_unknown(dataset: Dataset, corrections: Mapping[int, Sequence[Correcti
 def apply_corrections(record: ImageRecord, corrections: Iterable[Correction]) -> tuple[CorrectedMask, ...]:
     """Return the masks of an image as people left them; those of the dataset first, in their order.
 
-    The last word on a mask counts. Accepting or replacing a deleted mask brings it back.
+    The last word on a mask counts. Accepting or replacing a deleted mask brings it back, also one whose
+    adding was undone.
 
     Args:
         record: The image as the dataset has it.
         corrections: Of this image, in order.
 
     Raises:
-        InputError: One is of a mask that the image does not have, or of another size than the image.
+        InputError: One is of a mask or an act that the image does not have, or of another size.
     """
-    masks: dict[MaskId, CorrectedMask] = {}
-    for index, annotation in enumerate(record.annotations):
-        identifier = annotation_id(record.image_id, index)
-        masks[identifier] = CorrectedMask(
-            mask_id=identifier, size=annotation.size, counts=annotation.counts, accepted=False
-        )
+    corrections = list(corrections)
+    undone = undone_acts(corrections)
+    masks = _masks_of(record)
     present: set[MaskId] = set(masks)
+    acts: set[str | None] = set()
     for correction in corrections:
-        _check_fit(correction, record, masks)
+        _check_fit(correction, record, masks, acts)
+        if correction.operation not in _ABOUT_ACTS:
+            acts.add(correction.act)
         mask_id = correction.mask_id
-        if mask_id is None:
+        if correction.act in undone or correction.operation in _ABOUT_ACTS:
+            if correction.operation is Operation.ADD and mask_id is not None:
+                masks[mask_id] = _drawn(correction, mask_id, None)  # known to what others said of it since
+        elif mask_id is None:
             masks = {key: replace(mask, accepted=True) for key, mask in masks.items()}
         elif correction.operation is Operation.DELETE:
             present.discard(mask_id)
+        elif correction.operation is Operation.LABEL:
+            masks[mask_id] = replace(masks[mask_id], label=correction.label)
         else:
-            if correction.size is not None and correction.counts is not None:
-                masks[mask_id] = CorrectedMask(
-                    mask_id=mask_id, size=correction.size, counts=correction.counts, accepted=True
-                )
-            else:
-                masks[mask_id] = replace(masks[mask_id], accepted=True)
+            old = masks.get(mask_id)
+            masks[mask_id] = (
+                replace(masks[mask_id], accepted=True)
+                if correction.operation is Operation.ACCEPT
+                else _drawn(correction, mask_id, old.label if old else None)
+            )
             present.add(mask_id)
     return tuple(mask for key, mask in masks.items() if key in present)
 
@@ -264,7 +253,7 @@ def corrected_annotations(
     for mask in apply_corrections(record, corrections):
         known = own.get(mask.mask_id) if isinstance(mask.mask_id, int) else None
         if known is not None and known.counts == mask.counts:
-            found.append((int(mask.mask_id), known))
+            found.append((int(mask.mask_id), replace(known, label=mask.label)))
             continue
         runs = counts_to_runs(mask.counts, mask.size)
         area = area_of(runs)
@@ -277,7 +266,7 @@ def corrected_annotations(
             stability_score=1.0,
             crop_box=known.crop_box if known else (0.0, 0.0, float(mask.size[1]), float(mask.size[0])),
             point_coords=known.point_coords if known else (),
-            label=known.label if known else None,
+            label=mask.label,
             parent_id=known.parent_id if known else None,
         )
         found.append((next_id if known is None else int(mask.mask_id), drawn))
@@ -285,49 +274,47 @@ def corrected_annotations(
     return found
 
 
-def _read_file(path: Path) -> Iterator[Correction]:
-    """Yield the lines of one file."""
-    *lines, rest = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            yield _parse(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError, RleError) as error:
-            raise InputError(f"{path}, line {number}: no correction ({error})") from error
-    if rest:
-        log.warning("%s: the last line was not finished and is left out", path)
+def _masks_of(record: ImageRecord) -> dict[MaskId, CorrectedMask]:
+    """Return the masks of an image by their ids, as the dataset has them."""
+    identified = {annotation_id(record.image_id, i): mask for i, mask in enumerate(record.annotations)}
+    return {
+        mask_id: CorrectedMask(
+            mask_id=mask_id, size=mask.size, counts=mask.counts, accepted=False, label=mask.label
+        )
+        for mask_id, mask in identified.items()
+    }
 
 
-def _parse(document: Mapping[str, Any]) -> Correction:
-    """Return what a line says."""
-    if document["version"] != VERSION:
-        raise ValueError(f"version is {document['version']!r}; {VERSION} is read here")
-    image_id, mask_id = document["image_id"], document["mask_id"]
-    if not isinstance(image_id, int) or not isinstance(mask_id, int | str | None):
-        raise TypeError(f"image_id is {image_id!r} and mask_id {mask_id!r}")
-    segmentation = document.get("segmentation")
-    size = None
-    if segmentation is not None:
-        height, width = segmentation["size"]
-        size = (height, width)
-    return Correction(
-        operation=Operation(document["operation"]),
-        image_id=image_id,
+def _drawn(correction: Correction, mask_id: MaskId, label: str | None) -> CorrectedMask:
+    """Return the mask that a person drew; ``label`` is what it was called before."""
+    assert correction.size is not None
+    assert correction.counts is not None
+    return CorrectedMask(
         mask_id=mask_id,
-        size=size,
-        counts=None if segmentation is None else segmentation["counts"],
-        by=document["by"],
-        time=datetime.fromisoformat(document["time"]),
+        size=correction.size,
+        counts=correction.counts,
+        accepted=True,
+        label=correction.label if correction.label is not None else label,
     )
 
 
-def _check_fit(correction: Correction, record: ImageRecord, masks: Mapping[MaskId, CorrectedMask]) -> None:
-    """Raise `InputError` unless a correction can be of this image, of which these masks are known."""
+def _check_fit(
+    correction: Correction,
+    record: ImageRecord,
+    masks: Mapping[MaskId, CorrectedMask],
+    acts: set[str | None],
+) -> None:
+    """Raise `InputError` unless a correction can be of this image with these masks and acts."""
     said = f"the correction of {correction.time.isoformat()} by {correction.by!r}"
     if correction.size is not None and correction.size != (record.height, record.width):
         height, width = correction.size
         raise InputError(
             f"{said} draws a mask of {width} x {height} pixels on image {record.image_id}, "
             f"which has {record.width} x {record.height}"
+        )
+    if correction.operation in _ABOUT_ACTS and correction.act not in acts:
+        raise InputError(
+            f"{said} is of an act that is not there: {correction.act!r} of image {record.image_id}"
         )
     is_new = correction.operation is Operation.ADD
     if correction.mask_id is not None and (correction.mask_id in masks) == is_new:

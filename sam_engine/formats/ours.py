@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from sam_engine.dataset.corrections import Correction, apply_corrections, read_corrections, refuse_unknown
+from sam_engine.dataset.correction_log import read_corrections
+from sam_engine.dataset.corrections import Correction, apply_corrections, in_force, refuse_unknown
 from sam_engine.dataset.originals import Originals, open_originals
 from sam_engine.dataset.reader import open_dataset, read_tables
 from sam_engine.dataset.row_problems import record_problems
@@ -107,6 +108,7 @@ def open_dataset_source(path: Path, options: ReadOptions) -> DatasetSource:
     if not options.partial:
         dataset.refuse_half_made("partial=true (in training data.partial=true)")
     corrections = read_corrections(path) if options.corrections == "apply" else {}
+    corrected = {image_id for image_id, lines in corrections.items() if in_force(lines)}
     rows = []
     columns = ["image_id", "status", *(name for name in ("licence",) if name in dataset.extras)]
     for shard in sorted(dataset.shards):
@@ -116,7 +118,7 @@ def open_dataset_source(path: Path, options: ReadOptions) -> DatasetSource:
             rows += [
                 Row(image_id, shard, group, place, *licence)
                 for place, (image_id, status, *licence) in enumerate(zip(*known, strict=True))
-                if status == ImageStatus.OK or (status == ImageStatus.OK_EMPTY and image_id in corrections)
+                if status == ImageStatus.OK or (status == ImageStatus.OK_EMPTY and image_id in corrected)
             ]
     if not rows:
         raise InputError(f"{path}: the dataset has no masks")

@@ -1,19 +1,19 @@
 """What comes back from other people's tools, as corrections: which masks were changed, deleted and drawn."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from sam_engine.dataset.correction_log import CorrectionLog, latest_time, new_id, read_corrections
 from sam_engine.dataset.corrections import (
     CorrectedMask,
     Correction,
-    CorrectionLog,
+    Operation,
     apply_corrections,
     corrected_annotations,
-    read_corrections,
 )
 from sam_engine.dataset.reader import Dataset
 from sam_engine.errors import InputError
@@ -62,7 +62,8 @@ def log_differences(
 ) -> ReturnSummary:
     """Write the differences of returned images from the dataset, corrected as it is until now, to its log.
 
-    An image of which nothing differs leaves no line, unless it is declared exhaustive.
+    An image of which nothing differs leaves no line, unless it is declared exhaustive. All lines are written
+    in one step.
 
     Args:
         dataset: What was exported.
@@ -102,11 +103,13 @@ def log_differences(
         unknown = set(named) - set(now)
         if unknown:
             raise InputError(f"{image.place}: image {image_id} has no mask {min(unknown)}")
-    with CorrectionLog(root, by) as log:
-        for image, now in plans:
-            _log_image(log, image, now, summary)
-            if exhaustive:
-                log.accept(image.image_id)
+    log = CorrectionLog(root, by, after=latest_time(before))
+    lines: list[Correction] = []
+    for image, now in plans:
+        lines += _differences(log, image, now, summary)
+        if exhaustive:
+            lines.append(log.line(Operation.ACCEPT, image.image_id))
+    log.write(lines)
     return summary
 
 
@@ -117,27 +120,28 @@ def _masks_now(record: ImageRecord, corrections: Sequence[Correction]) -> dict[i
     return {identifier: mask for (identifier, _), mask in zip(exported, left, strict=True)}
 
 
-def _log_image(
+def _differences(
     log: CorrectionLog, image: ReturnedImage, now: Mapping[int, CorrectedMask], summary: ReturnSummary
-) -> None:
-    """Write what differs in one image."""
+) -> Iterator[Correction]:
+    """Yield a line for each mask of an image that differs; count all in the summary."""
     summary.num_images += 1
     there: set[int] = set()
     for identifier, runs in image.masks:
         counts = runs_to_counts(runs)
         if identifier is None:
-            log.add(image.image_id, image.size, counts)
+            yield log.line(Operation.ADD, image.image_id, new_id(), size=image.size, counts=counts)
             summary.num_added += 1
             continue
         there.add(identifier)
         if np.array_equal(counts_to_runs(now[identifier].counts, image.size), runs):
             summary.num_kept += 1
         else:
-            log.replace(image.image_id, now[identifier].mask_id, image.size, counts)
+            mask_id = now[identifier].mask_id
+            yield log.line(Operation.REPLACE, image.image_id, mask_id, size=image.size, counts=counts)
             summary.num_replaced += 1
     for identifier in now.keys() - there:
         if not area_of(counts_to_runs(now[identifier].counts, image.size)):
             summary.num_kept += 1  # formats leave masks out that have no pixels
             continue
-        log.delete(image.image_id, now[identifier].mask_id)
+        yield log.line(Operation.DELETE, image.image_id, now[identifier].mask_id)
         summary.num_deleted += 1

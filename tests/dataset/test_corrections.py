@@ -1,6 +1,5 @@
-"""The log of human corrections: what is said is kept, in order, and nothing else is believed."""
+"""Corrections: what people say of masks, and what is left of an image's masks by it."""
 
-import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -9,10 +8,11 @@ import pytest
 
 from sam_engine.dataset.corrections import (
     Correction,
-    CorrectionLog,
     Operation,
     apply_corrections,
-    read_corrections,
+    corrected_annotations,
+    in_force,
+    is_exhaustive,
 )
 from sam_engine.errors import InputError
 from sam_engine.ops.rle import encode_mask
@@ -24,7 +24,7 @@ ID_1, ID_2 = 3 * 65536, 3 * 65536 + 1
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
-def correction(operation, mask_id, mask=None, *, minutes=0, by="Ada") -> Correction:
+def correction(operation, mask_id, mask=None, *, minutes=0, by="Ada", **said) -> Correction:
     return Correction(
         operation=operation,
         image_id=3,
@@ -33,6 +33,7 @@ def correction(operation, mask_id, mask=None, *, minutes=0, by="Ada") -> Correct
         counts=None if mask is None else encode_mask(mask),
         by=by,
         time=NOON + timedelta(minutes=minutes),
+        **said,
     )
 
 
@@ -42,126 +43,6 @@ def outcome(*corrections):
 
 
 COUNTS_1, COUNTS_2, COUNTS_DRAWN = (encode_mask(mask) for mask in (FIRST, SECOND, DRAWN))
-
-
-def test_what_a_log_says_is_read_back(tmp_path):
-    """Every operation comes back as it was said, under the name of who said it, in order."""
-    with CorrectionLog(tmp_path, by="Ada Lovelace é") as log:
-        added = log.add(3, DRAWN.shape, COUNTS_DRAWN)
-        log.replace(3, ID_1, DRAWN.shape, COUNTS_DRAWN)
-        log.delete(3, added)
-        log.accept(3, ID_2)
-        log.accept(9)
-    found = read_corrections(tmp_path)
-
-    assert [(c.operation, c.mask_id, c.counts) for c in found[3]] == [
-        (Operation.ADD, added, COUNTS_DRAWN),
-        (Operation.REPLACE, ID_1, COUNTS_DRAWN),
-        (Operation.DELETE, added, None),
-        (Operation.ACCEPT, ID_2, None),
-    ]
-    assert [(c.operation, c.mask_id) for c in found[9]] == [(Operation.ACCEPT, None)]
-    assert {c.by for c in found[3]} == {"Ada Lovelace é"}
-
-
-def test_a_line_is_as_documented():
-    """Keys, their order and their types are those of docs/dataset_format.md."""
-    line = correction(Operation.REPLACE, ID_1, DRAWN).to_json()
-
-    assert line == (
-        b'{"version":1,"time":"2026-05-01T12:00:00.000000+00:00","by":"Ada","operation":"replace",'
-        b'"image_id":3,"mask_id":196608,"segmentation":{"size":[24,32],"counts":"%b"}}\n'
-        % COUNTS_DRAWN.encode()
-    )
-
-
-def test_each_sitting_has_a_file_of_its_own(tmp_path):
-    """Two logs opened in the same second do not share a file, and neither touches the other's."""
-    with CorrectionLog(tmp_path, by="Ada") as one, CorrectionLog(tmp_path, by="Ben") as other:
-        one.accept(1)
-        before = one.path.read_bytes()
-        other.accept(1)
-
-    assert one.path != other.path
-    assert one.path.read_bytes() == before
-    assert sorted(c.by for c in read_corrections(tmp_path)[1]) == ["Ada", "Ben"]
-
-
-def test_a_line_is_on_the_disk_at_once(tmp_path):
-    """A reader sees it while the log is still open."""
-    with CorrectionLog(tmp_path, by="Ada") as log:
-        log.delete(3, ID_1)
-
-        assert len(read_corrections(tmp_path)[3]) == 1
-
-
-@pytest.mark.parametrize("cut", [1, 20, 60])
-def test_a_torn_last_line_is_left_out(tmp_path, cut, caplog):
-    """A writer that died in the middle of a line loses that line alone, and the log says so."""
-    with CorrectionLog(tmp_path, by="Ada") as log:
-        log.delete(3, ID_1)
-        log.delete(3, ID_2)
-    data = log.path.read_bytes()
-    log.path.write_bytes(data[:-cut])
-
-    assert [c.mask_id for c in read_corrections(tmp_path)[3]] == [ID_1]
-    assert "not finished" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"version": 2}, "version is 2; 1 is read here"),
-        ({"operation": "paint"}, "paint"),
-        ({"image_id": "3"}, "image_id is '3'"),
-        ({"mask_id": [1]}, "mask_id"),
-        ({"mask_id": None}, "replace needs a mask_id"),
-        ({"time": "2026-05-01T12:00:00"}, "without an offset from UTC"),
-        ({"time": "noon"}, "noon"),
-        ({"by": " "}, "by is empty"),
-        ({"operation": "delete"}, "delete needs no segmentation"),
-        ({"operation": "add"}, "mask_id of an added mask is a text"),
-        ({"segmentation": {"size": [24, 32], "counts": "000"}}, "the runs do not fit"),
-        ({"segmentation": {"size": [24], "counts": "0"}}, "unpack"),
-        ({"segmentation": {"size": [24, 32], "counts": 5}}, "no correction"),
-    ],
-)
-def test_any_other_malformed_line_is_refused(tmp_path, change, message):
-    """File and line are named; run lengths are checked before anybody decodes them."""
-    good = correction(Operation.REPLACE, ID_1, DRAWN).to_json()
-    bad = json.dumps(json.loads(good) | change).encode()
-    (tmp_path / "corrections").mkdir()
-    (tmp_path / "corrections/a.jsonl").write_bytes(good + bad + b"\n")
-
-    with pytest.raises(InputError, match=rf"a\.jsonl, line 2: .*{message}"):
-        read_corrections(tmp_path)
-
-
-def test_a_line_that_is_no_json_is_refused(tmp_path):
-    """Also if it is no object, or no text."""
-    (tmp_path / "corrections").mkdir()
-    for line in (b"{", b"[]", b"\xff", b""):
-        (tmp_path / "corrections/a.jsonl").write_bytes(line + b"\n")
-        with pytest.raises(InputError, match=r"a\.jsonl, line 1"):
-            read_corrections(tmp_path)
-
-
-def test_files_are_merged_by_time(tmp_path):
-    """The order is that of the times, whatever file and zone a line is in."""
-    (tmp_path / "corrections").mkdir()
-    lines = [correction(Operation.ACCEPT, ID_1, minutes=m).to_json() for m in (0, 10, 20, 30)]
-    lines[1] = lines[1].replace(b"12:10:00.000000+00:00", b"14:10:00.000000+02:00")
-    (tmp_path / "corrections/b.jsonl").write_bytes(lines[0] + lines[2])
-    (tmp_path / "corrections/a.jsonl").write_bytes(lines[1] + lines[3])
-
-    minutes = [round((c.time - NOON).total_seconds() / 60) for c in read_corrections(tmp_path)[3]]
-    assert minutes == [0, 10, 20, 30]
-
-
-def test_a_dataset_without_a_log_has_no_corrections(tmp_path):
-    """There is nothing to read and nothing is made."""
-    assert read_corrections(tmp_path) == {}
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_corrections_the_masks_are_the_datasets():
@@ -223,3 +104,59 @@ def test_an_image_without_masks_can_be_given_some():
     [mask] = apply_corrections(empty, [correction(Operation.ADD, "new", DRAWN)])
 
     assert mask.counts == annotation(DRAWN).counts
+
+
+def test_an_undone_act_does_not_count():
+    """All its lines, and again after a redo; the masks are as they were, accepted or not."""
+    merged = [
+        correction(Operation.DELETE, ID_1, act="m"),
+        correction(Operation.DELETE, ID_2, act="m"),
+        correction(Operation.ADD, "both", DRAWN, act="m"),
+    ]
+    undo, redo = (correction(operation, None, act="m") for operation in (Operation.UNDO, Operation.REDO))
+
+    assert outcome(*merged) == [("both", COUNTS_DRAWN, True)]
+    assert outcome(*merged, undo) == outcome()
+    assert outcome(*merged, undo, redo) == outcome(*merged)
+    assert outcome(*merged, undo, redo, undo) == outcome()
+    assert in_force([*merged, undo]) == []
+
+
+def test_what_others_said_of_a_mask_outlives_the_undoing_of_its_act():
+    """A mask whose adding was undone is known: a later word on it brings it back."""
+    added = correction(Operation.ADD, "new", DRAWN, act="a")
+    others = correction(Operation.ACCEPT, "new", by="Ben")
+    undo = correction(Operation.UNDO, None, act="a")
+
+    assert outcome(added, others, undo)[2:] == [("new", COUNTS_DRAWN, True)]
+    assert outcome(added, undo, correction(Operation.DELETE, "new", by="Ben"))[2:] == []
+
+
+def test_an_act_that_is_not_there_cannot_be_undone():
+    """Neither one of another image nor one that comes later."""
+    with pytest.raises(InputError, match="of an act that is not there: 'x' of image 3"):
+        outcome(correction(Operation.UNDO, None, act="x"), correction(Operation.DELETE, ID_1, act="x"))
+
+
+def test_labels_are_given_taken_away_and_kept():
+    """A label says nothing about whether a mask is right; a replaced mask keeps its own."""
+    labelled = correction(Operation.LABEL, ID_1, label="cup")
+    replaced = correction(Operation.REPLACE, ID_1, DRAWN)
+
+    def first(*said):
+        _, annotation = corrected_annotations(RECORD, said)[0]
+        return annotation.label
+
+    assert (first(labelled), first(labelled, replaced)) == ("cup", "cup")
+    assert first(correction(Operation.REPLACE, ID_1, DRAWN, label="pot")) == "pot"
+    assert first(labelled, correction(Operation.LABEL, ID_1)) is None
+    assert outcome(labelled) == outcome()
+
+
+def test_an_image_is_exhaustive_until_that_is_undone():
+    """Masks that were accepted one by one do not make it so."""
+    done = correction(Operation.ACCEPT, None, act="d")
+
+    assert is_exhaustive([done])
+    assert not is_exhaustive([done, correction(Operation.UNDO, None, act="d")])
+    assert not is_exhaustive([correction(Operation.ACCEPT, ID_1), correction(Operation.ACCEPT, ID_2)])

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from sam_engine.dataset.corrections import CorrectionLog, Operation, read_corrections
+from sam_engine.dataset.correction_log import CorrectionLog, read_corrections
+from sam_engine.dataset.corrections import Operation
 from sam_engine.dataset.originals import open_originals
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.errors import ConfigError, InputError
@@ -212,8 +213,8 @@ def test_changes_come_back_as_corrections(root, tmp_path):
 def test_a_mask_that_a_person_added_is_known_again(root, tmp_path):
     """Its id is above all of the rows' ids, but not above all that were exported."""
     mask = sample_records()[0].annotations[0]
-    with CorrectionLog(root, "ann") as log:
-        log.add(4, mask.size, mask.counts)
+    log = CorrectionLog(root, "ann")
+    log.add(4, mask.size, mask.counts)
     export(root, tmp_path / "c.json")
     summary = take_back(root, tmp_path / "c.json")
 

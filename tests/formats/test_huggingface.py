@@ -9,7 +9,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from sam_engine.dataset.corrections import CorrectionLog, read_corrections
+from sam_engine.dataset.correction_log import CorrectionLog, read_corrections
 from sam_engine.dataset.originals import open_originals
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.formats.huggingface import export_huggingface
@@ -63,8 +63,8 @@ def test_rows_are_those_of_the_dataset(root, tmp_path):
 
 def test_masks_are_as_people_left_them(root, tmp_path):
     """A deleted mask is gone, and the other keeps its id."""
-    with CorrectionLog(root, "ann") as log:
-        log.delete(0, 0)
+    log = CorrectionLog(root, "ann")
+    log.delete(0, 0)
     export_huggingface(open_dataset(root), tmp_path / "hf", corrections=read_corrections(root))
     row = pq.read_table(tmp_path / "hf/data").to_pylist()[0]
 

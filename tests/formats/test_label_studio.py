@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sam_engine.dataset.corrections import Operation, read_corrections
+from sam_engine.dataset.correction_log import read_corrections
+from sam_engine.dataset.corrections import Operation
 from sam_engine.dataset.originals import open_originals
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.errors import InputError

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam_engine.dataset.corrections import CorrectionLog, Operation, read_corrections
+from sam_engine.dataset.correction_log import CorrectionLog, read_corrections
+from sam_engine.dataset.corrections import Operation
 from sam_engine.dataset.originals import open_originals
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.errors import InputError
@@ -120,9 +121,9 @@ def test_changes_come_back_as_corrections(root, tmp_path):
 def test_masks_that_people_added_keep_their_identity(root, tmp_path):
     """A mask of an earlier correction goes out under a number, and back to the mask that it is."""
     dataset = open_dataset(root)
-    with CorrectionLog(root, "ann") as log:
-        mask = sample_records()[0].annotations[0]
-        added = log.add(0, mask.size, mask.counts)
+    log = CorrectionLog(root, "ann")
+    mask = sample_records()[0].annotations[0]
+    added = log.add(0, mask.size, mask.counts)
     export_labelme(dataset, tmp_path / "labelme", corrections=read_corrections(root))
     edit(tmp_path / "labelme", lambda shapes: shapes.pop())
     log_differences(dataset, root, read_labelme(tmp_path / "labelme"), by="bob")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sam_engine.dataset.corrections import CorrectionLog
+from sam_engine.dataset.correction_log import CorrectionLog
 from sam_engine.errors import ImageError, InputError
 from sam_engine.formats.open import open_source
 from sam_engine.ops.rle import encode_mask
@@ -49,9 +49,9 @@ def test_corrections_are_applied(tmp_path: Path):
     dataset = write_our_dataset(tmp_path, 3)
     (_, rectangle), added = draw(0)[1], np.zeros((96, 96), bool)
     added[3:9, 4:30] = True
-    with CorrectionLog(dataset, by="Ada") as log:
-        log.delete(0, 0)
-        log.add(2, (96, 96), encode_mask(added))
+    log = CorrectionLog(dataset, by="Ada")
+    log.delete(0, 0)
+    log.add(2, (96, 96), encode_mask(added))
     source = open_source(dataset)
 
     assert_masks(source.read(0), [rectangle])
@@ -62,8 +62,8 @@ def test_corrections_are_applied(tmp_path: Path):
 def test_corrections_of_an_unknown_image_are_refused(tmp_path: Path):
     """A log that belongs to another dataset does not go unnoticed."""
     dataset = write_our_dataset(tmp_path, 2)
-    with CorrectionLog(dataset, by="Ada") as log:
-        log.accept(5)
+    log = CorrectionLog(dataset, by="Ada")
+    log.accept(5)
 
     with pytest.raises(InputError, match="corrections of image 5, which was not annotated"):
         open_source(dataset)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from sam_engine.dataset.corrections import CorrectionLog
+from sam_engine.dataset.correction_log import CorrectionLog
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.formats.torch_dataset import ImagesWithMasks
 from sam_engine.ops.rle import decode_counts
@@ -38,9 +38,9 @@ def test_rows_are_pixels_and_masks(root):
 
 def test_an_image_of_which_all_masks_were_deleted_has_none(root):
     """Its masks are (0, H, W), as people left them."""
-    with CorrectionLog(root, "ann") as log:
-        for mask in range(2):
-            log.delete(0, mask)
+    log = CorrectionLog(root, "ann")
+    for mask in range(2):
+        log.delete(0, mask)
 
     assert ImagesWithMasks(root)[0]["masks"].shape == (0, 96, 96)
     assert ImagesWithMasks(root, corrections="ignore")[0]["masks"].shape == (2, 96, 96)

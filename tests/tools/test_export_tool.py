@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sam_engine.dataset.corrections import CorrectionLog
+from sam_engine.dataset.correction_log import CorrectionLog
 from sam_engine.errors import InputError
 from sam_engine.evaluation.truth import open_truth
 from sam_engine.ops.rle import encode_mask
@@ -220,9 +220,9 @@ def test_corrections_are_applied(tmp_path, capsys):
     masks = [rectangle_mask(24, 32, 1, 1, 2, 2), rectangle_mask(24, 32, 5, 5, 9, 9)]
     write_dataset(tmp_path / "data", [image(0, b"a.jpg", masks), image(1, b"b.jpg")])
     added = encode_mask(rectangle_mask(24, 32, 3, 3, 4, 8))
-    with CorrectionLog(tmp_path / "data", by="Ada") as log:
-        log.delete(0, 0)
-        log.add(0, (24, 32), added)
+    log = CorrectionLog(tmp_path / "data", by="Ada")
+    log.delete(0, 0)
+    log.add(0, (24, 32), added)
     corrected = exported_masks(tmp_path / "data", capsys)
     said = capsys.readouterr().out
     ignored = exported_masks(tmp_path / "data", capsys, "--corrections", "ignore")
@@ -237,8 +237,8 @@ def test_corrections_reach_the_sa1b_form(tmp_path, capsys):
     """A mask that a person drew has its own area and box, and scores of 1."""
     masks = [rectangle_mask(24, 32, 1, 1, 2, 2)]
     write_dataset(tmp_path / "data", [image(0, b"a.jpg", masks)])
-    with CorrectionLog(tmp_path / "data", by="Ada") as log:
-        log.replace(0, 0, (24, 32), encode_mask(rectangle_mask(24, 32, 3, 3, 4, 8)))
+    log = CorrectionLog(tmp_path / "data", by="Ada")
+    log.replace(0, 0, (24, 32), encode_mask(rectangle_mask(24, 32, 3, 3, 4, 8)))
     run(export.main, [str(tmp_path / "data"), "--to", "sa1b", "--output", str(tmp_path / "out")])
     [mask] = json.loads((tmp_path / "out" / "sa_0.json").read_text())["annotations"]
 
@@ -267,8 +267,8 @@ def test_a_half_made_dataset_is_exported_on_demand_only(data, tmp_path, capsys):
 def test_a_half_made_dataset_is_truth_on_demand_only(tmp_path):
     """Nor does training take it without a word; corrections can be ignored there too."""
     dataset = write_our_dataset(tmp_path, 3)
-    with CorrectionLog(dataset, by="Ada") as log:
-        log.delete(0, 0)
+    log = CorrectionLog(dataset, by="Ada")
+    log.delete(0, 0)
     make_half(dataset)
 
     with pytest.raises(InputError, match="partial=true"):

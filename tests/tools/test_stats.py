@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sam_engine.dataset.corrections import CorrectionLog
+from sam_engine.dataset.correction_log import CorrectionLog
 from sam_engine.dataset.reader import open_dataset
 from tests.helpers.dataset_builder import sample_records, write_dataset
 from tools import stats
@@ -72,8 +72,8 @@ def test_a_report_is_not_overwritten(data, tmp_path, capsys):
 
 def test_corrections_are_not_counted_and_said(data, capsys):
     """Rows are counted as they are."""
-    with CorrectionLog(data, "Ada") as log:
-        log.delete(0, 0)
+    log = CorrectionLog(data, "Ada")
+    log.delete(0, 0)
 
     assert run(stats.main, [str(data)]) == 0
     printed = capsys.readouterr()

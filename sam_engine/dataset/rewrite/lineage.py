@@ -9,6 +9,7 @@ from sam_engine.dataset.corrections import (
     Operation,
     apply_corrections,
     corrected_annotations,
+    in_force,
 )
 from sam_engine.dataset.rewrite.rules import Rules, with_masks
 from sam_engine.dataset.schema import annotation_id
@@ -60,7 +61,7 @@ class Descent:
                 word = by_mask[mask_id]
                 yield _accept(word, image_id, annotation_id(image_id, kept))
             kept += 1
-        whole = [word for word in said if word.mask_id is None]
+        whole = [word for word in in_force(said) if word.mask_id is None]
         if whole and kept == len(identified):
             yield _accept(whole[-1], image_id, None)
 
@@ -80,10 +81,10 @@ def _last_words(parent: ImageRecord, said: Sequence[Correction]) -> dict[MaskId,
     """Return by mask which correction accepted it last, by whatever operation."""
     known: list[MaskId] = [annotation_id(parent.image_id, i) for i in range(len(parent.annotations))]
     words: dict[MaskId, Correction] = {}
-    for word in said:
+    for word in in_force(said):
         if word.mask_id is None:
             words |= dict.fromkeys(known, word)
-        elif word.operation is not Operation.DELETE:
+        elif word.operation not in (Operation.DELETE, Operation.LABEL):
             words[word.mask_id] = word
             known.append(word.mask_id)
     return words

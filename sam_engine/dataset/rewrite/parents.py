@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sam_engine.dataset.corrections import Correction, read_corrections, refuse_unknown
+from sam_engine.dataset.correction_log import read_corrections, to_line
+from sam_engine.dataset.corrections import Correction, refuse_unknown
 from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.places import Places
 from sam_engine.dataset.reader import Dataset, open_dataset
@@ -55,8 +56,13 @@ class Parent:
         """Digest of the corrections that are applied; None if there are none."""
         if not self.corrections:
             return None
-        lines = [line.to_json() for _, said in sorted(self.corrections.items()) for line in said]
+        lines = [to_line(line) for _, said in sorted(self.corrections.items()) for line in said]
         return hashlib.sha256(b"".join(lines)).hexdigest()
+
+    @property
+    def gives_labels(self) -> bool:
+        """Whether what people said calls a mask something."""
+        return any(line.label is not None for said in self.corrections.values() for line in said)
 
     def scalars(self) -> Iterator[dict[str, Any]]:
         """Yield every row without its masks, as a dictionary, in order of image id."""
@@ -120,7 +126,7 @@ def open_parent(path: str | Path, *, corrections: bool = True) -> Parent:
             f"{path} is half made: {dataset.num_images:,} of {dataset.num_planned:,} images are there, and "
             f"{SUCCESS} is {'there' if dataset.store.list(SUCCESS) else 'missing'}; finish its run first"
         )
-    said = read_corrections(Path(path)) if corrections else {}
+    said = read_corrections(path) if corrections else {}
     refuse_unknown(dataset, said)
     return Parent(
         path=Path(path),

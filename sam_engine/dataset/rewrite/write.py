@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sam_engine.dataset.begin import begun, refuse_foreign
-from sam_engine.dataset.corrections import CORRECTIONS_FOLDER
+from sam_engine.dataset.correction_log import CORRECTIONS_FOLDER, to_line
 from sam_engine.dataset.lineage_problems import LINEAGE
 from sam_engine.dataset.manifest import ORIGIN_COLUMNS, SCHEMA, Manifest, cut_shards, default_shard_size
 from sam_engine.dataset.merged_inputs import inputs_of
@@ -112,8 +112,10 @@ def _plan(sources: Sequence[Source], operation: Mapping[str, Any], rules: Rules)
     manifest, source_of, parent_ids = _manifest(sources)
     shard_size = default_shard_size(len(manifest))
     shards = cut_shards(len(manifest), shard_size)
-    found = set(LINEAGE).union(*(source.parent.dataset.extras for source in sources), manifest.extras)
     parents = [source.parent for source in sources]
+    found = set(LINEAGE).union(*(parent.dataset.extras for parent in parents), manifest.extras)
+    if any(parent.gives_labels for parent in parents):
+        found.add("annotations.label")
     shared = _shared_settings(parents)
     settings = {
         "schema_version": SCHEMA_VERSION,
@@ -184,7 +186,7 @@ def _write(store: Store, plan: _Plan) -> Derived:
         if said := plan.sources[number].parent.corrections.get(parent_id, ()):
             num_corrected += 1
             accepted = descents[number].acceptances(readers[number][parent_id], said, image_id)
-            carried += b"".join(line.to_json() for line in accepted)
+            carried += b"".join(map(to_line, accepted))
     if not store.list(SUCCESS):
         if carried:
             store.replace(CARRIED, carried)

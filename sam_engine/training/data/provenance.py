@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sam_engine.checkpoints.download import file_sha256
-from sam_engine.dataset.corrections import CORRECTIONS_FOLDER
+from sam_engine.dataset.correction_log import CORRECTIONS_FOLDER
 from sam_engine.dataset.schema import ANNOTATIONS_PREFIX
 from sam_engine.formats.ours import is_dataset
 from sam_engine.inputs.folder import expand_braces

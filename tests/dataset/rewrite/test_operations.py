@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sam_engine.dataset.corrections import CorrectionLog, Operation, apply_corrections, read_corrections
+from sam_engine.dataset.correction_log import CorrectionLog, read_corrections
+from sam_engine.dataset.corrections import Operation, apply_corrections
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.rewrite import write
 from sam_engine.dataset.rewrite.operations import (
@@ -178,10 +179,10 @@ def test_an_output_in_its_parent_is_refused(parent):
 
 def test_corrections_are_applied_before_the_rules(parent, tmp_path):
     """A replaced mask is judged as it is now; a deleted one is gone, and an added one has no parent."""
-    with CorrectionLog(parent, "Ada") as log:
-        log.delete(0, 0)
-        log.replace(3, annotation_id(3, 0), (24, 32), encode_mask(LARGE))
-        log.add(2, (24, 32), encode_mask(LARGE))
+    log = CorrectionLog(parent, "Ada")
+    log.delete(0, 0)
+    log.replace(3, annotation_id(3, 0), (24, 32), encode_mask(LARGE))
+    log.add(2, (24, 32), encode_mask(LARGE))
 
     made = filter_dataset(open_parent(parent), tmp_path / "out", Rules(min_area=10, min_masks=1))
     masks = {row.parent_image_id: [m.parent_id for m in row.annotations] for row in records(tmp_path / "out")}
@@ -192,9 +193,9 @@ def test_corrections_are_applied_before_the_rules(parent, tmp_path):
 
 def test_acceptances_are_carried_over(parent, tmp_path):
     """What a person drew or accepted is accepted in the child, by whom and when, an image as a whole too."""
-    with CorrectionLog(parent, "Ada") as log:
-        log.accept(0)
-        log.add(3, (24, 32), encode_mask(LARGE))
+    log = CorrectionLog(parent, "Ada")
+    log.accept(0)
+    log.add(3, (24, 32), encode_mask(LARGE))
 
     apply_corrections_of(open_parent(parent), tmp_path / "out")
     said = read_corrections(tmp_path / "out")
@@ -213,8 +214,8 @@ def test_acceptances_are_carried_over(parent, tmp_path):
 
 def test_a_filter_that_drops_masks_does_not_say_that_none_is_missing(parent, tmp_path):
     """The masks that stay are accepted; the image as a whole is not."""
-    with CorrectionLog(parent, "Ada") as log:
-        log.accept(0)
+    log = CorrectionLog(parent, "Ada")
+    log.accept(0)
 
     filter_dataset(open_parent(parent), tmp_path / "out", Rules(max_area=8))
 
@@ -314,3 +315,15 @@ def test_of_copies_the_annotated_stays(tmp_path):
     dedupe_dataset(open_parent(tmp_path / "p"), tmp_path / "out")
 
     assert [row.path for row in records(tmp_path / "out")] == [b"b.jpg", b"c.jpg", b"e.jpg"]
+
+
+def test_labels_that_people_gave_are_a_column_of_the_child(parent, tmp_path):
+    """Also where no mask of the parent has one; what was undone leaves nothing."""
+    log = CorrectionLog(parent, "Ada")
+    log.write([log.line(Operation.LABEL, 0, 0, label="cup"), log.line(Operation.DELETE, 0, 1, act="d")])
+    log.write([log.line(Operation.UNDO, 0, act="d")])
+
+    apply_corrections_of(open_parent(parent), tmp_path / "out")
+
+    assert [mask.label for mask in records(tmp_path / "out")[0].annotations] == ["cup", None]
+    assert read_corrections(tmp_path / "out") == {}
