@@ -71,7 +71,7 @@ def load_model(config: ModelConfig, checkpoint: Checkpoint | None = None) -> Sam
     """
     device = choose_device(config)
     checkpoint = checkpoint or resolve_checkpoint(config)
-    architecture = ARCHITECTURES[config.name]
+    architecture = checkpoint.architecture
     if checkpoint.path is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_WEIGHTS_SEED)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from sam_engine.annotation.executor_choice import ExecutorChoice, choose_executor
 from sam_engine.annotation.image_table import ImageTable, read_image_table
 from sam_engine.annotation.prompt_table import PromptTable, prompts_of_run
-from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.checkpoints.resolve import Checkpoint, resolve_checkpoint
 from sam_engine.cluster.ray_session import refuse_unreachable
 from sam_engine.config import AutoAnnotateConfig
@@ -102,7 +101,7 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
         store=store,
         manifest=manifest,
         checkpoint=checkpoint,
-        architecture=dataclasses.asdict(ARCHITECTURES[config.model.name]),
+        architecture=checkpoint.architecture.sizes(),
         prompts=prompts,
         image_table=image_table,
         blur=blur,

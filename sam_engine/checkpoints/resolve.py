@@ -5,14 +5,15 @@ torch is imported only where values are read, so that a driver can check what it
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam_engine.catalogue import MODELS, Release, Thresholds
+from sam_engine.catalogue import MODELS, Architecture, Release, Thresholds
 from sam_engine.checkpoints.download import cache_dir, download, fetch_url, file_sha256
 from sam_engine.checkpoints.layouts import (
+    as_stored,
     identify_model,
     original_names,
     read_shapes,
@@ -43,6 +44,8 @@ class Checkpoint:
     """Of the file."""
     source: str
     """random, bundled, release, url or file."""
+    architecture: Architecture
+    """Of the network that these weights fill."""
     thresholds: Thresholds = field(default_factory=Thresholds)
     """What is recommended for masks of these weights: the file's own, or else the model's."""
 
@@ -60,18 +63,30 @@ def resolve_checkpoint(config: ModelConfig) -> Checkpoint:
     if asked == "random":
         if config.sha256:
             raise ConfigError("model.sha256 is set, but model.checkpoint=random has no file to check")
-        recommended = MODELS[config.name].thresholds
-        return Checkpoint(name="random", path=None, sha256=None, source="random", thresholds=recommended)
+        return Checkpoint(
+            name="random",
+            path=None,
+            sha256=None,
+            source="random",
+            architecture=MODELS[config.name].architecture,
+            thresholds=MODELS[config.name].thresholds,
+        )
     source, path, release = _locate(config)
-    found_model = find_model(path)
+    found_model, names = _find_model(path)
     if found_model != config.name:
         raise CheckpointError(f"{path}: made for {found_model}, but model.name is {config.name}")
     digest = file_sha256(path)
     for expected, where in ((config.sha256, "model.sha256"), (release and release.sha256, "the release")):
         if expected and digest != expected.lower():
             raise CheckpointError(f"{path}: its sha256 is {digest}, but {where} says {expected.lower()}")
-    recommended = read_thresholds(path) or MODELS[config.name].thresholds
-    return Checkpoint(name=path.name, path=path, sha256=digest, source=source, thresholds=recommended)
+    return Checkpoint(
+        name=path.name,
+        path=path,
+        sha256=digest,
+        source=source,
+        architecture=as_stored(MODELS[config.name].architecture, names),
+        thresholds=read_thresholds(path) or MODELS[config.name].thresholds,
+    )
 
 
 def find_model(path: Path) -> str:
@@ -80,9 +95,7 @@ def find_model(path: Path) -> str:
     Raises:
         CheckpointError: The file is missing, damaged, or holds another kind of network.
     """
-    shapes = read_shapes(path)
-    names = original_names(shapes)
-    return identify_model(path, {names[name]: shape for name, shape in shapes.items()})
+    return _find_model(path)[0]
 
 
 def load_state_dict(path: Path) -> dict[str, "Tensor"]:
@@ -126,6 +139,13 @@ def check_state_dict(state: Mapping[str, "Tensor"], model: "nn.Module", path: Pa
     ]
     if any(problems):
         raise CheckpointError(f"{path}: does not fit the model: {'; '.join(filter(None, problems))}")
+
+
+def _find_model(path: Path) -> tuple[str, Collection[str]]:
+    """Return the name of the model that a file holds, and the original names of its tensors."""
+    shapes = read_shapes(path)
+    names = original_names(shapes)
+    return identify_model(path, {names[name]: shape for name, shape in shapes.items()}), names.values()
 
 
 def _locate(config: ModelConfig) -> tuple[str, Path, Release | None]:
