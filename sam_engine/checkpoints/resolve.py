@@ -5,12 +5,12 @@ torch is imported only where values are read, so that a driver can check what it
 
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam_engine.catalogue import MODELS, Architecture, Release, Thresholds
+from sam_engine.catalogue import ARCHITECTURES, MODELS, Architecture, Release, Thresholds
 from sam_engine.checkpoints.download import cache_dir, download, fetch_url, file_sha256
 from sam_engine.checkpoints.layouts import (
     as_stored,
@@ -68,11 +68,11 @@ def resolve_checkpoint(config: ModelConfig) -> Checkpoint:
             path=None,
             sha256=None,
             source="random",
-            architecture=MODELS[config.name].architecture,
+            architecture=ARCHITECTURES[config.name],
             thresholds=MODELS[config.name].thresholds,
         )
     source, path, release = _locate(config)
-    found_model, names = _find_model(path)
+    found_model = find_model(path)
     if found_model != config.name:
         raise CheckpointError(f"{path}: made for {found_model}, but model.name is {config.name}")
     digest = file_sha256(path)
@@ -84,7 +84,7 @@ def resolve_checkpoint(config: ModelConfig) -> Checkpoint:
         path=path,
         sha256=digest,
         source=source,
-        architecture=as_stored(MODELS[config.name].architecture, names),
+        architecture=as_stored(ARCHITECTURES[config.name], original_names(read_shapes(path)).values()),
         thresholds=read_thresholds(path) or MODELS[config.name].thresholds,
     )
 
@@ -95,7 +95,9 @@ def find_model(path: Path) -> str:
     Raises:
         CheckpointError: The file is missing, damaged, or holds another kind of network.
     """
-    return _find_model(path)[0]
+    shapes = read_shapes(path)
+    names = original_names(shapes)
+    return identify_model(path, {names[name]: shape for name, shape in shapes.items()})
 
 
 def load_state_dict(path: Path) -> dict[str, "Tensor"]:
@@ -139,13 +141,6 @@ def check_state_dict(state: Mapping[str, "Tensor"], model: "nn.Module", path: Pa
     ]
     if any(problems):
         raise CheckpointError(f"{path}: does not fit the model: {'; '.join(filter(None, problems))}")
-
-
-def _find_model(path: Path) -> tuple[str, Collection[str]]:
-    """Return the name of the model that a file holds, and the original names of its tensors."""
-    shapes = read_shapes(path)
-    names = original_names(shapes)
-    return identify_model(path, {names[name]: shape for name, shape in shapes.items()}), names.values()
 
 
 def _locate(config: ModelConfig) -> tuple[str, Path, Release | None]:

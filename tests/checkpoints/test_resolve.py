@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from sam_engine.catalogue import MODELS, Release
+from sam_engine.catalogue import ARCHITECTURES, MODELS, Release
 from sam_engine.checkpoints import download, resolve
 from sam_engine.checkpoints.resolve import Checkpoint, resolve_checkpoint
 from sam_engine.config import ModelConfig
@@ -124,6 +124,7 @@ def test_path_is_resolved_with_its_digest(
         path=tmp_path / "mine.pth",
         sha256=digest_of(tiny_bytes),
         source="file",
+        architecture=ARCHITECTURES["tiny"],
         thresholds=MODELS["tiny"].thresholds,
     )
 
@@ -184,7 +185,12 @@ def test_right_digest_is_accepted_in_upper_case(tmp_path: Path, tiny_bytes: byte
 def test_random_weights_only_by_name() -> None:
     """``random`` needs no file, and cannot be combined with a digest."""
     assert resolve_checkpoint(ModelConfig(checkpoint="random")) == Checkpoint(
-        name="random", path=None, sha256=None, source="random", thresholds=MODELS["tiny"].thresholds
+        name="random",
+        path=None,
+        sha256=None,
+        source="random",
+        architecture=ARCHITECTURES["tiny"],
+        thresholds=MODELS["tiny"].thresholds,
     )
     with pytest.raises(ConfigError, match=r"model.checkpoint=random has no file to check"):
         resolve_checkpoint(ModelConfig(checkpoint="random", sha256="0" * 64))
@@ -223,7 +229,11 @@ def test_release_is_downloaded_into_the_cache_of_torch_hub(
     """By default, by model name and by file name; a second time without the network."""
     config = ModelConfig(name="vit_b", checkpoint=asked)
     expected = Checkpoint(
-        name=release.file_name, path=cache / release.file_name, sha256=release.sha256, source="release"
+        name=release.file_name,
+        path=cache / release.file_name,
+        sha256=release.sha256,
+        source="release",
+        architecture=ARCHITECTURES["vit_b"],
     )
 
     assert resolve_checkpoint(config) == resolve_checkpoint(config) == expected
