@@ -34,7 +34,7 @@ FINGERPRINTS = {
         "14c29bd926ba8b310202259427814ae90145d46376449b4de8cdd481601f4d7b",
     ),
 }
-"""As version 0.1.0 made them; that of tiny since its network has context blocks, which random weights fill."""
+"""As version 0.1.0 made them; that of tiny since random weights fill context blocks, too."""
 
 
 @pytest.mark.parametrize("case", FINGERPRINTS)
