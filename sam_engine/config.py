@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from sam_engine.settings.amg import AmgConfig, is_on
 from sam_engine.settings.checks import check_setting, check_types
 from sam_engine.settings.executor import ExecutorConfig
-from sam_engine.settings.images import SCALE_PATTERN, DecodeConfig, VideoConfig
+from sam_engine.settings.images import MAX_STORED_SIDE, SCALE_PATTERN, DecodeConfig, VideoConfig
 from sam_engine.settings.model import MODEL_NAMES, PRECISIONS, ModelConfig
 from sam_engine.settings.privacy import BLURS, PrivacyConfig
 from sam_engine.structures import Partition
@@ -82,6 +82,9 @@ class AutoAnnotateConfig:
     timeout, oom and crashes."""
     previews: int = 8
     """Overlay pictures to draw, at most."""
+    store_images: bool = False
+    """Put an upright JPEG of each image, without metadata, into its row: the dataset is then complete without
+    its input. With ``privacy.blur`` that is blurred."""
     input_column: str | None = None
     """Column of Parquet that holds the images, as bytes or paths. None: one of the usual names."""
     input_incomplete: str = "refuse"
@@ -101,6 +104,9 @@ class AutoAnnotateConfig:
         is_known = answer in ("error", "ignore", "extend")
         check_setting("on_input_change", answer, is_known, "error, ignore or extend")
         check_setting("previews", self.previews, self.previews >= 0, "at least 0")
+        fits = not self.store_images or self.decode.max_side <= MAX_STORED_SIDE
+        wanted = f"at most {MAX_STORED_SIDE} with store_images=true, which writes JPEG"
+        check_setting("decode.max_side", self.decode.max_side, fits, wanted)
         is_choice = self.input_incomplete in ("refuse", "accept")
         check_setting("input_incomplete", self.input_incomplete, is_choice, "refuse or accept")
         check_types(part, "partition.")

@@ -13,7 +13,7 @@ from sam_engine.config import BLURS, PrivacyConfig
 from sam_engine.dataset.correction_log import read_corrections
 from sam_engine.dataset.corrections import Correction
 from sam_engine.dataset.manifest import Manifest
-from sam_engine.dataset.originals import Originals, open_originals
+from sam_engine.dataset.originals import Originals, open_images
 from sam_engine.dataset.reader import Dataset, open_dataset
 from sam_engine.dataset.schema import MANIFEST
 from sam_engine.errors import ConfigError, InputError
@@ -242,7 +242,7 @@ def describe(summary: ExportSummary, output: Path, loss: PolygonLoss | None = No
 def _find_originals(dataset: Dataset, images: str | None) -> Originals | None:
     """Return the images; None, and a line that says so, if they are gone and nobody asked for them."""
     try:
-        return open_originals(dataset.run_info, images or None)
+        return open_images(dataset, images or None)
     except InputError as error:
         if images is not None:
             raise

@@ -4,8 +4,10 @@ import argparse
 from collections.abc import Sequence
 
 from sam_engine.__main__ import called
+from sam_engine.config import BLURS, PrivacyConfig
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.errors import ConfigError
+from sam_engine.privacy.box_table import KINDS as BOX_TABLE
 
 from .command import command_line
 
@@ -24,14 +26,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8765, help="of 127.0.0.1; 0 for any (default 8765)")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     parser.add_argument("--images", help="the input, if it is not where the run found it any more")
+    parser.add_argument(
+        "--blur",
+        choices=BLURS,
+        default="none",
+        help="what pictures must not show, besides what the dataset hides (default: none)",
+    )
+    parser.add_argument("--boxes", metavar="TABLE", help=f"of --blur boxes: {BOX_TABLE}")
     options = parser.parse_args(arguments)
+    if (options.blur == "boxes") != (options.boxes is not None):
+        parser.error("--blur boxes and --boxes TABLE go together")
+    privacy = PrivacyConfig(blur=options.blur, boxes=options.boxes)
     dataset = open_dataset(options.dataset)
     try:
         from sam_engine.web.app import Viewer
         from sam_engine.web.server import serve
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is missing: pip install starlette uvicorn") from error
-    serve(Viewer(dataset, images=options.images), port=options.port, open_browser=not options.no_browser)
+    viewer = Viewer(dataset, images=options.images, privacy=privacy)
+    serve(viewer, port=options.port, open_browser=not options.no_browser)
     return 0
 
 

@@ -26,6 +26,7 @@ def dataset_card(
     checkpoint: str,
     previews: list[str],
     manifest: Manifest | None = None,
+    is_blurred: bool = False,
 ) -> bytes:
     """Return the card.
 
@@ -37,6 +38,7 @@ def dataset_card(
         checkpoint: Where the weights came from.
         previews: Object names of the overlay pictures.
         manifest: Of its images, for what is known of their origin; None if nothing is.
+        is_blurred: Previews, and images that it holds, do not show everything.
     """
     licences = licences_of(manifest)
     statuses = "\n".join(f"| {status} | {count:,} |" for status, count in totals.statuses.items())
@@ -69,7 +71,7 @@ mask = pycocotools.mask.decode(rows[0]["annotations"][0]["segmentation"])  # (H,
 ```
 
 Masks refer to the upright image, as `width` and `height` do. `bbox` is XYWH with a width of `x_max - x_min`.
-The images themselves are not in the dataset; `file_name` is relative to the folder that they were read from.
+{_where_images_are(info)}
 
 ## Contents
 
@@ -88,9 +90,20 @@ Fingerprint: `{info.fingerprint}`.
 
 ## Licence and privacy
 
-{terms_text(licences, manifest)}
+{terms_text(licences, manifest, blurred=is_blurred)}
 """
     return text.encode(errors="backslashreplace")  # a name need not be UTF-8
+
+
+def _where_images_are(info: RunInfo) -> str:
+    """Return what there is of the images themselves."""
+    name = "`file_name` is relative to the folder that they were read from."
+    if info.settings.get("store_images"):
+        return (
+            "`image` is the upright image, as JPEG without metadata, which `datasets` decodes; "
+            f"those that could not be\nused have none. {name}"
+        )
+    return f"The images themselves are not in the dataset; {name}"
 
 
 def _prompted(info: RunInfo) -> str:

@@ -8,6 +8,7 @@ from sam_engine.annotation.preparation import Preparation
 from sam_engine.annotation.prompt_table import PROMPTS, kept_prompts
 from sam_engine.annotation.segments import manifest_now, run_info, selection, shards_of, with_segments
 from sam_engine.dataset.begin import begun
+from sam_engine.dataset.hidden import keep_hidden
 from sam_engine.dataset.manifest import Manifest, selection_in
 from sam_engine.dataset.run_info import CONFIG, RunInfo, config_yaml, refuse_difference, version_notes
 from sam_engine.dataset.schema import MANIFEST, RUN_INFO, SUCCESS
@@ -62,6 +63,8 @@ def open_run(preparation: Preparation) -> Plan:
         store.replace(CONFIG, _config_of_all(preparation))
         if preparation.prompts is not None:
             store.replace(PROMPTS, preparation.prompts.to_bytes())
+        if preparation.hidden is not None:  # before anybody can take it for a dataset
+            keep_hidden(store, preparation.hidden)
         store.replace(RUN_INFO, here.to_json())
     else:
         # Killed between manifest and run.json, an extension has not happened.
@@ -84,6 +87,8 @@ def open_run(preparation: Preparation) -> Plan:
         notes += preparation.image_table.notes(manifest)
     if preparation.blur is not None:
         notes += preparation.blur.notes(manifest.table["path_bytes"].to_pylist())
+    if preparation.hidden is not None:
+        keep_hidden(store, preparation.hidden)
     committed = committed_shards(store, here.fingerprint)
     if preparation.config.retry_failed:
         notes += _set_failed_aside(store, committed)
@@ -148,6 +153,8 @@ def _begun_together(preparation: Preparation) -> RunInfo:
         refuse_difference(store.describe(), *digests)
     config = _config_of_all(preparation)
     store.put_exclusive(CONFIG, config)
+    if preparation.hidden is not None:
+        keep_hidden(store, preparation.hidden)
     here = run_info(preparation, manifest)
     if store.put_exclusive(RUN_INFO, here.to_json()):
         store.replace(CONFIG, config)  # an earlier start may have died before its run.json

@@ -10,14 +10,15 @@ from sam_engine.annotation.image_table import ImageTable, read_image_table
 from sam_engine.annotation.prompt_table import PromptTable, prompts_of_run
 from sam_engine.checkpoints.resolve import Checkpoint, resolve_checkpoint
 from sam_engine.cluster.ray_session import refuse_unreachable
-from sam_engine.config import AutoAnnotateConfig
+from sam_engine.config import AutoAnnotateConfig, PrivacyConfig
 from sam_engine.dataset.begin import refuse_foreign
+from sam_engine.dataset.hidden import HIDDEN, Hidden, hidden_in
 from sam_engine.dataset.manifest import Manifest, build_manifest
 from sam_engine.dataset.schema import RUN_INFO
 from sam_engine.errors import ConfigError
 from sam_engine.inputs.open import open_input
 from sam_engine.inputs.source import Account, InputSource, ListingRules
-from sam_engine.privacy.open import Blur, open_blur
+from sam_engine.privacy.open import Blur, kept_blur, open_blur
 from sam_engine.storage.local import open_store
 from sam_engine.storage.store import Store
 
@@ -41,6 +42,8 @@ class Preparation:
     """What ``image_table`` names; None also if it is gone, and the dataset keeps what it said."""
     blur: Blur | None = None
     """What ``privacy`` asks for."""
+    hidden: Hidden | None = None
+    """What it hides, for the dataset to keep."""
     choice: ExecutorChoice
     """What ``executor.name`` came to."""
 
@@ -79,7 +82,7 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     prompts = None if config.amg.prompts is None else prompts_of_run(config.amg.prompts, store)
     if prompts is not None:
         prompts.notes(manifest)
-    blur = open_blur(config.privacy)
+    hidden, blur = _hidden(config.privacy, store)
     if blur is not None:
         blur.notes(manifest.table["path_bytes"].to_pylist())
     choice = choose_executor(config, len(manifest))
@@ -105,6 +108,7 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
         prompts=prompts,
         image_table=image_table,
         blur=blur,
+        hidden=hidden,
         choice=choice,
     )
 
@@ -114,6 +118,16 @@ def _image_table(path: str | None, store: Store) -> ImageTable | None:
     if path is None or (not os.path.exists(path) and store.list(RUN_INFO)):
         return None
     return read_image_table(path)
+
+
+def _hidden(privacy: PrivacyConfig, store: Store) -> tuple[Hidden | None, Blur | None]:
+    """Return what is hidden, and what blurs it; where the table is gone, what the dataset keeps of it."""
+    if privacy.boxes is not None and not os.path.exists(privacy.boxes):
+        kept = hidden_in(store)
+        if kept is not None:
+            return kept, kept_blur(faces=kept.faces, boxes=kept.boxes, name=HIDDEN)
+    blur = open_blur(privacy)
+    return None if blur is None else Hidden(faces=blur.finds_faces, boxes=blur.boxes), blur
 
 
 def _check_machine(config: AutoAnnotateConfig) -> None:

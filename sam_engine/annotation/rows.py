@@ -19,6 +19,8 @@ class LoadedImage:
     sha256: str | None
     """Of the file's bytes; None if they could not be had."""
     image: DecodedImage | ImageError
+    copy: bytes | None = None
+    """The JPEG that its row holds, where images are stored."""
 
 
 class _Size(TypedDict):
@@ -71,6 +73,7 @@ def annotated(entry: ManifestEntry, loaded: LoadedImage, found: Sequence[FoundMa
         sha256=loaded.sha256,
         error=decoded.note,
         annotations=annotations,
+        image=loaded.copy,
         **_size(decoded),
         **_origin(entry),
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sam_engine.annotation.card import CARD, dataset_card
+from sam_engine.annotation.copies import MakeCopy
 from sam_engine.annotation.leases import Event
 from sam_engine.annotation.plan import Plan, open_run
 from sam_engine.annotation.preparation import Preparation, prepare
@@ -31,11 +32,13 @@ from sam_engine.annotation.report import (
 from sam_engine.annotation.run_shards import run_shards
 from sam_engine.checkpoints.resolve import Checkpoint
 from sam_engine.config import AutoAnnotateConfig
+from sam_engine.dataset.hidden import HIDDEN, hidden_in
 from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.schema import MANIFEST, SUCCESS
 from sam_engine.dataset.shards import committed_shards, shard_sha256, success_json
 from sam_engine.errors import ConfigError
 from sam_engine.inputs.source import InputSource, short_name
+from sam_engine.privacy.open import kept_blur
 from sam_engine.settings.checks import settings_from
 from sam_engine.storage.store import Store
 from sam_engine.structures import Partition, ShardReport
@@ -81,7 +84,16 @@ class MakeAnnotator:
             threads=self.config.executor.threads_per_worker,
             decode_threads=self.config.executor.decode_threads,
             prompts=None if self.config.amg.prompts is None else kept_prompts(self.store),
+            copy=self._copy() if self.config.store_images else None,
         )
+
+    def _copy(self) -> MakeCopy:
+        """Return what makes the image of a row; the dataset keeps what it must not show."""
+        if self.config.privacy.blur == "none":
+            return MakeCopy()
+        hidden = hidden_in(self.store)
+        assert hidden is not None  # kept before there are workers
+        return MakeCopy(kept_blur(faces=hidden.faces, boxes=hidden.boxes, name=HIDDEN))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,6 +309,7 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> RunSum
             checkpoint=f"{preparation.checkpoint.name} (sha256 {preparation.checkpoint.sha256})",
             previews=previews,
             manifest=plan.manifest,
+            is_blurred=preparation.blur is not None,
         )
         store.replace(CARD, card)
         if is_complete:

@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow.compute as pc
 
 from sam_engine.annotation.preparation import Preparation
-from sam_engine.dataset.manifest import Manifest, cut_shards, default_shard_size
+from sam_engine.config import AutoAnnotateConfig
+from sam_engine.dataset.manifest import Manifest, cut_shards, default_shard_size, stored_shard_size
 from sam_engine.dataset.run_info import (
     RunInfo,
     deciding_settings,
@@ -28,7 +29,7 @@ def run_info(
 ) -> RunInfo:
     """Return what the run's settings say with the manifest that the dataset was, or is now, begun with."""
     config = preparation.config
-    shard_size = config.shard_size or default_shard_size(len(begun_with))
+    shard_size = config.shard_size or _shard_size(config, len(begun_with))
     info = RunInfo(
         settings=deciding_settings(
             config,
@@ -38,6 +39,7 @@ def run_info(
             shard_size=shard_size,
             extras=begun_with.extras,
             prompts_sha256=None if preparation.prompts is None else preparation.prompts.sha256,
+            hidden_sha256=None if preparation.hidden is None else preparation.hidden.sha256,
         ),
         selection=selection(preparation),
         random_weights=config.model.checkpoint == "random",
@@ -46,6 +48,11 @@ def run_info(
         versions=library_versions(),
     )
     return with_segments(info, segments, segments[-1]["stop"] if segments else len(begun_with))
+
+
+def _shard_size(config: AutoAnnotateConfig, num_images: int) -> int:
+    """Return the images of a shard where nobody says."""
+    return (stored_shard_size if config.store_images else default_shard_size)(num_images)
 
 
 def with_segments(info: RunInfo, segments: Sequence[Mapping[str, Any]], num_images: int) -> RunInfo:
@@ -112,7 +119,7 @@ def manifest_now(
     if len(manifest) == len(frozen):
         return frozen, there.segments, changes
     num_new = len(manifest) - len(frozen)
-    size = config.shard_size or max(there.settings["shard_size"], default_shard_size(num_new))
+    size = config.shard_size or max(there.settings["shard_size"], _shard_size(config, num_new))
     segment = {
         "start": len(frozen),
         "stop": len(manifest),

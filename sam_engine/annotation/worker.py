@@ -18,12 +18,14 @@ from sam_engine.amg.filters import NothingFound
 from sam_engine.amg.in_turn import Found, InTurn
 from sam_engine.amg.mask_batch import Prompts
 from sam_engine.amg.mask_finder import MaskFinder
+from sam_engine.annotation.copies import MakeCopy
 from sam_engine.annotation.leases import Lease
 from sam_engine.annotation.prompt_table import PromptTable, within
 from sam_engine.annotation.rows import LoadedImage, annotated, given_up, unusable, without_masks
 from sam_engine.compute.device import is_queued
 from sam_engine.config import AmgConfig, DecodeConfig
 from sam_engine.dataset.manifest import Manifest
+from sam_engine.dataset.schema import IMAGE
 from sam_engine.dataset.shards import publish_shard
 from sam_engine.errors import ImageError
 from sam_engine.images.decode import DecodedImage, decode_image
@@ -79,6 +81,7 @@ class ShardAnnotator:
         threads: int,
         decode_threads: int,
         prompts: PromptTable | None = None,
+        copy: MakeCopy | None = None,
     ) -> None:
         """Take everything that outlives a shard.
 
@@ -93,6 +96,7 @@ class ShardAnnotator:
             threads: CPU threads of the model. They change float sums, so it is a setting of the run.
             decode_threads: Threads that read and decode ahead.
             prompts: In place of a grid.
+            copy: Makes the images that rows hold; None if they hold none.
         """
         if not is_queued(model.device):
             amg = replace(amg, points_per_batch=CPU_PROMPTS_AT_ONCE)
@@ -106,6 +110,8 @@ class ShardAnnotator:
         self._threads = threads
         self._decode_threads = decode_threads
         self._prompts = prompts
+        self._copy = copy
+        self._extras = (*manifest.extras, *(() if copy is None else (IMAGE,)))
         self._notes: list[str] = []
         self._finder = MaskFinder(model, amg)
         self._points_per_batch = amg.points_per_batch
@@ -215,7 +221,7 @@ class ShardAnnotator:
                 records,
                 shard=shard,
                 fingerprint=self._fingerprint,
-                extras=self._manifest.extras,
+                extras=self._extras,
             )
         empty = self._finder.nothing_found
         if empty.num_images:
@@ -265,7 +271,9 @@ class ShardAnnotator:
         try:
             data = self._read(entry)
             sha256 = hashlib.sha256(data).hexdigest()
-            return LoadedImage(sha256=sha256, image=self._decode_image(data))
+            image = self._decode_image(data)
+            copy, image = (None, image) if self._copy is None else self._copy(entry, image)
+            return LoadedImage(sha256=sha256, image=image, copy=copy)
         except ImageError as error:
             return LoadedImage(sha256=sha256, image=error)
         except MemoryError:

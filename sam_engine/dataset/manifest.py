@@ -256,6 +256,11 @@ def default_shard_size(num_images: int) -> int:
     return min(500, max(4, -(-num_images // 16)))
 
 
+def stored_shard_size(num_images: int) -> int:
+    """Return it for shards that hold images, which are in memory when they are published: at most 100."""
+    return min(100, default_shard_size(num_images))
+
+
 def cut_shards(num_images: int, shard_size: int, start: int = 0, first_index: int = 0) -> list[Shard]:
     """Return the contiguous shards that hold every image from ``start`` on; only the last may be smaller."""
     return [

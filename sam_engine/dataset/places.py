@@ -75,23 +75,34 @@ class Places:
         Raises:
             ShardError: The shard that holds it is unreadable.
         """
+        place = self.shard_of(image_id)
+        if place is None:
+            return None
+        [record] = self.rows(place, image_id - place.start, 1)
+        return record
+
+    def shard_of(self, image_id: int) -> ShardPlace | None:
+        """Return the shard that holds an image, or None if it is not published. Raises as `find`."""
         shards = self.published()
         # Ids grow with shards, so a dozen footers tell which of thousands it is.
         number = bisect.bisect_right(shards, image_id, key=lambda index: self.place(index).start) - 1
         if number < 0 or image_id >= self.place(shards[number]).stop:
             return None
-        place = self.place(shards[number])
-        [record] = self.rows(place, image_id - place.start, 1)
-        return record
+        return self.place(shards[number])
 
-    def rows(self, place: ShardPlace, first: int, count: int) -> list[ImageRecord]:
-        """Return up to ``count`` rows of a shard from its ``first`` on, with their masks."""
+    def rows(self, place: ShardPlace, first: int, count: int, *, images: bool = False) -> list[ImageRecord]:
+        """Return up to ``count`` rows of a shard from its ``first`` on, with their masks.
+
+        With ``images``, what is stored of images, too.
+        """
         records: list[ImageRecord] = []
         begin = 0
         for group, num_rows in enumerate(place.group_rows):
             end = begin + num_rows
             if begin < first + count and end > first:
-                [table] = read_tables(self._dataset.store, shard_name(place.index), groups=[group])
+                [table] = read_tables(
+                    self._dataset.store, shard_name(place.index), groups=[group], images=images
+                )
                 part = table.slice(max(0, first - begin), min(end, first + count) - max(begin, first))
                 records += table_to_records(part)
             begin = end

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 
 from sam_engine.dataset.row_problems import record_problems
 from sam_engine.dataset.schema import (
+    ANNOTATIONS_PREFIX,
+    IMAGE,
     RUN_INFO,
     SCALAR_COLUMNS,
     display_path,
@@ -28,6 +30,7 @@ from sam_engine.dataset.shards import (
     committed_shards,
     open_shard,
     shard_errors,
+    shard_index,
     shard_name,
 )
 from sam_engine.errors import ConfigError, InputError, ShardError
@@ -72,7 +75,8 @@ class Dataset:
         Raises:
             ShardError: It is unreadable.
         """
-        for index in sorted(self.shards):
+        names = self.store.list(ANNOTATIONS_PREFIX)
+        for index in sorted(index for index in map(shard_index, names) if index is not None):
             name = shard_name(index)
             with self.store.open(name) as source, shard_errors(self.store, name):
                 return extras_of(open_shard(source)[0].metadata.schema.to_arrow_schema())
@@ -115,7 +119,7 @@ class Dataset:
         """Yield the rows in order of image id, one row group at a time.
 
         Args:
-            columns: To read; None for all, optional ones included.
+            columns: To read; None for all but the stored images, optional ones included.
             shards: Indices to read; None for all.
 
         Raises:
@@ -129,7 +133,7 @@ class Dataset:
         return self.tables(SCALAR_COLUMNS)
 
     def records(self, *, shards: Iterable[int] | None = None) -> Iterator[ImageRecord]:
-        """Yield every image in order of its id; holds one row group in memory.
+        """Yield every image in order of its id, without its stored image; holds one row group in memory.
 
         Run lengths are not checked here: hand them to `sam_engine.ops.rle`, which does.
 
@@ -178,6 +182,7 @@ def read_tables(
     columns: Sequence[str] | None = None,
     *,
     groups: Sequence[int] | None = None,
+    images: bool = False,
 ) -> Iterator[pa.Table]:
     """Yield the row groups of one shard; text columns come as dictionaries.
 
@@ -186,6 +191,7 @@ def read_tables(
         name: Its object name.
         columns: To read; None for all. Leaves may be named as ``annotations.list.element.area``.
         groups: Numbers of the row groups to read; None for all.
+        images: With ``columns=None``, read stored images, too: they are most of what a shard holds.
 
     Raises:
         ShardError: It is unreadable, fails a checksum, or is larger than any that we would write.
@@ -193,6 +199,8 @@ def read_tables(
     with store.open(name) as source:
         with shard_errors(store, name):
             file, _, _ = open_shard(source)
+        if columns is None and not images and IMAGE in (names := file.schema_arrow.names):
+            columns = [name for name in names if name != IMAGE]
         for group in range(file.num_row_groups) if groups is None else groups:
             with shard_errors(store, name):
                 table = _read_group(file, group, columns)

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterator
 
-from sam_engine.errors import RleError
+from sam_engine.errors import ImageError, RleError
+from sam_engine.images.headers import read_header
 from sam_engine.ops.rle import area_of, bbox_of, counts_to_runs
 from sam_engine.structures import Annotation, ImageRecord, ImageStatus
 
@@ -18,6 +19,8 @@ def record_problems(record: ImageRecord) -> Iterator[str]:
     has_masks = len(record.annotations) > 0
     if has_masks != (record.status is ImageStatus.OK):
         yield f"status is {record.status}, with {len(record.annotations)} masks"
+    if record.image is not None:
+        yield from image_problems(record, record.image)
     if (record.width is None) != (record.height is None):
         yield f"width is {record.width}, but height is {record.height}"
     if not record.status.is_failure:
@@ -29,6 +32,24 @@ def record_problems(record: ImageRecord) -> Iterator[str]:
         for index, annotation in enumerate(record.annotations):
             for problem in _annotation_problems(annotation, (record.height, record.width)):
                 yield f"mask {index}: {problem}"
+
+
+def image_problems(record: ImageRecord, data: bytes) -> Iterator[str]:
+    """Yield what is wrong with a stored image, by its header."""
+    if record.status.is_failure:
+        yield f"status is {record.status}, with a stored image"
+        return
+    try:
+        header = read_header(data)
+    except ImageError as error:
+        yield f"its stored image is none: {error}"
+        return
+    if header.format != "JPEG":
+        yield f"its stored image is {header.format}; JPEG is stored"
+    if (header.height, header.width) != (record.height, record.width):
+        yield f"its stored image is {header.width} x {header.height}, not {record.width} x {record.height}"
+    if b"Exif\x00\x00" in data[: data.find(b"\xff\xda")]:
+        yield "its stored image carries EXIF"
 
 
 def _annotation_problems(annotation: Annotation, size: tuple[int, int]) -> Iterator[str]:

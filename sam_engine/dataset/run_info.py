@@ -114,6 +114,7 @@ def deciding_settings(
     shard_size: int,
     extras: Sequence[str] = (),
     prompts_sha256: str | None = None,
+    hidden_sha256: str | None = None,
 ) -> dict[str, Any]:
     """Return what goes into the fingerprint.
 
@@ -127,9 +128,11 @@ def deciding_settings(
         shard_size: Images per shard.
         extras: Optional columns of the dataset.
         prompts_sha256: Of the table that ``amg.prompts`` names.
+        hidden_sha256: Of what stored images must not show.
     """
     prompts = {} if prompts_sha256 is None else {"amg.prompts_sha256": prompts_sha256}
     columns = {"extras": list(extras)} if extras else {}
+    stored = {"store_images": True, "privacy.sha256": hidden_sha256} if config.store_images else {}
     return {
         "schema_version": SCHEMA_VERSION,
         "model.name": config.model.name,
@@ -154,6 +157,7 @@ def deciding_settings(
         "shard_size": shard_size,
         "manifest_sha256": manifest_sha256,
         **columns,
+        **stored,
     }
 
 

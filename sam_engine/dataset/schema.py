@@ -1,6 +1,7 @@
 """A dataset on disk: the names of its files, the columns of its rows, and rows to and from `ImageRecord`."""
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -65,13 +66,18 @@ SCHEMA = pa.schema(
 )
 """One row per input image. ``docs/dataset_format.md`` explains every column."""
 
+IMAGE = "image"
+"""The column of stored images."""
+_IMAGE_TYPE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+# What `datasets` looks for: it decodes the column, as the Hub's viewer does.
+_IMAGE_METADATA = {"huggingface": json.dumps({"info": {"features": {IMAGE: {"_type": "Image"}}}})}
 OPTIONAL_COLUMNS = (
     pa.field("licence", pa.string()),
     pa.field("attribution", pa.string()),
     pa.field("source_url", pa.string()),
     pa.field("source_key", pa.string()),
     pa.field("frame_time_s", pa.float64()),
-    pa.field("image", pa.binary()),
+    pa.field(IMAGE, _IMAGE_TYPE),
     pa.field("parent_dataset", pa.string()),
     pa.field("parent_image_id", pa.int64()),
 )
@@ -82,6 +88,11 @@ EXTRAS = tuple(field.name for field in OPTIONAL_COLUMNS) + tuple(
     f"annotations.{field.name}" for field in OPTIONAL_MASK_FIELDS
 )
 """Names of all that is optional; fields of masks as ``annotations.label``."""
+
+ROW_GROUP_IMAGES = 100
+"""Images per row group: what a reader has to decompress to show one of them."""
+GROUP_IMAGE_BYTES = 2**24
+"""Of stored images in a row group; a group ends with the image that goes beyond."""
 
 SCALAR_COLUMNS = tuple(name for name in SCHEMA.names if name != "annotations")
 """Every column but the masks: a few bytes per image."""
@@ -101,7 +112,7 @@ def schema_with(extras: Collection[str] = ()) -> pa.Schema:
     for field in OPTIONAL_COLUMNS:
         if field.name in extras:
             schema = schema.append(field)
-    return schema
+    return schema.with_metadata({**SCHEMA.metadata, **_IMAGE_METADATA}) if IMAGE in extras else schema
 
 
 def extras_of(schema: pa.Schema) -> tuple[str, ...]:
@@ -173,11 +184,25 @@ def records_to_table(records: Sequence[ImageRecord], extras: Collection[str] = (
         _annotation_lists(records, image_ids, num_masks, extras),
     ]
     columns += [
-        pa.array([getattr(record, field.name) for record in records], field.type)
+        pa.array([_cell(record, field.name) for record in records], field.type)
         for field in OPTIONAL_COLUMNS
         if field.name in extras
     ]
     return pa.Table.from_arrays(columns, schema=schema_with(extras))
+
+
+def row_groups(records: Sequence[ImageRecord]) -> Iterator[list[ImageRecord]]:
+    """Yield the records in runs, a row group each; those without stored images by their number alone."""
+    group: list[ImageRecord] = []
+    num_bytes = 0
+    for record in records:
+        group.append(record)
+        num_bytes += len(record.image or b"")
+        if len(group) == ROW_GROUP_IMAGES or num_bytes > GROUP_IMAGE_BYTES:
+            yield group
+            group, num_bytes = [], 0
+    if group:
+        yield group
 
 
 def table_to_records(table: pa.Table) -> list[ImageRecord]:
@@ -258,8 +283,20 @@ def _record(row: dict[str, Any], extras: Sequence[str]) -> ImageRecord:
         sha256=row["sha256"],
         error=row["error"],
         annotations=tuple(_annotation(item) for item in row["annotations"]),
-        **{name: row[name] for name in extras},
+        **{name: _value(row[name]) for name in extras},
     )
+
+
+def _cell(record: ImageRecord, name: str) -> Any:
+    """Return what a row has in an optional column; a stored image is called by its id."""
+    if name != IMAGE or record.image is None:
+        return getattr(record, name)
+    return {"bytes": record.image, "path": f"{record.image_id:012d}.jpg"}
+
+
+def _value(cell: Any) -> Any:
+    """Return what a record has of an optional column: `_cell` backwards."""
+    return cell["bytes"] if isinstance(cell, dict) else cell
 
 
 def _annotation(item: dict[str, Any]) -> Annotation:

@@ -24,14 +24,12 @@ from sam_engine.dataset.schema import (
     display_path,
     extras_of,
     records_to_table,
+    row_groups,
 )
 from sam_engine.dataset.seal import BLANK, FILE_KEY, FOOTER_KEY, Digest, check_footer, read_digest, seal
 from sam_engine.errors import ShardError, StorageError
 from sam_engine.storage.store import Store
 from sam_engine.structures import ImageRecord, Shard
-
-ROW_GROUP_IMAGES = 100
-"""Images per row group: what a reader has to decompress to show one of them."""
 
 TEXT_COLUMNS = (
     "file_name",
@@ -42,7 +40,8 @@ TEXT_COLUMNS = (
     "attribution",
     "source_url",
     "source_key",
-    "image",
+    "image.bytes",
+    "image.path",
     "parent_dataset",
     "annotations.list.element.segmentation.counts",
     "annotations.list.element.label",
@@ -118,10 +117,7 @@ def encode_shard(
     for record in records:
         for problem in record_problems(record):
             raise ShardError(f"image {record.image_id} ({display_path(record.path)}): {problem}")
-    tables = [
-        records_to_table(records[start : start + ROW_GROUP_IMAGES], extras)
-        for start in range(0, len(records), ROW_GROUP_IMAGES)
-    ]
+    tables = [records_to_table(group, extras) for group in row_groups(records)]
     return encode_tables(
         tables,
         shard=shard,

@@ -20,6 +20,7 @@ from sam_engine.dataset.row_problems import record_problems
 from sam_engine.dataset.run_info import RunInfo
 from sam_engine.dataset.schema import (
     ANNOTATIONS_PREFIX,
+    IMAGE,
     MANIFEST,
     RUN_INFO,
     SCHEMA_VERSION,
@@ -43,6 +44,7 @@ from sam_engine.structures import ANNOTATIONS_PER_IMAGE, ImageStatus
 MAX_PROBLEMS_PER_SHARD = 20
 """Listed of one shard: one wrong file should not bury the others."""
 
+_ANNOTATED = pa.array([str(status) for status in ImageStatus if not status.is_failure])
 _STATUSES = pa.array([str(status) for status in ImageStatus])
 
 
@@ -191,10 +193,12 @@ def _shard_problems(
     except ValueError:
         parents = None  # told once, with the settings
     try:
-        for table in read_tables(dataset.store, name):
+        for table in read_tables(dataset.store, name, images=True):
             yield from _table_problems(table, start, manifest)
             if parents is not None:
                 yield from lineage_problems(table, dataset.run_info, parents)
+            if (dataset.run_info.get("settings") or {}).get("store_images"):
+                yield from _missing_images(table)
             start += len(table)
             for status in table["status"].to_pylist():
                 rows[status] += 1
@@ -238,6 +242,17 @@ def _table_problems(table: pa.Table, start: int, manifest: Manifest | None) -> I
     for record in records:
         for problem in record_problems(record):
             yield f"image {record.image_id} ({display_path(record.path)}): {problem}"
+
+
+def _missing_images(table: pa.Table) -> Iterator[str]:
+    """Yield annotated images that are not stored, where the rows do not say why."""
+    if IMAGE not in table.column_names:
+        yield f"has no column {IMAGE}; its settings say store_images"
+        return
+    is_annotated = pc.is_in(table["status"].cast(pa.string()), _ANNOTATED)
+    wanted = pc.and_(is_annotated, pc.and_(pc.is_null(table[IMAGE]), pc.is_null(table["error"])))
+    for image_id in table["image_id"].filter(wanted).to_pylist():
+        yield f"image {image_id}: is not stored, and its row does not say why"
 
 
 def _path_problems(table: pa.Table, start: int, manifest: Manifest | None) -> Iterator[str]:

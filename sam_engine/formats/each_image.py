@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-import simplejpeg
-
 from sam_engine.dataset.corrections import Correction, refuse_unknown
 from sam_engine.dataset.originals import Originals
 from sam_engine.dataset.reader import Dataset
@@ -17,9 +15,6 @@ from sam_engine.formats.source import ExportSummary, records_to_write
 from sam_engine.structures import Annotation, ImageRecord, Origin
 
 log = logging.getLogger(__name__)
-
-JPEG_QUALITY = 95
-"""Of the upright copies. Chroma is not subsampled, so that edges stay where the masks have them."""
 
 ImageToWrite = tuple[ImageRecord, list[tuple[int, Annotation]], bytes | None]
 """An annotated image, its masks with their ids, and its upright copy as JPEG where that can be had."""
@@ -92,13 +87,10 @@ class ImagesToWrite:
         if self._originals is None:
             return None
         try:
-            pixels = self._originals.pixels(record)
+            data = self._originals.jpeg(record)
         except ImageError as error:
             log.debug("image %d: %s", record.image_id, error)
             self._missing[str(error.status)] += 1
             return None
-        data: bytes = simplejpeg.encode_jpeg(
-            pixels, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444"
-        )
         self._totals["copies"] += 1
         return data

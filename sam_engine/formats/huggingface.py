@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from sam_engine.dataset.card_parts import front_matter, licences_of, terms_text
 from sam_engine.dataset.corrections import Correction
+from sam_engine.dataset.hidden import hidden_in
 from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.originals import Originals
 from sam_engine.dataset.reader import Dataset
@@ -64,7 +65,10 @@ def export_huggingface(
             with new_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
                 for rows in _groups(each.images(shards=[index])):
                     writer.write_table(pa.Table.from_pylist([_row(*row) for row in rows], schema=schema))
-        card = _card(output.name, dataset, each.summary(), blurred=bool(originals and originals.hide))
+        is_hidden = originals is not None and (
+            originals.hide or (originals.stored and hidden_in(dataset.store))
+        )
+        card = _card(output.name, dataset, each.summary(), blurred=bool(is_hidden))
         write_atomically(output / "README.md", card)
     return each.summary()
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from sam_engine.dataset.correction_log import read_corrections
 from sam_engine.dataset.corrections import Correction, apply_corrections, in_force, refuse_unknown
-from sam_engine.dataset.originals import Originals, open_originals
+from sam_engine.dataset.originals import Originals, open_images
 from sam_engine.dataset.reader import open_dataset, read_tables
 from sam_engine.dataset.row_problems import record_problems
 from sam_engine.dataset.schema import RUN_INFO, table_to_records
@@ -125,7 +125,7 @@ def open_dataset_source(path: Path, options: ReadOptions) -> DatasetSource:
     refuse_unknown(dataset, corrections)
     if corrections:
         log.info("%s: corrections of %d images are applied", path, len(corrections))
-    originals = open_originals(dataset.run_info, options.images)
+    originals = open_images(dataset, options.images)
     return DatasetSource(path=path, rows=rows, originals=originals, corrections=corrections)
 
 

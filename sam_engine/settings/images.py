@@ -11,6 +11,9 @@ SCALE_PATTERN = re.compile(
     rf"min-max|p(?P<first>\d+(?:\.\d+)?)-p(?P<last>\d+(?:\.\d+)?)|(?P<low>{_NUMBER})-(?P<high>{_NUMBER})"
 )
 
+MAX_STORED_SIDE = 65_500
+"""Of an image that is stored, in pixels: JPEG holds no longer ones."""
+
 
 def _is_scale(text: str) -> bool:
     """Return whether this is a value of ``decode.scale``, lower end first."""

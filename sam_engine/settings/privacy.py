@@ -9,7 +9,7 @@ BLURS = ("none", "boxes", "faces")
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyConfig:
-    """What pictures that a dataset holds, its previews, must not show. Sources are never changed."""
+    """What pictures that a dataset holds or is shown with must not show. Sources are never changed."""
 
     blur: str = "none"
     """none; boxes: what a table says; faces: those that a detector finds (extra ``faces``)."""

@@ -12,13 +12,14 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from sam_engine.config import PrivacyConfig
 from sam_engine.dataset.places import Places
 from sam_engine.dataset.reader import Dataset
 from sam_engine.dataset.schema import SUCCESS, annotation_id, display_path
 from sam_engine.errors import ImageError, SamEngineError
 from sam_engine.structures import Annotation, ImageRecord, ImageStatus
 from sam_engine.web.listing import ORDERS, Listing, Query
-from sam_engine.web.pictures import Pictures
+from sam_engine.web.pictures import NOTHING_MORE, Pictures
 
 STATIC = Path(__file__).parent / "static"
 MAX_PAGE = 200
@@ -28,17 +29,23 @@ MAX_PAGE = 200
 class Viewer:
     """What the routes answer from. Its methods run in threads, several at once."""
 
-    def __init__(self, dataset: Dataset, *, images: str | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset, *, images: str | None = None, privacy: PrivacyConfig = NOTHING_MORE
+    ) -> None:
         """Take a dataset, which may still be growing.
 
         Args:
             dataset: To show.
             images: Where its input is now, if it has moved.
+            privacy: What pictures must not show, besides what the dataset hides.
+
+        Raises:
+            ConfigError, ShardError: As `Pictures`.
         """
         self.dataset = dataset
         self.places = Places(dataset)
         self.listing = Listing(dataset, self.places)
-        self.pictures = Pictures(dataset, images)
+        self.pictures = Pictures(dataset, images, privacy)
 
     def about(self) -> dict[str, Any]:
         """Return what the head of every page says."""
@@ -56,6 +63,7 @@ class Viewer:
             "is_read": self.listing.is_whole(),
             "problems": list(progress.problems),
             "statuses": self.listing.statuses(),
+            "blurred": list(self.pictures.blurred),
         }
 
     def images(self, query: Query, offset: int, limit: int) -> dict[str, Any]:
@@ -145,11 +153,12 @@ def make_app(viewer: Viewer) -> Starlette:
         return await _json(lambda: viewer.image(request.path_params["image_id"]))
 
     async def pixels(request: Request) -> Response:
-        return await _jpeg(lambda: viewer.pictures.full(viewer.record(request.path_params["image_id"])))
+        image_id = request.path_params["image_id"]
+        return await _jpeg(viewer, lambda: viewer.pictures.full(viewer.record(image_id)))
 
     async def thumbnail(request: Request) -> Response:
         image_id, masks = request.path_params["image_id"], request.query_params.get("masks") != "0"
-        return await _jpeg(lambda: viewer.pictures.thumbnail(viewer.record(image_id), masks=masks))
+        return await _jpeg(viewer, lambda: viewer.pictures.thumbnail(viewer.record(image_id), masks=masks))
 
     async def statistics(_: Request) -> Response:
         return await _json(viewer.statistics)
@@ -174,12 +183,19 @@ async def _json(answer: Callable[[], dict[str, Any]]) -> Response:
     return JSONResponse(await run_in_threadpool(answer))
 
 
-async def _jpeg(answer: Callable[[], bytes]) -> Response:
+async def _jpeg(viewer: Viewer, answer: Callable[[], bytes]) -> Response:
+    """Answer with a picture, and say in its headers what is hidden in it.
+
+    Browsers keep it for as long as the cookie is the same: not over a new start, which may hide more.
+    """
     try:
         data = await run_in_threadpool(answer)
     except ImageError as error:
         raise HTTPException(404, f"{error.status}: {error}") from error
-    return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+    headers = {"Cache-Control": "private, max-age=3600", "Vary": "Cookie"}
+    if viewer.pictures.blurred:
+        headers["Sam-Engine-Blurred"] = ", ".join(viewer.pictures.blurred)
+    return Response(data, media_type="image/jpeg", headers=headers)
 
 
 async def _failed(_: Request, error: Exception) -> Response:

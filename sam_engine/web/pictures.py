@@ -8,6 +8,7 @@ import io
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 
 import cv2
@@ -15,18 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sam_engine.dataset.manifest import Manifest
-from sam_engine.dataset.merged_inputs import open_run_input
-from sam_engine.dataset.originals import Originals
+from sam_engine.config import PrivacyConfig
+from sam_engine.dataset.hidden import HIDDEN, Hidden, hidden_in, hidden_in_all
+from sam_engine.dataset.originals import Originals, images_as_listed
 from sam_engine.dataset.previews import draw_masks
 from sam_engine.dataset.reader import Dataset
-from sam_engine.dataset.schema import MANIFEST
 from sam_engine.errors import ImageError, SamEngineError
+from sam_engine.privacy.open import Blur, kept_blur, open_blur
 from sam_engine.structures import ImageRecord, ImageStatus
 
 JPEG_QUALITY = 90
 THUMBNAIL_SIDE = 320
 """Longer side of a thumbnail, in pixels."""
+NOTHING_MORE = PrivacyConfig()
 CACHED_BYTES = 64 * 2**20
 """Of JPEGs kept at once."""
 
@@ -34,15 +36,27 @@ CACHED_BYTES = 64 * 2**20
 class Pictures:
     """JPEGs of a dataset's images. Safe to use from several threads."""
 
-    def __init__(self, dataset: Dataset, images: str | None = None) -> None:
-        """Note where the images are; nothing is opened before the first picture.
+    def __init__(
+        self, dataset: Dataset, images: str | None = None, privacy: PrivacyConfig = NOTHING_MORE
+    ) -> None:
+        """Note where the images are; none is opened before the first picture.
 
         Args:
-            dataset: Whose images.
+            dataset: Whose images. What it hides stays hidden.
             images: Where its input is now, if it has moved: whatever ``input=`` takes.
+            privacy: What is hidden besides.
+
+        Raises:
+            ConfigError: The table of boxes or the detector of faces is missing or wrong.
+            ShardError: What the dataset hides cannot be read.
         """
         self._dataset = dataset
         self._images = images
+        self._kept = hidden_in(dataset.store)
+        more = open_blur(privacy)
+        asked = None if more is None else Hidden(faces=more.finds_faces, boxes=more.boxes)
+        self._of_source = _blur(hidden_in_all([(b"", self._kept), (b"", asked)]))
+        self._of_stored = more
         self._cache: OrderedDict[tuple[int, str], bytes] = OrderedDict()
         self._cached_bytes = 0
         self._lock = threading.Lock()
@@ -50,10 +64,18 @@ class Pictures:
 
     @cached_property
     def _originals(self) -> Originals:
-        """The input, found by the manifest of the dataset: nothing is listed anew."""
-        run_info = self._dataset.run_info
-        manifest = Manifest.from_bytes(self._dataset.store.read(MANIFEST))
-        return Originals(open_run_input(run_info, self._images), manifest.by_path(), run_info)
+        """Nothing is listed anew. What the dataset holds, it holds without what it hides."""
+        found = images_as_listed(self._dataset, self._images)
+        holds_hidden = found.stored is not None and self._kept is not None
+        return replace(found, hide=self._of_stored if holds_hidden else self._of_source)
+
+    @property
+    def blurred(self) -> tuple[str, ...]:
+        """What pictures do not show: ``faces``, ``boxes``."""
+        blur = self._of_source
+        if blur is None:
+            return ()
+        return tuple(name for name, is_on in (("faces", blur.finds_faces), ("boxes", blur.boxes)) if is_on)
 
     def full(self, record: ImageRecord) -> bytes:
         """Return an image in all its pixels.
@@ -95,6 +117,11 @@ class Pictures:
             while self._cached_bytes > CACHED_BYTES and len(self._cache) > 1:
                 self._cached_bytes -= len(self._cache.popitem(last=False)[1])
         return data
+
+
+def _blur(hidden: Hidden | None) -> Blur | None:
+    """Return what hides it."""
+    return None if hidden is None else kept_blur(faces=hidden.faces, boxes=hidden.boxes, name=HIDDEN)
 
 
 def _shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from sam_engine.dataset.row_problems import record_problems
-from sam_engine.dataset.schema import records_to_table, table_to_records
+from sam_engine.dataset.schema import ROW_GROUP_IMAGES, records_to_table, table_to_records
 from sam_engine.dataset.shards import (
-    ROW_GROUP_IMAGES,
     committed_shards,
     encode_shard,
     open_shard,

@@ -105,10 +105,14 @@ def write_dataset(
     input_root: str = "photos",
     settings: Mapping[str, Any] | None = None,
     extras: Sequence[str] = (),
+    files: Sequence[InputFile] | None = None,
 ) -> LocalStore:
-    """Write a finished dataset as a run does. The records must be in order of their paths."""
+    """Write a finished dataset as a run does. The records must be in order of their paths.
+
+    ``files`` are those of the input, for who reads it by the manifest.
+    """
     store = LocalStore(root)
-    manifest = build_manifest(InputFile(path=r.path, size=1, mtime_ns=0) for r in records)
+    manifest = build_manifest(files or [InputFile(path=r.path, size=1, mtime_ns=0) for r in records])
     assert [entry.path for entry in manifest.entries(0, len(records))] == [r.path for r in records]
     info = RunInfo(
         settings={

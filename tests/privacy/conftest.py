@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam_engine.inputs.open import open_input
+from sam_engine.inputs.source import ListingRules
 from tests.helpers.dataset_builder import image, rectangle_mask, write_dataset
 
 FACE_XYWH = (181.0, 58.0, 89.0, 120.0)
@@ -43,5 +45,7 @@ def dataset(tmp_path, astronaut):
         hashlib.sha256((tmp_path / "photos" / name).read_bytes()).hexdigest() for name in ("a.jpg", "b.png")
     ]
     records = [replace(record, sha256=digest) for record, digest in zip(records, digests, strict=True)]
-    write_dataset(tmp_path / "out", records, input_root=str(tmp_path / "photos"))
+    photos = str(tmp_path / "photos")
+    files = open_input(photos, ListingRules()).list_files()
+    write_dataset(tmp_path / "out", records, input_root=photos, files=files)
     return tmp_path / "out"

@@ -24,8 +24,8 @@ import pyarrow as pa
 from sam_engine.__main__ import called
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.run_info import RunInfo
-from sam_engine.dataset.schema import RUN_INFO, records_to_table
-from sam_engine.dataset.shards import ROW_GROUP_IMAGES, encode_tables, shard_name
+from sam_engine.dataset.schema import ROW_GROUP_IMAGES, RUN_INFO, records_to_table
+from sam_engine.dataset.shards import encode_tables, shard_name
 from sam_engine.errors import ConfigError
 from sam_engine.ops.rle import area_of, bbox_of, mask_to_runs, runs_to_counts
 from sam_engine.storage.local import LocalStore

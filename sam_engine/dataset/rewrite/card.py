@@ -13,7 +13,14 @@ from sam_engine.dataset.shards import ShardSummary
 CARD = "README.md"
 
 
-def derived_card(where: str, info: RunInfo, manifest: Manifest, summaries: Iterable[ShardSummary]) -> bytes:
+def derived_card(
+    where: str,
+    info: RunInfo,
+    manifest: Manifest,
+    summaries: Iterable[ShardSummary],
+    *,
+    is_blurred: bool = False,
+) -> bytes:
     """Return the card.
 
     Args:
@@ -21,6 +28,7 @@ def derived_card(where: str, info: RunInfo, manifest: Manifest, summaries: Itera
         info: Of the dataset.
         manifest: Of its images.
         summaries: Of its shards.
+        is_blurred: Images that it holds, or that are shown of it, do not show everything.
     """
     licences = licences_of(manifest)
     statuses: Counter[str] = Counter()
@@ -53,6 +61,6 @@ Fingerprint: `{info.fingerprint}`.
 
 ## Licence and privacy
 
-{terms_text(licences, manifest)}
+{terms_text(licences, manifest, blurred=is_blurred)}
 """
     return text.encode(errors="backslashreplace")

@@ -104,7 +104,7 @@ class RecordReader:
             if image_id < first + num_rows:
                 break
             first += num_rows
-        self._first, self._group = first, self._places.rows(place, first - place.start, num_rows)
+        self._first, self._group = first, self._places.rows(place, first - place.start, num_rows, images=True)
 
 
 def open_parent(path: str | Path, *, corrections: bool = True) -> Parent:

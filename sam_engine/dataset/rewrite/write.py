@@ -13,15 +13,23 @@ from numpy.typing import NDArray
 
 from sam_engine.dataset.begin import begun, refuse_foreign
 from sam_engine.dataset.correction_log import CORRECTIONS_FOLDER, to_line
+from sam_engine.dataset.hidden import hidden_in, hidden_in_all, keep_hidden
 from sam_engine.dataset.lineage_problems import LINEAGE
-from sam_engine.dataset.manifest import ORIGIN_COLUMNS, SCHEMA, Manifest, cut_shards, default_shard_size
+from sam_engine.dataset.manifest import (
+    ORIGIN_COLUMNS,
+    SCHEMA,
+    Manifest,
+    cut_shards,
+    default_shard_size,
+    stored_shard_size,
+)
 from sam_engine.dataset.merged_inputs import inputs_of
 from sam_engine.dataset.rewrite.card import CARD, derived_card
 from sam_engine.dataset.rewrite.lineage import Descent
 from sam_engine.dataset.rewrite.parents import Parent, RecordReader
 from sam_engine.dataset.rewrite.rules import KEEP_ALL, Rules
 from sam_engine.dataset.run_info import RunInfo, library_versions
-from sam_engine.dataset.schema import EXTRAS, MANIFEST, RUN_INFO, SCHEMA_VERSION, SUCCESS
+from sam_engine.dataset.schema import EXTRAS, IMAGE, MANIFEST, RUN_INFO, SCHEMA_VERSION, SUCCESS
 from sam_engine.dataset.shards import committed_shards, publish_shard, shard_sha256, success_json
 from sam_engine.errors import ConfigError, FingerprintError, InputError
 from sam_engine.storage.local import open_store
@@ -110,12 +118,12 @@ def derive(
 def _plan(sources: Sequence[Source], operation: Mapping[str, Any], rules: Rules) -> _Plan:
     """Freeze the images and the settings of a derived dataset."""
     manifest, source_of, parent_ids = _manifest(sources)
-    shard_size = default_shard_size(len(manifest))
-    shards = cut_shards(len(manifest), shard_size)
     parents = [source.parent for source in sources]
     found = set(LINEAGE).union(*(parent.dataset.extras for parent in parents), manifest.extras)
     if any(parent.gives_labels for parent in parents):
         found.add("annotations.label")
+    shard_size = (stored_shard_size if IMAGE in found else default_shard_size)(len(manifest))
+    shards = cut_shards(len(manifest), shard_size)
     shared = _shared_settings(parents)
     settings = {
         "schema_version": SCHEMA_VERSION,
@@ -153,6 +161,9 @@ def _write(store: Store, plan: _Plan) -> Derived:
     there = begun(store)
     if there is None:
         store.replace(MANIFEST, plan.manifest.to_bytes())
+        parts = [(source.folder, hidden_in(source.parent.dataset.store)) for source in plan.sources]
+        if (hidden := hidden_in_all(parts)) is not None:
+            keep_hidden(store, hidden)
         store.replace(RUN_INFO, info.to_json())
     elif there.fingerprint != info.fingerprint:
         keys = {**there.settings, **info.settings}
@@ -190,7 +201,14 @@ def _write(store: Store, plan: _Plan) -> Derived:
     if not store.list(SUCCESS):
         if carried:
             store.replace(CARRIED, carried)
-        store.replace(CARD, derived_card(store.describe(), info, plan.manifest, committed.values()))
+        card = derived_card(
+            store.describe(),
+            info,
+            plan.manifest,
+            committed.values(),
+            is_blurred=hidden_in(store) is not None,
+        )
+        store.replace(CARD, card)
         digests = {index: shard_sha256(store, index) for index in committed}
         store.replace(SUCCESS, success_json(committed, digests, fingerprint=info.fingerprint))
     datasets = [source.parent.dataset for source in plan.sources]

@@ -31,6 +31,7 @@ async function tell() {
   try {
     const about = await ask("/api/about");
     const parts = [about.name, about.model, `${count(about.num_images)} images`, `${count(about.num_masks)} masks`];
+    if (about.blurred.length) parts.push(`${about.blurred.join(" and ")} blurred`);
     if (!about.is_read) parts.push(`reading ${count(about.num_read)} of ${count(about.num_shards)} shards`);
     if (!about.is_finished) parts.push("being made");
     if (about.problems.length) parts.push(`${about.problems.length} shards cannot be read`);
