@@ -17,13 +17,14 @@ READS_A_TSV = """
 import base64, pickle
 from sam_engine.config import DecodeConfig
 from sam_engine.inputs.open import open_input
+from sam_engine.inputs.source import sorted_files
 from sam_engine.structures import ManifestEntry
 
 with open("photos.tsv", "wb") as file:
     for name, data in ((b"b/2.png", b"second"), (b"1.jpg", b"first"), (b"notes.txt", b"no image")):
         file.write(name + b"\\t" + base64.b64encode(data) + b"\\n")
 source = pickle.loads(pickle.dumps(open_input("photos.tsv")))
-files = source.list_files()
+files = sorted_files(source)
 entry = ManifestEntry(image_id=1, path=files[1].path, size=files[1].size, mtime_ns=files[1].mtime_ns)
 assert [file.path for file in files] == [b"1.jpg", b"b/2.png"]
 assert source.read(entry, DecodeConfig()) == b"second"

@@ -40,10 +40,6 @@ class MergedInput:
             for file in part.iter_files(account):
                 yield dataclasses.replace(file, path=prefix.encode() + b"/" + file.path)
 
-    def list_files(self) -> list[InputFile]:
-        """Return every image, sorted bytewise by path."""
-        return sorted(self.iter_files(), key=lambda file: file.path)
-
     def read(self, entry: ManifestEntry, config: DecodeConfig) -> bytes:
         """Return one image's bytes, from the input that its path names."""
         for prefix, part in self.parts.items():

@@ -28,7 +28,14 @@ from sam_engine.formats.source import (
 )
 from sam_engine.images.decode import decode_image
 from sam_engine.inputs.open import open_input
-from sam_engine.inputs.source import Account, EmptyInputError, InputFile, InputSource, ListingRules
+from sam_engine.inputs.source import (
+    Account,
+    EmptyInputError,
+    InputFile,
+    InputSource,
+    ListingRules,
+    sorted_files,
+)
 from sam_engine.inputs.tar import TarInput
 from sam_engine.structures import Annotation, ImageRecord, ManifestEntry
 
@@ -109,7 +116,7 @@ def open_sa1b_source(path: Path, options: ReadOptions) -> Sa1bSource:
             f"{path} holds its images itself; data.images must be null for it, got {options.images!r}"
         )
     try:
-        found = files.iter_files(Account()) if isinstance(files, TarInput) else files.list_files()
+        found = files.iter_files(Account()) if isinstance(files, TarInput) else sorted_files(files)
         listing = {file.path: file for file in found}
     except EmptyInputError:
         listing = {}

@@ -122,10 +122,6 @@ class ManyInput:
             kinds = "tars, zips, Parquet files or videos"
             raise EmptyInputError(f"no images in the {len(found)} {kinds} below {self.root!r}")
 
-    def list_files(self) -> list[InputFile]:
-        """Return every image, sorted bytewise by path."""
-        return sorted(self.iter_files(), key=lambda file: file.path)
-
     def read(self, entry: ManifestEntry, config: DecodeConfig) -> bytes:
         """Return one image's bytes, from its file or from the container that it lies in."""
         if match := _IN_ARCHIVE.fullmatch(entry.path):

@@ -76,10 +76,6 @@ class ParquetInput:
             for row, origin in zip(range(num_rows), origins, strict=False):
                 yield InputFile(path=prefix + b"%09d" % row, size=0, mtime_ns=mtime_ns, origin=origin)
 
-    def list_files(self) -> list[InputFile]:
-        """Return one image a row, which is also their order by path."""
-        return sorted(self.iter_files(), key=lambda file: file.path)
-
     def read(self, entry: ManifestEntry, config: DecodeConfig) -> bytes:
         """Return one row's bytes."""
         mtime_ns = container_mtime_ns(self.root)

@@ -134,10 +134,6 @@ class InputSource(Protocol):
         """
         ...
 
-    def list_files(self) -> list[InputFile]:
-        """Return every image, sorted bytewise by path. Raises as `iter_files` does."""
-        ...
-
     def read(self, entry: ManifestEntry, config: DecodeConfig) -> bytes:
         """Return the bytes of one image, read once.
 
@@ -145,6 +141,11 @@ class InputSource(Protocol):
             ImageError: VANISHED, CHANGED, UNREADABLE or TOO_LARGE.
         """
         ...
+
+
+def sorted_files(source: InputSource) -> list[InputFile]:
+    """Return every image of an input, sorted bytewise by path. Raises as its ``iter_files`` does."""
+    return sorted(source.iter_files(), key=lambda file: file.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,10 +162,6 @@ class FileInput:
     def iter_files(self, account: Account | None = None) -> Iterator[InputFile]:
         """Yield every image once, in no particular order."""
         return listed(self.walk, self.if_empty, account)
-
-    def list_files(self) -> list[InputFile]:
-        """Return every image, sorted bytewise by path."""
-        return sorted(self.iter_files(), key=lambda file: file.path)
 
     def read(self, entry: ManifestEntry, config: DecodeConfig) -> bytes:
         """Return the file's bytes."""
@@ -250,6 +247,11 @@ def why_left_out(name: bytes, suffixes: tuple[str, ...]) -> str | None:
         return None
     kind = suffix if suffix.isascii() and suffix.isprintable() and len(suffix) <= 12 else "of odd suffixes"
     return f"other files ({kind or 'no suffix'})"
+
+
+def no_images_in(container: str, suffixes: Iterable[str]) -> str:
+    """Return what to say of a container without images."""
+    return f"no images in {container!r}: {looked_for(suffixes)}"
 
 
 def looked_for(suffixes: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ from sam_engine.inputs.source import (
     ListingRules,
     container_mtime_ns,
     listed,
-    looked_for,
+    no_images_in,
     refuse_large,
     refuse_raw,
     unreadable,
@@ -63,12 +63,7 @@ class TarInput:
 
     def iter_files(self, account: Account | None = None) -> Iterator[InputFile]:
         """Yield every image member once, in the order of the tar."""
-        if_empty = f"no images in {self.root!r}: {looked_for(self.rules.suffixes)}"
-        return listed(self._walk, if_empty, account)
-
-    def list_files(self) -> list[InputFile]:
-        """Return every image member, sorted bytewise by path."""
-        return sorted(self.iter_files(), key=lambda file: file.path)
+        return listed(self._walk, no_images_in(self.root, self.rules.suffixes), account)
 
     def read(self, entry: ManifestEntry, config: DecodeConfig) -> bytes:
         """Return one member's bytes."""

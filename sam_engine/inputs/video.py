@@ -59,10 +59,6 @@ class VideoInput:
             origin = Origin(frame_time_s=times[frame])
             yield InputFile(path=prefix + b"%06d" % frame, size=0, mtime_ns=mtime_ns, origin=origin)
 
-    def list_files(self) -> list[InputFile]:
-        """Return one image a frame, sorted bytewise by path."""
-        return sorted(self.iter_files(), key=lambda file: file.path)
-
     def read(self, entry: ManifestEntry, config: DecodeConfig) -> bytes:
         """Return one frame as a PNG file."""
         mtime_ns = container_mtime_ns(self.root)

@@ -17,6 +17,7 @@ from sam_engine.formats.coco_export import export_coco
 from sam_engine.formats.sa1b import export_sa1b
 from sam_engine.inputs import unpack
 from sam_engine.inputs.open import open_input
+from sam_engine.inputs.source import sorted_files
 from tests.corpus.image_corpus import cases, encode, photo
 from tests.helpers import fakes
 from tests.helpers.dataset_builder import image, rectangle_mask, write_dataset
@@ -139,7 +140,7 @@ def test_huge_tar_member_is_refused(tmp_path):
     (tmp_path / "in.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
 
     with pytest.raises(InputError, match=r"cut short|not a readable"):
-        open_input(str(tmp_path / "in.tar")).list_files()
+        sorted_files(open_input(str(tmp_path / "in.tar")))
 
 
 @pytest.mark.parametrize("name", ["in.zip", "in.tar.gz", "in.tgz", "in.tar.xz"])
@@ -148,7 +149,7 @@ def test_garbage_under_an_archives_name_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(100))
 
     with pytest.raises(InputError, match=f"{name}' is not a readable zip"):
-        open_input(str(tmp_path / name)).list_files()
+        sorted_files(open_input(str(tmp_path / name)))
 
 
 def test_a_gzip_bomb_is_refused(tmp_path, monkeypatch):
@@ -158,7 +159,7 @@ def test_a_gzip_bomb_is_refused(tmp_path, monkeypatch):
     (tmp_path / "x.tar").write_bytes(gzip.compress(bytes(2**24)))
 
     with pytest.raises(InputError, match="images do not compress so well"):
-        open_input(str(tmp_path / "x.tar")).list_files()
+        sorted_files(open_input(str(tmp_path / "x.tar")))
     assert not list((tmp_path / "cache").rglob("*.tar*"))
 
 
@@ -168,4 +169,4 @@ def test_lists_name_paths_only(tmp_path, line):
     (tmp_path / "list.txt").write_bytes(line.encode() + b"\n")
 
     with pytest.raises(InputError, match="is not a path"):
-        open_input(str(tmp_path / "list.txt")).list_files()
+        sorted_files(open_input(str(tmp_path / "list.txt")))

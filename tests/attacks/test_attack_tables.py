@@ -26,7 +26,12 @@ from tests.helpers.dataset_builder import annotation, image, rectangle_mask, wri
 
 BYTES = 2**30
 NAIVE = "import sys, pyarrow.parquet as pq; pq.read_table(sys.argv[1])"
-LIST = "import sys; from sam_engine.inputs.open import open_input; open_input(sys.argv[1]).list_files()"
+LIST = """
+import sys
+from sam_engine.inputs.open import open_input
+from sam_engine.inputs.source import sorted_files
+sorted_files(open_input(sys.argv[1]))
+"""
 READ = """
 import sys
 from sam_engine.config import DecodeConfig

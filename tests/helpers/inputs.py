@@ -9,7 +9,7 @@ from sam_engine.config import DecodeConfig
 from sam_engine.dataset.manifest import build_manifest
 from sam_engine.errors import ImageError, InputError
 from sam_engine.inputs.open import open_input
-from sam_engine.inputs.source import InputSource
+from sam_engine.inputs.source import InputSource, sorted_files
 from sam_engine.structures import ImageStatus, ManifestEntry
 
 
@@ -26,7 +26,7 @@ def read_status(source: InputSource, entry: ManifestEntry) -> ImageStatus:
 
 def refusal(path: Path | str) -> str:
     with pytest.raises(InputError) as caught:
-        open_input(str(path)).list_files()
+        sorted_files(open_input(str(path)))
     return str(caught.value)
 
 
@@ -41,7 +41,7 @@ def put(folder: Path, *names: bytes | str, data: bytes = b"image") -> None:
 
 def listed(spec: Path | str) -> list[bytes]:
     """Return the paths that an input lists."""
-    return [file.path for file in open_input(str(spec)).list_files()]
+    return [file.path for file in sorted_files(open_input(str(spec)))]
 
 
 def read_failure(source: InputSource, entry: ManifestEntry, **settings: object) -> ImageError:

@@ -11,7 +11,7 @@ from sam_engine.errors import InputError
 from sam_engine.images.decode import decode_image
 from sam_engine.inputs import folder as inputs
 from sam_engine.inputs.open import open_input
-from sam_engine.inputs.source import Account
+from sam_engine.inputs.source import Account, sorted_files
 from sam_engine.structures import ImageStatus
 from tests.helpers.inputs import entries, listed, put, read_failure, refusal
 
@@ -80,7 +80,7 @@ def test_odd_folders_simply_work(tmp_path, name):
     put(tmp_path, os.path.join(name, "a.jpg"))
     source = open_input(str(tmp_path / name))
 
-    assert source.list_files()[0].path == b"a.jpg"
+    assert sorted_files(source)[0].path == b"a.jpg"
     assert source.name.isprintable()
 
 
@@ -88,7 +88,7 @@ def test_size_and_time_are_listed(tmp_path):
     """The listing holds what later tells whether a file has changed."""
     put(tmp_path, "a.jpg", data=b"12345")
     os.utime(tmp_path / "a.jpg", ns=(1, 123_456_789))
-    (file,) = open_input(str(tmp_path)).list_files()
+    (file,) = sorted_files(open_input(str(tmp_path)))
 
     assert (file.size, file.mtime_ns) == (5, 123_456_789)
 

@@ -9,12 +9,13 @@ import pytest
 
 from sam_engine.errors import InputError
 from sam_engine.inputs.open import open_input
+from sam_engine.inputs.source import sorted_files
 from sam_engine.inputs.tar import webdataset_key
 from sam_engine.structures import UNKNOWN_ORIGIN, Origin
 
 
 def origins(path):
-    return [file.origin for file in open_input(str(path)).list_files()]
+    return [file.origin for file in sorted_files(open_input(str(path)))]
 
 
 def parquet(file, **columns):
@@ -97,7 +98,7 @@ def test_a_list_may_have_columns(tmp_path):
     """A CSV with a header; names of digits stay what they are, and paths are relative to the list."""
     (tmp_path / "007").write_bytes(b"x")
     (tmp_path / "list.csv").write_text('file_name,url,license\n007,https://x/7,"CC BY 4.0"\n008,,\n')
-    files = open_input(str(tmp_path / "list.csv")).list_files()
+    files = sorted_files(open_input(str(tmp_path / "list.csv")))
 
     assert [(file.path, file.size) for file in files] == [(b"007", 1), (b"008", 0)]
     assert [file.origin for file in files] == [

@@ -9,7 +9,7 @@ import pytest
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import InputError
 from sam_engine.inputs.open import open_input
-from sam_engine.inputs.source import ListingRules
+from sam_engine.inputs.source import ListingRules, sorted_files
 from sam_engine.structures import ImageStatus
 from tests.helpers.inputs import entries, read_status, refusal
 
@@ -73,7 +73,7 @@ def test_paths_of_any_arrow_type_are_files(tmp_path, kind):
     values = plain.dictionary_encode() if kind == "dictionary" else plain.cast(getattr(pa, kind)())
     pq.write_table(pa.table({"path": values}), tmp_path / "x.parquet")
 
-    assert [file.path for file in open_input(str(tmp_path / "x.parquet")).list_files()] == [
+    assert [file.path for file in sorted_files(open_input(str(tmp_path / "x.parquet")))] == [
         b"b.jpg",
         "ä.jpg".encode(),
     ]

@@ -14,7 +14,7 @@ from sam_engine.dataset.schema import RUN_INFO
 from sam_engine.dataset.shards import shard_name
 from sam_engine.errors import ConfigError, FingerprintError, InputError
 from sam_engine.inputs.open import open_input
-from sam_engine.inputs.source import ListingRules
+from sam_engine.inputs.source import ListingRules, sorted_files
 from sam_engine.inputs.video import chosen_frames
 from tests.helpers import fakes
 
@@ -28,7 +28,7 @@ def video_of(path, *, frames=12, rate_hz=10, fourcc="MJPG"):
 
 
 def listed(path, **video):
-    files = open_input(str(path), ListingRules(video=VideoConfig(**video))).list_files()
+    files = sorted_files(open_input(str(path), ListingRules(video=VideoConfig(**video))))
     return [(int(file.path.rpartition(b"#")[2]), file.origin.frame_time_s) for file in files]
 
 
