@@ -1,26 +1,32 @@
 """Who works on which shard, and what to do when that goes wrong. No Ray, no torch: rules only.
 
-A shard is leased to one worker at a time. After a first failure it is done *carefully*: one image at a time,
-each named before it is touched, so that a second death has a name. An image that was in hand at two failures
-of which the cause is certain to be it becomes a row that says so; its neighbours are kept.
+A shard is leased to one worker at a time. When none is left that nobody has, a worker without work begins the
+one that would be done last anew; the first to publish wins, which exclusive creation makes safe.
+
+After a first failure a shard is done *carefully*: one image at a time, each named before it is touched, so
+that a second death has a name. An image that was in hand at two failures of which the cause is certain to be
+it becomes a row that says so; its neighbours are kept.
 
 What fails may be the machine instead. So a worker that follows a failed one has to show that it works before
 it gets a lease (`ShardWorker.probe`), and when one after another fails without finishing a single image, the
 run stops: otherwise a broken driver would turn a whole dataset into rows that blame the images.
 """
 
+import statistics
+import time
 from collections import Counter, deque
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sam_engine.config import ExecutorConfig
-from sam_engine.errors import ConfigError, WorkerError
+from sam_engine.errors import WorkerError
 from sam_engine.structures import ImageStatus, Shard, ShardProgress, ShardReport
 
 MAX_BARREN_FAILURES = 20
 """Failures in a row, over all shards, before which the worker finished no image; then the run stops. An image
 is condemned by two, so ten bad ones may follow each other."""
+NUM_PACES = 101
+"""Shards done last whose seconds an image are taken for those of the next."""
 
 Event = ShardProgress | ShardReport
 """What is heard of a worker."""
@@ -75,13 +81,28 @@ class _History:
     verdicts: dict[int, Verdict] = field(default_factory=dict)
 
 
-class ShardQueue:
-    """Shards that nobody works on, in order; those that failed come first."""
+@dataclass(slots=True)
+class _Held:
+    """A lease that is out."""
 
-    def __init__(self, shards: Iterable[Shard], max_attempts: int) -> None:
+    lease: Lease
+    since: float
+    num_done: int = 0
+    """Images, as far as was heard."""
+
+
+class ShardQueue:
+    """Shards that nobody works on, in order; those that failed come first. And those that are worked on."""
+
+    def __init__(
+        self, shards: Iterable[Shard], max_attempts: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Take the open shards. One that fails ``max_attempts`` times without a verdict is given up."""
         self._waiting = deque(shards)
         self._max_attempts = max_attempts
+        self._clock = clock
+        self._held: dict[int, list[_Held]] = {}
+        self._paces: deque[float] = deque(maxlen=NUM_PACES)
         self._histories: dict[int, _History] = {}
         self._num_leases = 0
         self._barren_failures = 0
@@ -89,20 +110,46 @@ class ShardQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def lease(self) -> Lease:
-        """Take out the next shard."""
-        shard = self._waiting.popleft()
+    def lease(self) -> Lease | None:
+        """Take out the next shard; when none is left, one that another worker has and is late with.
+
+        Returns:
+            None if nobody is late.
+        """
+        shard = self._waiting.popleft() if self._waiting else self._late()
+        if shard is None:
+            return None
         self._num_leases += 1
         history = self._histories.get(shard.index)
-        if history is None:
-            return Lease(shard=shard, number=self._num_leases)
-        return Lease(shard=shard, number=self._num_leases, careful=True, verdicts=dict(history.verdicts))
+        lease = Lease(
+            shard=shard,
+            number=self._num_leases,
+            careful=history is not None,
+            verdicts={} if history is None else dict(history.verdicts),
+        )
+        self._held.setdefault(shard.index, []).append(_Held(lease, self._clock()))
+        return lease
+
+    def heard(self, lease: Lease, progress: ShardProgress) -> None:
+        """Take note of how far a worker is, by which it is judged late."""
+        for held in self._held.get(lease.shard.index, ()):
+            if held.lease.number == lease.number:
+                held.num_done = progress.num_done
 
     def done(self, lease: Lease) -> None:
-        """Take note that a shard was published."""
-        self._histories.pop(lease.shard.index, None)
-        if len(lease.verdicts) < lease.shard.num_images:
+        """Take note that a shard was published: whoever else has it may stop."""
+        shard = lease.shard
+        for held in self._held.pop(shard.index, ()):
+            if held.lease.number == lease.number:
+                self._paces.append((self._clock() - held.since) / shard.num_images)
+        self._histories.pop(shard.index, None)
+        if len(lease.verdicts) < shard.num_images:
             self._barren_failures = 0
+
+    def give_back(self, lease: Lease) -> None:
+        """Put a shard back that was lost with its machine: pre-empted, which is nobody's fault."""
+        if not self._is_held_after(lease):
+            self._waiting.appendleft(lease.shard)
 
     def fail(
         self,
@@ -113,7 +160,7 @@ class ShardQueue:
         certain: bool,
         status: ImageStatus = ImageStatus.WORKER_CRASH,
     ) -> ShardReport | None:
-        """Take note of a failure: the shard is put back, or given up.
+        """Take note of a failure: the shard is put back unless another worker has it, or given up.
 
         Args:
             lease: What failed.
@@ -140,10 +187,40 @@ class ShardQueue:
             if history.suspicions[suspect] > 1:
                 history.verdicts[suspect] = Verdict(status=status, reason=reason)
                 history.num_failures = 0
+        if self._is_held_after(lease):
+            return None
         if history.num_failures >= self._max_attempts:
             return ShardReport(shard=shard, error=f"{reason} (after {self._max_attempts} attempts)")
         self._waiting.appendleft(shard)
         return None
+
+    def _is_held_after(self, lease: Lease) -> bool:
+        """Drop a lease; return whether another worker has its shard."""
+        held = [each for each in self._held.pop(lease.shard.index, ()) if each.lease.number != lease.number]
+        if held:
+            self._held[lease.shard.index] = held
+        return bool(held)
+
+    def _late(self) -> Shard | None:
+        """Return the shard that will be done last, if a worker that begins it now would be done before.
+
+        Expected is that each goes on at its own pace, and that the newcomer has the median one of late.
+        """
+        if not self._paces:
+            return None
+        now, usual = self._clock(), statistics.median(self._paces)
+        latest, shard = 0.0, None
+        for held in self._held.values():
+            if len(held) > 1:  # two are enough: what delays both is the images
+                continue
+            [only] = held
+            its = only.lease.shard
+            elapsed = now - only.since
+            pace = elapsed / only.num_done if only.num_done else max(usual, elapsed)
+            left = pace * (its.num_images - only.num_done)
+            if left > max(latest, usual * its.num_images):
+                latest, shard = left, its
+        return shard
 
     def _count_barren(self, lease: Lease, reason: str, last: ShardProgress | None) -> None:
         """Raise `WorkerError` if workers fail one after another without finishing an image."""
@@ -157,44 +234,3 @@ class ShardQueue:
             raise WorkerError(
                 f"{MAX_BARREN_FAILURES} times in a row a worker failed before it finished an image: {reason}"
             )
-
-
-RAY_UNITS = 10_000
-"""Of a resource: Ray counts in these. Six times a sixth, each rounded up, would be more than one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """How many workers, and what each reserves."""
-
-    num_workers: int
-    gpus_per_worker: float
-    """All of one GPU, or a part of one: Ray gives no worker parts of two."""
-
-
-def place_workers(config: ExecutorConfig, device: str, *, cpus: int, gpus: int) -> Placement:
-    """Decide how many workers a cluster holds.
-
-    Args:
-        config: ``num_workers`` is obeyed if set.
-        device: auto takes GPUs where there are some; cuda needs one; cuda:N, cpu and mps reserve none.
-        cpus: Of the cluster.
-        gpus: Of the cluster.
-
-    Raises:
-        ConfigError: cuda without a GPU.
-    """
-    if device == "cuda" and not gpus:
-        raise ConfigError("model.device is cuda, but Ray finds no GPU; use model.device=auto or cpu")
-    if device in ("auto", "cuda") and gpus:
-        workers = config.num_workers or gpus
-        return Placement(num_workers=workers, gpus_per_worker=_share(-(-workers // gpus)))
-    if device not in ("auto", "cpu"):
-        return Placement(num_workers=config.num_workers or 1, gpus_per_worker=0)
-    workers = config.num_workers or max(1, cpus // config.threads_per_worker)
-    return Placement(num_workers=workers, gpus_per_worker=0)
-
-
-def _share(workers_per_gpu: int) -> float:
-    """Return the part of a GPU that each reserves; rounded down, because Ray rounds to the nearest."""
-    return RAY_UNITS // workers_per_gpu / RAY_UNITS

@@ -2,18 +2,25 @@
 
 Ray starts processes and carries leases to them; retrying is ours (`leases`), because Ray's retries know
 neither shards nor images. Each worker has one lease and gets it only after it has answered once, so a worker
-that is still waiting for a machine holds up nobody.
+that is still waiting for a machine holds up nobody, and tells an autoscaler what is wanted.
+
+Machines come and go: what arrives is used, and what is drained gets nothing new. A worker that a machine took
+along when it left is no failure.
 """
 
 import contextlib
-import functools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sam_engine.annotation.leases import Event, Lease, ShardQueue, ShardWorker, place_workers
+from sam_engine.annotation.leases import Event, Lease, ShardQueue, ShardWorker
+from sam_engine.annotation.placement import Machine, Placement, place_workers
+from sam_engine.annotation.ray_actors import Actor, Board, Failure
+from sam_engine.cluster.ray_metrics import RunMetrics
+from sam_engine.cluster.ray_nodes import Node, alive_nodes, may_grow
 from sam_engine.cluster.ray_session import import_ray, last_line, ray_session
 from sam_engine.config import ExecutorConfig
 from sam_engine.errors import ModelLoadError, SamEngineError, WorkerError, describe_error
@@ -28,14 +35,18 @@ START_PAUSE_S = 60.0
 """Until others are started all the same, in seconds."""
 POLL_S = 0.5
 """Between looks at the workers' progress, in seconds."""
-RAY_CHECK_S = 5.0
-"""Between questions whether Ray still runs on this machine, while workers are awaited, in seconds."""
+NODES_EVERY_S = 5.0
+"""Between looks at which machines are there, in seconds."""
 NO_WORKER_WARNING_S = 60.0
 """Without any worker before the log says so, in seconds."""
 
 
 def run_on_ray(
-    queue: ShardQueue, make_worker: Callable[[], ShardWorker], config: ExecutorConfig, device: str
+    queue: ShardQueue,
+    make_worker: Callable[[], ShardWorker],
+    config: ExecutorConfig,
+    device: str,
+    make_cpu_worker: Callable[[], ShardWorker] | None = None,
 ) -> Iterator[Event]:
     """Do all shards on actors of a Ray session, which is started if there is none.
 
@@ -44,6 +55,7 @@ def run_on_ray(
         make_worker: Builds a worker in the process that will run it. Picklable.
         config: Where and how many.
         device: The model's device; decides what a worker reserves.
+        make_cpu_worker: Builds one of ``config.cpu_workers``; None: as the others.
 
     Raises:
         ConfigError, ModelLoadError, WorkerError, StorageError: As `run_shards`.
@@ -52,80 +64,24 @@ def run_on_ray(
         "starting Ray on this machine" if config.address == "local" else f"joining Ray at {config.address}"
     )
     with ray_session(config):
-        yield from _RayPool(queue, make_worker, config, device).run()
+        yield from _RayPool(queue, make_worker, config, device, make_cpu_worker or make_worker).run()
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """What a worker answers when a shard raised: the reason, and how far it was."""
-
-    reason: str
-    last: ShardProgress | None
-
-
-class _Board:
-    """An actor beside the driver, where workers say which image they take in hand.
-
-    It outlives them: what is written here is known after they died.
-    """
-
-    def __init__(self) -> None:
-        self._latest: dict[int, ShardProgress] = {}
-
-    def note(self, lease_number: int, progress: ShardProgress) -> None:
-        self._latest[lease_number] = progress
-
-    def latest(self) -> dict[int, ShardProgress]:
-        """Return what was noted last under each lease."""
-        return self._latest
-
-    def forget(self, lease_number: int) -> None:
-        """Drop what was noted under a lease that has ended."""
-        self._latest.pop(lease_number, None)
-
-
-class _Actor:
-    """A worker process."""
-
-    def __init__(self, make_worker: Callable[[], ShardWorker], board: Any) -> None:
-        self._make_worker = make_worker
-        self._board = board
-        self._worker: ShardWorker | None = None
-
-    def start(self, probe: bool) -> str:
-        """Load the model. Not in the constructor: an exception there reaches the driver as a mere death."""
-        self._worker = self._make_worker()
-        if probe:
-            self._worker.probe()
-        return self._worker.device_name
-
-    def work(self, lease: Lease) -> ShardReport | _Failure:
-        """Do one shard. Errors of the engine are raised, all others returned with how far it was."""
-        ray = import_ray()
-        assert self._worker is not None
-        last = None
-        try:
-            for event in self._worker.work(lease):
-                if isinstance(event, ShardReport):
-                    return event
-                last = event
-                noted = self._board.note.remote(lease.number, event)
-                if lease.careful:  # the next thing may be our death: the name must have arrived before
-                    with contextlib.suppress(ray.exceptions.RayError):
-                        ray.get(noted)
-        except SamEngineError:
-            raise
-        except Exception as error:
-            log.exception("shard %d", lease.shard.index)
-            return _Failure(describe_error(error), last)
-        raise AssertionError("a worker ends with a report")
-
-
-@dataclass(slots=True)
-class _Busy:
-    """An actor with a lease."""
+@dataclass(eq=False, slots=True)
+class _Worker:
+    """An actor, and which of the placements it fills."""
 
     actor: Any
+    shape: int
+    node_id: str = ""
+    """Where it runs; known when it has started."""
+
+
+@dataclass(eq=False, slots=True)
+class _Busy:
+    """A worker with a lease."""
+
+    worker: _Worker
     lease: Lease
     last: ShardProgress | None = None
     """What it said last, as far as the driver knows."""
@@ -134,7 +90,7 @@ class _Busy:
 
 
 class _RayPool:
-    """Actors in three states: starting (model loading, or no machine yet), idle, busy."""
+    """Workers in three states: starting (model loading, or no machine yet), idle, busy."""
 
     def __init__(
         self,
@@ -142,65 +98,98 @@ class _RayPool:
         make_worker: Callable[[], ShardWorker],
         config: ExecutorConfig,
         device: str,
+        make_cpu_worker: Callable[[], ShardWorker],
     ) -> None:
         self._ray = ray = import_ray()
         self._queue = queue
         self._config = config
-        resources = ray.cluster_resources()
-        placement = place_workers(
-            config, device, cpus=int(resources.get("CPU", 1)), gpus=int(resources.get("GPU", 0))
-        )
-        self._size = min(placement.num_workers, len(queue))
+        self._device = device
+        self._makers = (make_worker, make_cpu_worker)
         self._node_id = ray.get_runtime_context().get_node_id()
-        self._next_ray_check = 0.0
+        self._placements = self._places(alive_nodes(), may_grow=may_grow("GPU"))
         node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(self._node_id, soft=True)
         # Restarted by Ray, unlike workers: it holds nothing that has to be true.
-        board_class = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=node)(_Board)
+        board_class = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=node)(Board)
         self._board = board_class.remote()
-        self._new_actor = functools.partial(
-            ray.remote(
-                num_cpus=config.threads_per_worker,
-                num_gpus=placement.gpus_per_worker,
-                max_restarts=0,
-                max_task_retries=0,
-            )(_Actor).remote,
-            make_worker,
-            self._board,
-        )
-        self._starting: dict[Any, Any] = {}
-        self._idle: list[Any] = []
+        self._metrics = RunMetrics()
+        self._starting: dict[Any, _Worker] = {}
+        self._idle: list[_Worker] = []
         self._busy: dict[Any, _Busy] = {}
+        self._leaving: set[str] = set()
         self._failed_starts = 0
         self._start_failure = ""
         self._next_start = 0.0
         self._had_failures = False
         self._look: Any = None
         self._looked = 0.0
+        self._next_nodes = time.monotonic() + NODES_EVERY_S
         self._warn_at = time.monotonic() + NO_WORKER_WARNING_S
 
     def run(self) -> Iterator[Event]:
         """Yield events until no shard is left."""
-        log.info("waiting for the first of %d workers to load the model", self._size)
+        most = sum(placement.num_workers for placement in self._placements)
+        log.info("waiting for the first of %d workers to load the model", min(most, len(self._queue)))
         try:
             while self._queue or self._busy:
                 self._start_workers()
-                while self._queue and self._idle:
-                    actor, lease = self._idle.pop(), self._queue.lease()
-                    self._busy[actor.work.remote(lease)] = _Busy(actor, lease)
+                self._lease()
                 done, _ = self._ray.wait([*self._starting, *self._busy], num_returns=1, timeout=POLL_S)
                 for reference in done:
                     if reference in self._starting:
                         self._on_started(reference)
-                    else:
+                    elif reference in self._busy:  # or another has made its shard since
                         yield from self._collect(reference)
                 yield from self._look_at_board()
                 self._warn_if_no_worker()
-                self._check_ray_is_alive()
+                self._look_at_nodes()
         finally:
-            at_work = [busy.actor for busy in self._busy.values()]
-            for actor in [*self._starting.values(), *self._idle, *at_work]:
-                self._ray.kill(actor)
+            for worker in self._workers():
+                self._ray.kill(worker.actor)
             self._ray.kill(self._board)
+
+    def _workers(self) -> list[_Worker]:
+        """Return all of them."""
+        return [*self._starting.values(), *self._idle, *(busy.worker for busy in self._busy.values())]
+
+    def _lease(self) -> None:
+        """Give those without work a shard, if there is one for them."""
+        while self._idle:
+            lease = self._queue.lease()
+            if lease is None:
+                return
+            worker = self._idle.pop()
+            self._busy[worker.actor.work.remote(lease)] = _Busy(worker, lease)
+
+    def _places(self, nodes: Sequence[Node], *, may_grow: bool) -> list[Placement]:
+        machines = [Machine(cpus=node.cpus, gpus=node.gpus) for node in nodes if not node.is_leaving]
+        return place_workers(self._config, self._device, machines, may_grow=may_grow)
+
+    def _look_at_nodes(self) -> None:
+        """Use machines that have arrived, and give nothing new to those that leave.
+
+        Raises:
+            WorkerError: Ray has died on this machine, and workers are awaited: they would never come.
+        """
+        now = time.monotonic()
+        if now < self._next_nodes:
+            return
+        self._next_nodes = now + NODES_EVERY_S
+        nodes = alive_nodes()
+        if self._starting and all(node.id != self._node_id for node in nodes):
+            raise WorkerError("Ray's process on this machine has died; the same command goes on from here")
+        leaving = {node.id for node in nodes if node.is_leaving} - self._leaving
+        if leaving:
+            log.info("%d machines are leaving; their workers get no further shards", len(leaving))
+        self._leaving |= leaving
+        for worker in [worker for worker in self._idle if worker.node_id in self._leaving]:
+            self._idle.remove(worker)
+            self._ray.kill(worker.actor)
+        places = self._places(nodes, may_grow=True)
+        # Of the same shapes, or the last GPU to leave would have CPUs take its place without a word.
+        if [place.shape for place in places] == [place.shape for place in self._placements]:
+            self._placements = places
+        states = {"starting": len(self._starting), "idle": len(self._idle), "busy": len(self._busy)}
+        self._metrics.look(states, num_waiting=len(self._queue))
 
     def _warn_if_no_worker(self) -> None:
         """Say once that no worker has started, if that takes suspiciously long."""
@@ -209,16 +198,6 @@ class _RayPool:
             log.warning(
                 "no worker has started for %g s: are CPUs or GPUs of the cluster free?", NO_WORKER_WARNING_S
             )
-
-    def _check_ray_is_alive(self) -> None:
-        """Raise `WorkerError` if Ray has died on this machine: whoever is awaited would never come."""
-        now = time.monotonic()
-        if not self._starting or now < self._next_ray_check:
-            return
-        self._next_ray_check = now + RAY_CHECK_S
-        nodes = {node["NodeID"]: node["Alive"] for node in self._ray.nodes()}
-        if not nodes.get(self._node_id, True):
-            raise WorkerError("Ray's process on this machine has died; the same command goes on from here")
 
     def _start_workers(self) -> None:
         """Start actors up to what the open shards can use.
@@ -233,29 +212,46 @@ class _RayPool:
                 )
             if time.monotonic() < self._next_start:
                 return
-        wanted = min(self._size, len(self._queue) + len(self._busy))
-        while len(self._starting) + len(self._idle) + len(self._busy) < wanted:
-            actor = self._new_actor()
-            self._starting[actor.start.remote(self._had_failures)] = actor
+        there = Counter(worker.shape for worker in self._workers())
+        useful = len(self._queue) + len(self._busy) - there.total()
+        for shape, placement in enumerate(self._placements):
+            number = min(useful, placement.num_workers - there[shape])
+            for _ in range(number):
+                worker = _Worker(self._new_actor(shape, placement), shape)
+                self._starting[worker.actor.start.remote(self._had_failures)] = worker
+            useful -= max(0, number)
+
+    def _new_actor(self, shape: int, placement: Placement) -> Any:
+        """Return a handle of an actor that Ray places where there is room, now or later."""
+        actor_class = self._ray.remote(
+            num_cpus=self._config.threads_per_worker,
+            num_gpus=placement.gpus_per_worker,
+            max_restarts=0,
+            max_task_retries=0,
+        )(Actor)
+        return actor_class.remote(self._makers[shape], self._board)
 
     def _on_started(self, reference: Any) -> None:
         """Take in an actor that has loaded its model, or note that it could not."""
-        actor = self._starting.pop(reference)
+        worker = self._starting.pop(reference)
         try:
-            device_name = self._ray.get(reference)
+            started = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, SamEngineError):
                 raise error.cause from error
             reason = describe_error(error.cause) if error.cause else last_line(error)
         except self._ray.exceptions.RayError as error:
+            if getattr(error, "preempted", False):
+                return
             reason = f"its process died: {last_line(error)}"
         else:
-            log.debug("a worker is ready on %s", device_name)
+            log.debug("a worker is ready on %s", started.device_name)
             self._failed_starts = 0
             self._warn_at = 0.0
-            self._idle.append(actor)
+            worker.node_id = started.node_id
+            self._idle.append(worker)
             return
-        self._ray.kill(actor)
+        self._ray.kill(worker.actor)
         self._failed_starts += 1
         self._start_failure, self._next_start = reason, time.monotonic() + START_PAUSE_S
         log.warning("a worker could not load the model: %s", reason)
@@ -268,29 +264,53 @@ class _RayPool:
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, SamEngineError):
                 raise error.cause from error
-            answer = _Failure(last_line(error), None)
+            answer = Failure(last_line(error), None)
         except self._ray.exceptions.RayError as error:
             # Dead or unreachable; perhaps still writing, which is safe: publishing is exclusive.
             log.info("shard %d: Ray says: %s", busy.lease.shard.index, last_line(error))
+            if getattr(error, "preempted", False) or busy.worker.node_id in self._leaving:
+                self._on_preempted(busy)
+                return
             # It names processes and machines: not for rows, which are the same in every run.
             yield from self._on_lost(busy, "the worker died")
             return
         if isinstance(answer, ShardReport):
             self._board.forget.remote(busy.lease.number)
             self._queue.done(busy.lease)
-            self._idle.append(busy.actor)
+            self._stop_others(busy.lease)
+            if busy.worker.node_id in self._leaving:
+                self._ray.kill(busy.worker.actor)
+            else:
+                self._idle.append(busy.worker)
+            self._metrics.count(answer)
             yield answer
             return
         # A fresh process too: after some CUDA errors nothing works in the old one.
-        self._ray.kill(busy.actor)
+        self._ray.kill(busy.worker.actor)
         busy.last = answer.last
         yield from self._failed(busy, answer.reason, certain=True)
+
+    def _stop_others(self, lease: Lease) -> None:
+        """Stop whoever makes a shard that is made, and does not idle: it is the slower one of two."""
+        for reference, busy in list(self._busy.items()):
+            if busy.lease.shard == lease.shard:
+                del self._busy[reference]
+                self._ray.kill(busy.worker.actor)
+                self._board.forget.remote(busy.lease.number)
+
+    def _on_preempted(self, busy: _Busy) -> None:
+        """Put a shard back whose worker went with its machine."""
+        log.info("shard %d: its worker's machine has left; another makes it", busy.lease.shard.index)
+        self._ray.kill(busy.worker.actor)
+        self._board.forget.remote(busy.lease.number)
+        self._queue.give_back(busy.lease)
+        self._metrics.lose("preempted")
 
     def _on_lost(
         self, busy: _Busy, reason: str, status: ImageStatus = ImageStatus.WORKER_CRASH
     ) -> Iterator[Event]:
         """Let go of an actor that is dead or hangs, and blame the image in hand if it is certain."""
-        self._ray.kill(busy.actor)
+        self._ray.kill(busy.worker.actor)
         with contextlib.suppress(self._ray.exceptions.RayError):
             latest = self._ray.get(self._board.latest.remote(), timeout=10)
             busy.last = latest.get(busy.lease.number, busy.last)
@@ -303,9 +323,11 @@ class _RayPool:
     ) -> Iterator[Event]:
         log.warning("shard %d: %s", busy.lease.shard.index, reason)
         self._had_failures = True
+        self._metrics.lose("failed")
         self._board.forget.remote(busy.lease.number)
         given_up = self._queue.fail(busy.lease, reason, last=busy.last, certain=certain, status=status)
         if given_up is not None:
+            self._metrics.count(given_up)
             yield given_up
 
     def _look_at_board(self) -> Iterator[Event]:
@@ -327,6 +349,7 @@ class _RayPool:
             progress = latest.get(busy.lease.number)
             if progress is not None and progress != busy.last:
                 busy.last, busy.heard = progress, now
+                self._queue.heard(busy.lease, progress)
                 yield progress
             elif now - busy.heard > self._config.shard_timeout_s:
                 del self._busy[reference]

@@ -95,6 +95,15 @@ class MakeAnnotator:
         assert hidden is not None  # kept before there are workers
         return MakeCopy(kept_blur(faces=hidden.faces, boxes=hidden.boxes, name=HIDDEN))
 
+    def on_cpu(self) -> "MakeAnnotator":
+        """Return what builds a worker that leaves GPUs alone; a model of the caller's own stays as it is."""
+        make_model = self.make_model
+        if isinstance(make_model, LoadModel):
+            model = dataclasses.replace(make_model.config.model, device="cpu")
+            config = dataclasses.replace(make_model.config, model=model)
+            make_model = dataclasses.replace(make_model, config=config)
+        return dataclasses.replace(self, make_model=make_model)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadModel:
@@ -202,6 +211,7 @@ def run_prepared(
             device=config.model.device,
             in_child=preparation.choice.in_child,
             by_value=make_model is not None,
+            make_cpu_worker=factory.on_cpu(),
         )
     else:
         events = make_shards(plan)

@@ -23,6 +23,7 @@ def run_shards(
     device: str = "auto",
     in_child: bool = False,
     by_value: bool = False,
+    make_cpu_worker: Callable[[], ShardWorker] | None = None,
 ) -> Generator[Event, None, None]:
     """Yield the progress of all shards and one report for each, in the order they finish.
 
@@ -36,6 +37,7 @@ def run_shards(
         device: The model's device; decides what a worker reserves.
         in_child: Without Ray, work in a child process, which an image may kill.
         by_value: See `ChildWorker`.
+        make_cpu_worker: Builds one of ``config.cpu_workers``; None: as the others.
 
     Raises:
         ConfigError: The cluster has no such device, or does not answer.
@@ -47,7 +49,7 @@ def run_shards(
         return
     queue = ShardQueue(shards, config.max_shard_attempts)
     if config.name == "ray":
-        yield from run_on_ray(queue, make_worker, config, device)
+        yield from run_on_ray(queue, make_worker, config, device, make_cpu_worker)
         return
     if in_child:
         make_worker = functools.partial(ChildWorker, make_worker, config.shard_timeout_s, by_value=by_value)
@@ -62,6 +64,7 @@ def _run_inline(queue: ShardQueue, make_worker: Callable[[], ShardWorker]) -> It
             is_first = False
             while queue:
                 lease, last = queue.lease(), None
+                assert lease is not None
                 try:
                     with contextlib.closing(worker.work(lease)) as events:
                         for event in events:

@@ -16,6 +16,8 @@ class ExecutorConfig:
     address, or enough images for several workers, else one process of its own, which an image may kill."""
     num_workers: int | None = None
     """Worker processes. None: one per GPU, or on a CPU as many as fit its cores."""
+    cpu_workers: int = 0
+    """Workers on CPUs beside those on GPUs, for model.device=auto on Ray. All take from one queue."""
     threads_per_worker: int = 1
     """CPU threads of the model in each worker. Part of the fingerprint, because it changes float sums."""
     decode_threads: int = 2
@@ -35,4 +37,5 @@ class ExecutorConfig:
             value = getattr(self, name)
             if value is not None:
                 check_setting(f"executor.{name}", value, value >= 1, "at least 1")
+        check_setting("executor.cpu_workers", self.cpu_workers, self.cpu_workers >= 0, "at least 0")
         check_setting("executor.shard_timeout_s", self.shard_timeout_s, self.shard_timeout_s > 0, "above 0")

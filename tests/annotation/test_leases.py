@@ -1,19 +1,14 @@
 """The rules of leasing: who gets which shard, and when an image or a shard is given up."""
 
-from itertools import product
-
 import pytest
 
 from sam_engine.annotation.leases import (
     MAX_BARREN_FAILURES,
     Lease,
-    Placement,
     ShardQueue,
     Verdict,
-    place_workers,
 )
-from sam_engine.config import ExecutorConfig
-from sam_engine.errors import ConfigError, WorkerError
+from sam_engine.errors import WorkerError
 from sam_engine.structures import ImageStatus, Shard, ShardProgress
 
 SHARDS = [Shard(index=index, start=10 * index, stop=10 * index + 10) for index in range(3)]
@@ -168,45 +163,3 @@ def test_published_shard_is_a_sign_if_an_image_was_touched(verdicts, expected):
         works = False
 
     assert works is expected
-
-
-@pytest.mark.parametrize(
-    ("device", "cpus", "gpus", "asked", "expected"),
-    [
-        pytest.param("auto", 8, 0, None, (4, 0), id="as-many-as-fit-the-cores"),
-        pytest.param("auto", 1, 0, None, (1, 0), id="one-at-least"),
-        pytest.param("auto", 8, 2, None, (2, 1), id="one-per-gpu"),
-        pytest.param("cuda", 8, 2, 4, (4, 0.5), id="shared-gpus"),
-        pytest.param("cuda", 8, 4, 2, (2, 1), id="fewer-than-gpus"),
-        pytest.param("cpu", 8, 2, None, (4, 0), id="gpus-left-alone"),
-        pytest.param("cuda:1", 8, 2, None, (1, 0), id="one-gpu-by-number"),
-        pytest.param("cpu", 2, 0, 3, (3, 0), id="asked-for-is-obeyed"),
-    ],
-)
-def test_workers_fit_the_machines(device, cpus, gpus, asked, expected):
-    """One worker for each GPU, or as many as have their threads; a number given is obeyed."""
-    config = ExecutorConfig(threads_per_worker=2, num_workers=asked)
-    workers, share = expected
-
-    placement = place_workers(config, device, cpus=cpus, gpus=gpus)
-
-    assert placement == Placement(num_workers=workers, gpus_per_worker=share)
-
-
-def test_every_worker_finds_room_on_a_gpu():
-    """For up to 8 GPUs and 64 workers: as Ray counts, in ten thousandths of a GPU and never across two."""
-    without_room = []
-    for gpus, workers in product(range(1, 9), range(1, 65)):
-        config = ExecutorConfig(threads_per_worker=1, num_workers=workers)
-        share = place_workers(config, "auto", cpus=64, gpus=gpus).gpus_per_worker
-        each = 10_000 // int(share * 10_000 + 0.5)
-        if not workers <= gpus * each <= gpus * -(-workers // gpus):
-            without_room.append((gpus, workers, share))
-
-    assert without_room == []
-
-
-def test_cuda_without_a_gpu_is_refused():
-    """It does not fall back to the CPU, where a run would take a hundred times as long."""
-    with pytest.raises(ConfigError, match=r"model.device is cuda, but Ray finds no GPU"):
-        place_workers(ExecutorConfig(), "cuda", cpus=8, gpus=0)

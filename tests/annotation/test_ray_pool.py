@@ -244,7 +244,7 @@ def start(folder, output, *more, **environment):
 
 def workers_among(processes):
     """Return the ids of our actors."""
-    return [pid for pid, line in processes.items() if line.startswith("ray::_Actor")]
+    return [pid for pid, line in processes.items() if line.startswith("ray::Actor")]
 
 
 def wait_until(condition, process, timeout_s=90):

@@ -55,7 +55,7 @@ def run_ray(work: Path, order: Order, *, noise: bool = False) -> Result:
             if kind == "driver":
                 return _kill(driver)
             name = {
-                "worker": "ray::_Actor", "decoder": "sam_engine.images.isolated", "board": "ray::_Board",
+                "worker": "ray::Actor", "decoder": "sam_engine.images.isolated", "board": "ray::Board",
             }[kind]  # fmt: skip
             victims = named(descendants(nodes.pid), [name])
             return bool(victims) and _kill(dice.choice(victims))
