@@ -30,6 +30,7 @@ OWNERS = {
     "numba": {"sam_engine/compute/compiled.py"},
     "ray": {
         "sam_engine/cluster/ray_job.py",
+        "sam_engine/cluster/ray_metrics.py",
         "sam_engine/cluster/ray_session.py",
         "sam_engine/training/distributed.py",
     },
