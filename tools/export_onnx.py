@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--split",
         action="store_true",
-        help="decoder without mask prompts, in two files, OUTPUT-image.onnx for each image and\n"
+        help="decoder in two files, OUTPUT-image.onnx for each image (again with a mask to refine) and\n"
         "OUTPUT-prompt.onnx for each prompt, which takes about half the time",
     )
     parser.add_argument(

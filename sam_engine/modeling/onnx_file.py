@@ -85,9 +85,9 @@ def export_encoder(sam: Sam, output: Path, *, precision: str = "fp32") -> Export
 
 
 def export_split(sam: Sam, output: Path, *, precision: str = "fp32") -> ExportSummary:
-    """Write the decoder without mask prompts as two files, of `split_paths`; otherwise as `export_decoder`.
+    """Write the decoder as two files, of `split_paths`; otherwise as `export_decoder`.
 
-    The first runs once an image, the second for each prompt.
+    The first runs once an image, and once more for each mask of a previous round; the second for each prompt.
     """
     image, prompt = ImageGraph(sam), PromptGraph(sam)
     first, second = split_paths(output)
@@ -188,7 +188,7 @@ def check_decoder(graph: DecoderGraph, path: Path) -> dict[str, Any]:
     def answer(embedding: ImageEmbedding, prompt: _Prompt) -> dict[str, NDArray[np.float32]]:
         return _run(session, decoder_inputs(graph, embedding, prompt))
 
-    return _check_prompts(graph.sam, answer, (False, True))
+    return _check_prompts(graph.sam, answer)
 
 
 @torch.no_grad()
@@ -205,15 +205,15 @@ def check_split(
         inputs |= {name: torch.from_numpy(value) for name, value in shared.items()}
         return _run(prompt_session, {name: inputs[name] for name in prompt.input_names})
 
-    return _check_prompts(sam, answer, (False,))
+    return _check_prompts(sam, answer)
 
 
-def _check_prompts(sam: Sam, answer: "Answer", mask_choices: Sequence[bool]) -> dict[str, Any]:
-    """Compare answers to random prompts, with and without a mask as chosen, with the model's."""
+def _check_prompts(sam: Sam, answer: "Answer") -> dict[str, Any]:
+    """Compare answers to random prompts, with and without a mask, with the model's."""
     generator = torch.Generator().manual_seed(0)
     differences, score_differences, ious = [], [], []
     embedding = _encode_example(sam, generator)
-    for kind, num_points, has_mask in product(PROMPT_KINDS, (1, 2, 5), mask_choices):
+    for kind, num_points, has_mask in product(PROMPT_KINDS, (1, 2, 5), (False, True)):
         prompt = _make_prompt(sam, kind, num_points, has_mask, generator)
         logits, scores = _predict(sam, embedding, prompt)
         outputs = answer(embedding, prompt)

@@ -1,7 +1,8 @@
 """The decoder as two graphs: what depends on the image alone, once an image, and the rest for each prompt.
 
-The same function as `DecoderGraph` without mask prompts, in the order of operations of `fast.decoder`, but
-nothing is written into memory. N image tokens, T prompt tokens, H attention heads of D channels; C channels.
+The same function as `DecoderGraph`, in the order of operations of `fast.decoder`, but nothing is written into
+memory. A mask of a previous round is added to the image: with one, both graphs run. N image tokens, T prompt
+tokens, H attention heads of D channels; C channels.
 """
 
 import torch
@@ -21,7 +22,7 @@ from sam_engine.modeling.fast.absorbed_projections import (
 )
 from sam_engine.modeling.fast.prepared_image import pixels_of_tokens
 from sam_engine.modeling.fast.upscaling import upscaling_layers, weight_of_pixels, weights_of_masks
-from sam_engine.modeling.onnx import embed_points
+from sam_engine.modeling.onnx import embed_masks, embed_points
 from sam_engine.modeling.onnx_graphs import SKIPS, DecoderGraph
 from sam_engine.modeling.prompt_maps import PromptPlaces, pixel_centres
 from sam_engine.modeling.sam import Sam
@@ -33,14 +34,14 @@ SHARED_SKIPS = ("image_skip_4", "image_skip_8")
 
 
 class ImageGraph(nn.Module):
-    """What all prompts on an image share, of its embedding."""
+    """What all prompts on an image share, of its embedding; with a mask, all that refine this one."""
 
     def __init__(self, sam: Sam) -> None:
         """Wrap a model."""
         super().__init__()
         self.sam = sam
         has_skips = has_skip_features(sam.image_encoder)
-        self.input_names = ("image_embeddings", *(SKIPS if has_skips else ()))
+        self.input_names = ("image_embeddings", "mask_input", "has_mask_input", *(SKIPS if has_skips else ()))
         self.output_names = (*SHARED, *(SHARED_SKIPS if has_skips else ()))
         self.dynamic_axes: dict[str, dict[int, str]] = {}
 
@@ -51,15 +52,21 @@ class ImageGraph(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, image_embeddings: Tensor, skip_4: Tensor | None = None, skip_8: Tensor | None = None
+        self,
+        image_embeddings: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+        skip_4: Tensor | None = None,
+        skip_8: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Map (1, C, h, w) to tokens (1, N, C), and keys, values and queries of layer 0, (1, H, N, D).
 
-        With skip features, `SHARED_SKIPS` of them follow.
+        With skip features, `SHARED_SKIPS` of them follow. `DecoderGraph.forward` says what the inputs are.
         """
         first = two_way_blocks(self.sam.mask_decoder)[0]
         to_image, to_tokens = first.cross_attn_token_to_image, first.cross_attn_image_to_token
-        image = image_embeddings.flatten(2).transpose(1, 2) + self.sam.prompt_encoder.no_mask_embed.weight
+        image = image_embeddings + embed_masks(self.sam, mask_input, has_mask_input)
+        image = image.flatten(2).transpose(1, 2)
         placed = image + _positions(self.sam)
         query = split_heads(to_tokens.q_proj(placed), to_tokens.num_heads)
         skips = () if skip_4 is None or skip_8 is None else ((skip_4, 2), (skip_8, 1))

@@ -20,6 +20,9 @@ from sam_engine.errors import ImageError, SamEngineError
 from sam_engine.structures import Annotation, ImageRecord, ImageStatus
 from sam_engine.web.listing import ORDERS, Listing, Query
 from sam_engine.web.pictures import NOTHING_MORE, Pictures
+from sam_engine.web.prompt_images import DatasetImages
+from sam_engine.web.prompt_routes import Prompting, prompt_routes
+from sam_engine.web.prompting import PromptModel, make_prompt_model
 
 STATIC = Path(__file__).parent / "static"
 MAX_PAGE = 200
@@ -30,7 +33,12 @@ class Viewer:
     """What the routes answer from. Its methods run in threads, several at once."""
 
     def __init__(
-        self, dataset: Dataset, *, images: str | None = None, privacy: PrivacyConfig = NOTHING_MORE
+        self,
+        dataset: Dataset,
+        *,
+        images: str | None = None,
+        privacy: PrivacyConfig = NOTHING_MORE,
+        model: PromptModel | None = None,
     ) -> None:
         """Take a dataset, which may still be growing.
 
@@ -38,6 +46,7 @@ class Viewer:
             dataset: To show.
             images: Where its input is now, if it has moved.
             privacy: What pictures must not show, besides what the dataset hides.
+            model: What answers prompts; None: the default model.
 
         Raises:
             ConfigError, ShardError: As `Pictures`.
@@ -46,6 +55,10 @@ class Viewer:
         self.places = Places(dataset)
         self.listing = Listing(dataset, self.places)
         self.pictures = Pictures(dataset, images, privacy)
+        self.prompting = Prompting(
+            model or make_prompt_model(),
+            DatasetImages(dataset, self.places, self.pictures),
+        )
 
     def about(self) -> dict[str, Any]:
         """Return what the head of every page says."""
@@ -173,6 +186,7 @@ def make_app(viewer: Viewer) -> Starlette:
             Route("/api/images/{image_id:int}/pixels.jpg", pixels),
             Route("/api/images/{image_id:int}/thumbnail.jpg", thumbnail),
             Route("/api/statistics", statistics),
+            *prompt_routes(viewer.prompting),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         exception_handlers={SamEngineError: _failed, HTTPException: _refused},

@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 OPEN_PREFIX = "/static/"
 """What anybody on this machine may read: the program's own pages, no data."""
 SAFE_METHODS = ("GET", "HEAD")
+WRITTEN_TYPES = ("application/json", "application/octet-stream")
+"""Of bodies. Browsers send neither to another site before that has allowed it, as they do forms and text."""
 
 _SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; "
@@ -111,5 +113,5 @@ class Guard:
     def _is_from_us(self, headers: Headers) -> bool:
         """Return whether a request that writes was made by a page of ours."""
         origin = urlsplit(headers.get("origin", ""))
-        is_json = headers.get("content-type", "").partition(";")[0].strip() == "application/json"
-        return origin.scheme == "http" and origin.netloc in self._hosts and is_json
+        content_type = headers.get("content-type", "").partition(";")[0].strip()
+        return origin.scheme == "http" and origin.netloc in self._hosts and content_type in WRITTEN_TYPES

@@ -55,7 +55,9 @@ class Pictures:
         self._kept = hidden_in(dataset.store)
         more = open_blur(privacy)
         asked = None if more is None else Hidden(faces=more.finds_faces, boxes=more.boxes)
-        self._of_source = _blur(hidden_in_all([(b"", self._kept), (b"", asked)]))
+        hidden = hidden_in_all([(b"", self._kept), (b"", asked)])
+        self._of_source = _blur(hidden)
+        self.hidden_sha256 = "" if hidden is None else hidden.sha256
         self._of_stored = more
         self._cache: OrderedDict[tuple[int, str], bytes] = OrderedDict()
         self._cached_bytes = 0
@@ -83,14 +85,14 @@ class Pictures:
         Raises:
             ImageError: It cannot be had any more, or is not what was annotated.
         """
-        return self._cached((record.image_id, "full"), lambda: _to_jpeg(self.pixels(record)))
+        return self._cached((record.image_id, "full"), lambda: to_jpeg(self.pixels(record)))
 
     def thumbnail(self, record: ImageRecord, *, masks: bool) -> bytes:
         """Return a small image, with or without its masks over it. Raises as `full` does."""
 
         def draw() -> bytes:
             pixels = self.pixels(record)
-            return _to_jpeg(_shrink(draw_masks(pixels, record) if masks else pixels))
+            return to_jpeg(_shrink(draw_masks(pixels, record) if masks else pixels))
 
         return self._cached((record.image_id, f"thumbnail {masks}"), draw)
 
@@ -132,7 +134,8 @@ def _shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _to_jpeg(pixels: NDArray[np.uint8]) -> bytes:
+def to_jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    """Return (H, W, 3) RGB as what a page shows."""
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "JPEG", quality=JPEG_QUALITY)
     return data.getvalue()

@@ -76,3 +76,4 @@ def serve(viewer: Viewer, *, port: int, open_browser: bool) -> None:
             uvicorn.Server(config).run(sockets=[listener])
         finally:
             viewer.listing.close()
+            viewer.prompting.close()

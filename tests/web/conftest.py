@@ -5,14 +5,18 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import uvicorn
 from PIL import Image
 
+from sam_engine.config import ModelConfig
 from sam_engine.dataset.reader import Dataset, open_dataset
+from sam_engine.storage.embedding_cache import EmbeddingCache
 from sam_engine.web.app import Viewer
+from sam_engine.web.prompting import PromptModel
 from sam_engine.web.server import bound, guarded
 from tests.helpers import fakes
 
@@ -57,9 +61,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def served(dataset: Dataset) -> Iterator[Served]:
-    """The viewer of that dataset, running."""
-    viewer = Viewer(dataset)
+def served(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The viewer of that dataset, running; prompts are answered by the bundled model."""
+    cache = EmbeddingCache(tmp_path_factory.mktemp("cache") / "embeddings")
+    viewer = Viewer(dataset, model=PromptModel(ModelConfig(device="cpu"), cache))
+    viewer.prompting.runtime = lambda: (
+        None
+    )  # masks are decoded by the server, if a test does not say otherwise
     viewer.listing.start()
     deadline = time.monotonic() + 20
     while not viewer.listing.is_whole():
@@ -79,6 +87,7 @@ def served(dataset: Dataset) -> Iterator[Served]:
         server.should_exit = True
         thread.join()
     viewer.listing.close()
+    viewer.prompting.close()
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +103,17 @@ def browser() -> Iterator["object"]:
         )
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="module")
+def watched_page(browser) -> Iterator["object"]:
+    """A page; what it complains of and whom it asks is kept."""
+    context = browser.new_context(viewport={"width": 1000, "height": 700})
+    made = context.new_page()
+    made.complaints, made.hosts = [], set()
+    made.on("console", lambda message: made.complaints.append(message.text))
+    made.on("pageerror", lambda error: made.complaints.append(str(error)))
+    made.on("dialog", lambda dialog: (made.complaints.append("a script ran"), dialog.dismiss()))
+    made.on("request", lambda request: made.hosts.add(urlsplit(request.url).netloc))
+    yield made
+    context.close()

@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -17,19 +16,11 @@ from tests.web.conftest import EVIL_NAME
 
 
 @pytest.fixture(scope="module")
-def page(browser, served):
+def page(watched_page, served):
     """A page of the viewer, let in by the token; what it complains of and whom it asks is kept."""
-    context = browser.new_context(viewport={"width": 1000, "height": 700})
-    made = context.new_page()
-    made.complaints, made.hosts = [], set()
-    made.on("console", lambda message: made.complaints.append(message.text))
-    made.on("pageerror", lambda error: made.complaints.append(str(error)))
-    made.on("dialog", lambda dialog: (made.complaints.append("a script ran"), dialog.dismiss()))
-    made.on("request", lambda request: made.hosts.add(urlsplit(request.url).netloc))
-    made.goto(served.url)
-    made.wait_for_selector(".card")
-    yield made
-    context.close()
+    watched_page.goto(served.url)
+    watched_page.wait_for_selector(".card")
+    return watched_page
 
 
 def open_image(page, served, image_id, query=""):

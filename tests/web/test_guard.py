@@ -9,13 +9,13 @@ from sam_engine.web.app import make_app
 from tests.web.conftest import TOKEN
 
 
-def ask(port, request_line, *headers, body=b""):
-    """Send bytes as they are; return status and the whole answer."""
+def ask(port, request_line, *headers, body=b"", raw=b""):
+    """Send bytes as they are; return status and the whole answer. ``raw`` has no length in the head."""
     lines = [request_line, *headers, "Connection: close"]
     if body:
         lines.append(f"Content-Length: {len(body)}")
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-        connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body + raw)
         answer = b""
         while chunk := connection.recv(65536):
             answer += chunk

@@ -105,6 +105,7 @@ class ImageView {
         element("h1", {}, image.file_name),
         element("p", { class: "dim" }, image.status === "ok" || image.status === "ok_empty"
           ? `${this.width} × ${this.height} · image ${image.image_id}` : `${image.status}: ${image.error ?? ""}`),
+        ...(image.width ? [element("p", {}, element("a", { href: `#/segment/images/${image.image_id}` }, "Segment: click for masks"))] : []),
         this.summary),
       element("div", {}, ...Object.entries(SLIDERS).map(([name, slide]) => slider(name, slide)),
         element("div", { class: "row" }, element("span", { class: "label" }, "opacity"), opacity),

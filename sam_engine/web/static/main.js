@@ -1,7 +1,8 @@
-// Which page is shown: `#/`, `#/image/ID`, `#/statistics`, each with its own ?parameters.
+// Which page is shown: `#/`, `#/image/ID`, `#/segment/IMAGE`, `#/statistics`, each with its own ?parameters.
 import { ask, count, element } from "./dom.js";
 import { showGrid } from "./grid.js";
 import { showImage } from "./image.js";
+import { showSegment } from "./segment.js";
 import { showStatistics } from "./statistics.js";
 
 const page = document.getElementById("page");
@@ -14,11 +15,13 @@ async function show() {
   const image = /^\/image\/(\d+)$/.exec(path);
   const visit = new AbortController();
   leave = () => visit.abort();
-  const name = image ? "image" : path === "/statistics" ? "statistics" : "grid";
+  const segment = /^\/segment(?:\/(images\/\d+|uploads\/[0-9a-f]{64}))?$/.exec(path);
+  const name = image ? "image" : segment ? "segment" : path === "/statistics" ? "statistics" : "grid";
   for (const link of document.querySelectorAll("nav a")) link.classList.toggle("here", link.dataset.page === name);
   page.className = name;
   try {
     if (image) await showImage(page, Number(image[1]), parameters, visit.signal);
+    else if (segment) await showSegment(page, segment[1], visit.signal);
     else if (name === "statistics") await showStatistics(page, visit.signal);
     else await showGrid(page, parameters, visit.signal);
   } catch (error) {

@@ -39,3 +39,18 @@ export function foreground(runs) {
   }
   return spans;
 }
+
+/** Return the compressed `counts` of runs: what `decodeCounts` reads. */
+export function encodeRuns(runs) {
+  let counts = "";
+  runs.forEach((run, number) => {
+    let value = number > 2 ? run - runs[number - 2] : run;
+    for (let isLast = false; !isLast; ) {
+      const group = ((value % 32) + 32) % 32;
+      value = Math.floor(value / 32);
+      isLast = group & 16 ? value === -1 : value === 0;
+      counts += String.fromCharCode(48 + (isLast ? group : group | 32));
+    }
+  });
+  return counts;
+}
