@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Any
 
 from sam_engine.cluster import kubernetes, ray_job, skypilot, slurm
-from sam_engine.cluster.launch_config import ON_RAY, Launch, LaunchConfig
+from sam_engine.cluster.launch_config import Launch, LaunchConfig
 from sam_engine.compute.signals import leave
 from sam_engine.dataset.run_info import config_yaml
 from sam_engine.errors import ConfigError
@@ -109,11 +109,11 @@ def _prepare(where: LaunchConfig, command: CommandLine, arguments: list[str]) ->
     keys = {argument.partition("=")[0] for argument in arguments}
     if taken := sorted(key for key in keys if key.startswith("partition.")):
         raise ConfigError(f"{taken[0]} is the launcher's to give; say launch.parts= instead")
-    if where.name in ON_RAY and where.program == "annotate" and "executor.address" not in keys:
+    if where.is_on_ray and where.program == "annotate" and "executor.address" not in keys:
         arguments = [*arguments, "executor.address=auto"]
     program: Any = read(command, arguments)
     executor = getattr(program, "executor", None)
-    if where.name in ON_RAY and getattr(executor, "name", None) == "inline":
+    if where.is_on_ray and getattr(executor, "name", None) == "inline":
         raise ConfigError(f"launch={where.name} is for workers on Ray; leave executor=inline out")
     if where.name in ("local", "slurm") and where.python == LaunchConfig().python:
         where = dataclasses.replace(where, python=sys.executable)

@@ -27,6 +27,8 @@ class LaunchConfig:
     """annotate, evaluate or train."""
     parts: int = 1
     """Drivers, each with its part of the shards: an array of slurm, an Indexed Job, nodes of skypilot."""
+    nodes: int = 1
+    """Nodes of slurm that are one Ray for one driver, instead of parts."""
     workers: int = 1
     """Pods of workers of kuberay."""
     python: str = "python"
@@ -64,7 +66,7 @@ class LaunchConfig:
         check_setting(
             "launch.program", self.program, self.program in LAUNCHED, f"one of {', '.join(LAUNCHED)}"
         )
-        at_least = {"parts": 1, "workers": 1, "cpus": 1, "memory_gb": 1, "gpus": 0}
+        at_least = {"parts": 1, "nodes": 1, "workers": 1, "cpus": 1, "memory_gb": 1, "gpus": 0}
         at_least |= {"time_limit_min": 1, "stop_before_s": 1, "max_attempts": 1}
         for name, low in at_least.items():
             value = getattr(self, name)
@@ -76,12 +78,24 @@ class LaunchConfig:
             self.parts == 1 or is_array,
             f"1, but to annotate on {', '.join(OF_PARTS)}",
         )
+        is_one_ray = self.name == "slurm" and self.program == "annotate" and self.parts == 1
+        check_setting(
+            "launch.nodes",
+            self.nodes,
+            self.nodes == 1 or is_one_ray,
+            "1, but to annotate on slurm in one part",
+        )
         for volume in self.volumes:
             ok = re.fullmatch(r"[a-z0-9][a-z0-9.-]*:/.*", volume) is not None
             check_setting("launch.volumes", volume, ok, "CLAIM:/PATH")
         for option in self.options:
             ok = option.startswith("-") and "\n" not in option
             check_setting("launch.options", option, ok, "an option of sbatch, such as --account=vision")
+
+    @property
+    def is_on_ray(self) -> bool:
+        """There is one driver, whose workers are a cluster's."""
+        return self.name in ON_RAY or self.nodes > 1
 
 
 @dataclass(frozen=True, kw_only=True)

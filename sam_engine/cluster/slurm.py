@@ -1,5 +1,6 @@
-"""Slurm: an array of independent drivers, each with its part of the shards."""
+"""Slurm: an array of independent drivers, each with its part of the shards; or one, and a Ray over nodes."""
 
+import os
 import shlex
 import subprocess
 
@@ -12,7 +13,7 @@ _SCRIPT = """\
 
 # A driver that is asked to stop publishes nothing half; started again, it goes on from there.
 cd {directory} || exit 1
-driver= signalled= again=
+{before}driver= signalled= again=
 stop() {{
     signalled=yes
     [ -n "$driver" ] && kill -TERM "$driver"
@@ -36,6 +37,14 @@ fi
 exit "$code"
 """
 
+_RAY = """\
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 10000)) # Ray's own are below
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
+RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
+"""
+"""A token of the job's own: srun hands the environment on."""
+
 
 def render(launch: Launch) -> str:
     """Return the script for ``sbatch``."""
@@ -52,12 +61,32 @@ def render(launch: Launch) -> str:
     ]
     if config.parts > 1:
         options.append(f"--array=0-{config.parts - 1}")
+    if config.nodes > 1:
+        # `ray symmetric-run` ends with `ray stop`, which stops every Ray of the machine.
+        options += [f"--nodes={config.nodes}", "--ntasks-per-node=1", "--exclusive"]
     if config.gpus:
         options.append(f"--gres=gpu:{config.gpus}")
     return _SCRIPT.format(
         options="\n".join(f"#SBATCH {option}" for option in [*options, *config.options]),
         directory=shlex.quote(config.directory or launch.directory),
-        command=launch.command_of_part("SLURM_ARRAY_TASK_ID"),
+        before=_before_ray(config.python) if config.nodes > 1 else "",
+        command=_on_ray(launch) if config.nodes > 1 else launch.command_of_part("SLURM_ARRAY_TASK_ID"),
+    )
+
+
+def _before_ray(python: str) -> str:
+    """Return what comes before `_on_ray`, which looks for ``ray`` in PATH: beside the interpreter."""
+    folder = os.path.dirname(python)
+    return _RAY + (f'export PATH={shlex.quote(folder)}:"$PATH"\n' if folder else "")
+
+
+def _on_ray(launch: Launch) -> str:
+    """Return what runs the driver on the first node, and Ray on all of them until it ends."""
+    config = launch.config
+    return (
+        f"srun --ntasks={config.nodes} ray symmetric-run "
+        f'--address "$head:$port" --min-nodes {config.nodes} '
+        f"--num-cpus={config.cpus} --num-gpus={config.gpus} -- {launch.command}"
     )
 
 

@@ -11,6 +11,7 @@ if ROOT not in sys.path:  # pipelines and tools
 from .command import Campaign, run_command  # noqa: E402
 from .cost import run_cost  # noqa: E402
 from .decode import run_decode  # noqa: E402
+from .drivers import run_drivers  # noqa: E402
 from .flips import run_flips  # noqa: E402
 from .images import run_bombs, run_isolation  # noqa: E402
 from .kills import run_kills  # noqa: E402
@@ -40,6 +41,10 @@ CAMPAIGNS: Mapping[str, tuple[str, Campaign]] = {
     "syscalls": ("fail or kill at every k-th system call, by strace", _in_scene(run_strace)),
     "calls": ("fail or kill at every k-th call of os: more kinds, and no strace", _in_scene(run_shim)),
     "kill": ("SIGKILL at random moments", _in_scene(run_kills)),
+    "drivers": (
+        "start eight drivers of one output at once, fifty times, and kill some",
+        _in_scene(run_drivers),
+    ),
     "powerloss": (
         "enumerate what a disk may hold after a power failure, and resume from there",
         _in_scene(run_power_loss),

@@ -17,6 +17,7 @@ from sam_engine.dataset.shards import shard_name
 from sam_engine.errors import ConfigError, FingerprintError, LockedError
 from sam_engine.storage.local import DEAD_ELSEWHERE_S, TEMPORARY, LocalStore
 from sam_engine.structures import Partition
+from tests.faults.drivers import part_of
 from tests.faults.scene import fast_model, kill, make_scene, wait
 from tests.faults.zombies import defeat_lock
 from tests.helpers import fakes
@@ -32,12 +33,6 @@ def whole(tmp_path_factory):
 def scene(whole):
     whole.clear()
     return whole
-
-
-def part_of(scene, index, count):
-    """Return the scene of a driver of one part."""
-    partition = Partition(index=index, count=count)
-    return dataclasses.replace(scene, config=dataclasses.replace(scene.config, partition=partition))
 
 
 @pytest.mark.parametrize("num_killed", [0, 3])
