@@ -88,7 +88,7 @@ class CocoSource:
             raise ImageError(ImageStatus.VANISHED, f"{str(path)!a}: {error}") from error
         pixels = _pixels_in_frame(data, image, self.frame)
         size = (pixels.shape[0], pixels.shape[1])
-        runs = [_runs(segmentation, size) for segmentation in self.segmentations[image["id"]]]
+        runs = [_runs(segmentation, size) for segmentation in self.segmentations[self.image_id(index)]]
         return AnnotatedImage(image_id=self.image_id(index), pixels=pixels, runs=runs)
 
 
@@ -114,14 +114,14 @@ def open_coco_source(path: Path, options: ReadOptions) -> CocoSource:
         for annotation in document["annotations"]:
             if annotation.get("iscrowd"):
                 continue
-            if annotation.get("segmentation"):
-                segmentations[annotation["image_id"]].append(annotation["segmentation"])
+            if _is_mask(annotation.get("segmentation")):
+                segmentations[int(annotation["image_id"])].append(annotation["segmentation"])
             else:
                 num_boxes += 1
         frame = (document.get("info") or {}).get("frame")
-        listed = sorted(document["images"], key=lambda image: image["id"])
-        listed = [image for image in listed if segmentations.get(image["id"]) and image["file_name"]]
-        licences = {entry["id"]: _licence(entry) for entry in document.get("licenses", [])}
+        listed = sorted(document["images"], key=lambda image: int(image["id"]))
+        listed = [image for image in listed if segmentations.get(int(image["id"])) and image["file_name"]]
+        licences = {entry["id"]: _licence(entry) for entry in document.get("licenses") or ()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: no COCO instances file ({error!r}); give {KINDS}") from error
     if not listed:
@@ -206,13 +206,15 @@ def _pixels_in_frame(data: bytes, image: Mapping[str, Any], frame: str | None) -
     decoded = decode_image(data, DecodeConfig())
     upright = (decoded.pixels.shape[1], decoded.pixels.shape[0])
     stored = upright[::-1] if decoded.exif_orientation >= 5 else upright
-    stated = (image.get("width", upright[0]), image.get("height", upright[1]))
+    stated = (image.get("width"), image.get("height"))  # null like nothing: some programs write that
     is_plain = decoded.exif_orientation == 1
-    fitting = [name for name, size in zip(FRAMES, (upright, stored), strict=True) if stated == size]
+    fitting = [
+        name
+        for name, size in zip(FRAMES, (upright, stored), strict=True)
+        if all(said in (None, is_so) for said, is_so in zip(stated, size, strict=True))
+    ]
     if is_plain and fitting:
         return decoded.pixels
-    if "width" not in image or "height" not in image:
-        fitting = list(FRAMES)
     if frame is not None:
         fitting = [name for name in fitting if name == frame]
     if not fitting:
@@ -229,6 +231,13 @@ def _pixels_in_frame(data: bytes, image: Mapping[str, Any], frame: str | None) -
     return decoded.pixels if fitting == ["upright"] else decode_image(data, AS_STORED).pixels
 
 
+def _is_mask(segmentation: Any) -> bool:
+    """Return whether an annotation has a mask: a box has none, though some programs write its corners."""
+    if not isinstance(segmentation, list):
+        return bool(segmentation)
+    return any(not isinstance(part, list) or len(part) % 2 or len(part) >= 6 for part in segmentation)
+
+
 def _runs(segmentation: Any, size: tuple[int, int]) -> Runs:
     """Return the run lengths of one annotation, known to fit its image."""
     if isinstance(segmentation, list):
@@ -236,6 +245,8 @@ def _runs(segmentation: Any, size: tuple[int, int]) -> Runs:
     if not isinstance(segmentation, dict) or isinstance(segmentation.get("counts"), str):
         [runs] = checked_runs([segmentation], size)
         return runs
+    if list(size) != segmentation.get("size", list(size)):
+        raise bad_annotations(f"a mask of {segmentation['size']} on an image of {list(size)} (H, W)")
     try:
         plain = np.asarray(segmentation.get("counts"), dtype=np.int64)
         decode_runs(plain, size)

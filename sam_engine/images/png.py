@@ -55,7 +55,8 @@ def clean_png(data: bytes, header: ImageHeader, *, strict: bool) -> tuple[bytes,
     """Return the PNG reduced to what its pixels need, all checksums verified, its orientation, and a note.
 
     Text, colour profiles and animation frames are dropped unread, so that none of them can inflate. Unless
-    ``strict``, a file that ends after its last pixel and before its end mark is completed, with a note.
+    ``strict``, a file that ends after its last pixel and before its end mark is completed, with a note; so is
+    an end mark whose checksum is wrong.
 
     Raises:
         ImageError: TRUNCATED or CORRUPT, naming the chunk.
@@ -63,17 +64,15 @@ def clean_png(data: bytes, header: ImageHeader, *, strict: bool) -> tuple[bytes,
     view = memoryview(data)
     kept, found, position, note, name = [view[:8]], dict[bytes, bytes](), 8, None, b""
     while name != b"IEND":
-        end = position + 8
+        end, name = position + 8, b""
         if end <= len(data):
             length, name = struct.unpack_from(">I4s", data, position)
             end += length + 4
         if end > len(data):
-            place = (
-                f"inside PNG chunk {ascii(name)[1:]}"
-                if position + 8 <= len(data)
-                else "before the PNG's end mark"
-            )
+            place = f"inside PNG chunk {ascii(name)[1:]}" if name else "before the PNG's end mark"
             problem = f"the file ends after {len(data)} bytes, {place}"
+            if not strict and name == b"IDAT" and end - 4 <= len(data):  # its checksum alone is missing
+                kept.append(memoryview(_with_checksum(view[position : end - 4])))
             if strict or not _is_complete(kept, header, interlaced=data[28] == 1):
                 raise truncated(problem)
             kept.append(memoryview(_END))
@@ -81,7 +80,12 @@ def clean_png(data: bytes, header: ImageHeader, *, strict: bool) -> tuple[bytes,
             break
         if name in _KEPT:
             if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end]):
-                raise corrupt(f"wrong checksum of PNG chunk {name.decode()} at byte {position}")
+                problem = f"wrong checksum of PNG chunk {name.decode()} at byte {position}"
+                if strict or name != b"IEND":
+                    raise corrupt(problem)
+                note = f"decoded leniently: {problem}"
+                kept.append(memoryview(_END))
+                break
             kept.append(view[position:end])
         elif name == b"eXIf":
             found[name] = bytes(view[position + 8 : end - 4])
@@ -95,6 +99,11 @@ def clean_png(data: bytes, header: ImageHeader, *, strict: bool) -> tuple[bytes,
             f"{pixel_bytes} bytes of pixel data cannot fill {header.width} x {header.height} pixels"
         )
     return b"".join(kept), _orientation(found), note
+
+
+def _with_checksum(chunk: memoryview) -> bytes:
+    """Return a chunk that lacks its checksum with it."""
+    return bytes(chunk) + zlib.crc32(chunk[4:]).to_bytes(4)
 
 
 def _oriented_text(name: bytes, body: memoryview) -> dict[bytes, bytes]:

@@ -20,26 +20,34 @@ from sam_engine.inputs.source import (
     ListingRules,
     short_name,
 )
+from sam_engine.inputs.unpack import compression_of
 from sam_engine.structures import ManifestEntry
 
 # What the kinds need is imported late: most runs need neither pyarrow nor OpenCV here.
 
 
-def _open_tar(path: str, rules: ListingRules) -> InputSource:
-    """Return the images in a tar, whatever it is compressed with, or in a zip under such a name."""
-    with open(path, "rb") as file:
-        if file.read(4) == b"PK\x03\x04":
-            return _open_zip(path, rules)
+def _open_archive(path: str, rules: ListingRules) -> InputSource:
+    """Return the images in a tar, compressed or not, or in a zip, whichever of the two it is called."""
+    if (_is_zip(path) or path.lower().endswith(".zip")) and not looks_like_tar(path):
+        from sam_engine.inputs.zip import ZipInput
+
+        return ZipInput(name=short_name(path), root=path, rules=rules)
     from sam_engine.inputs.tar import TarInput
 
     return TarInput(name=short_name(path), root=path, rules=rules)
 
 
-def _open_zip(path: str, rules: ListingRules) -> InputSource:
-    """Return the images in a zip."""
-    from sam_engine.inputs.zip import ZipInput
+def _is_zip(path: str) -> bool:
+    """Return whether a file begins as a zip does."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
-    return ZipInput(name=short_name(path), root=path, rules=rules)
+
+def looks_like_tar(path: str) -> bool:
+    """Return whether a file of any name is a tar, or compressed and so perhaps one."""
+    with open(path, "rb") as file:
+        head = file.read(512)
+    return head[257:262] == b"ustar" or compression_of(path) is not None
 
 
 def _open_parquet(path: str, rules: ListingRules) -> InputSource:
@@ -58,8 +66,7 @@ def _open_video(path: str, rules: ListingRules) -> InputSource:
 
 VIDEO_EXTENSIONS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 BY_EXTENSION: dict[str, Callable[[str, ListingRules], InputSource]] = {
-    **dict.fromkeys((".tar", ".tar.bz2", ".tar.gz", ".tar.xz", ".tgz"), _open_tar),
-    ".zip": _open_zip,
+    **dict.fromkeys((".tar", ".tar.bz2", ".tar.gz", ".tar.xz", ".tgz", ".zip"), _open_archive),
     ".parquet": _open_parquet,
     **dict.fromkeys(VIDEO_EXTENSIONS, _open_video),
 }
@@ -147,7 +154,9 @@ def open_container(path: str, rules: ListingRules) -> InputSource:
     Raises:
         InputError: It is not what its name says.
     """
-    return next((BY_EXTENSION[e] for e in BY_EXTENSION if path.lower().endswith(e)), _open_tar)(path, rules)
+    return next((BY_EXTENSION[e] for e in BY_EXTENSION if path.lower().endswith(e)), _open_archive)(
+        path, rules
+    )
 
 
 def _outer(container: bytes, inner: bytes) -> bytes:

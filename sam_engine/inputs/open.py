@@ -15,9 +15,8 @@ from sam_engine.inputs.folder import (
     walk_csv,
     walk_list,
 )
-from sam_engine.inputs.many import CONTAINER_SUFFIXES, ManyInput, is_container, open_container
+from sam_engine.inputs.many import CONTAINER_SUFFIXES, ManyInput, is_container, looks_like_tar, open_container
 from sam_engine.inputs.source import URL, FileInput, InputSource, ListingRules, short_name
-from sam_engine.inputs.unpack import compression_of
 
 _KINDS = "a folder, a glob, a list of paths (.txt, .csv), an image, a .parquet, a tar, a zip or a video"
 _OTHER_KINDS = (
@@ -27,6 +26,13 @@ _OTHER_KINDS = (
     (b"PK\x03\x04", "a zip under another name: call it .zip"),
     (b"PAR1", "Parquet under another name: call it .parquet"),
     (b"version https://git-lfs", "a Git LFS pointer: the file itself was not downloaded"),
+    (b"\x04\x22\x4d\x18", "compressed with lz4, which is not read: unpack it first"),
+    (b"\x5d\x00\x00", "compressed with the old LZMA, which is not read: unpack it first"),
+    (b"\x1f\x9d", "compressed with compress (.Z), which is not read: unpack it first"),
+    (b"ARROW1", "an Arrow (Feather) file; write it as Parquet"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"MATLAB", "a MATLAB file"),
+    (b"{", "JSON; images are looked for beside it, in their folder"),
     (b"%PDF", "a PDF"),
     (b"\x93NUMPY", "a NumPy array"),
     (b"\x89HDF", "an HDF5 file"),
@@ -82,18 +88,11 @@ def _open_file(path: str, spec: str, rules: ListingRules) -> InputSource:
         walk = functools.partial(walk_csv if extension == ".csv" else walk_list, path)
         return FileInput(name=short_name(path), root=folder, walk=walk, if_empty=f"{spec!r} lists no paths")
     try:
-        if is_container(os.fsencode(base)) or _looks_like_tar(path):
+        if is_container(os.fsencode(base)) or looks_like_tar(path):
             return open_container(path, rules)
         raise InputError(f"input {spec!r} is {_what_is(path)}; give {_KINDS}")
     except OSError as error:
         raise InputError(f"input {spec!r} cannot be read: {error.strerror}") from error
-
-
-def _looks_like_tar(path: str) -> bool:
-    """Return whether a file of any name is a tar, or compressed and so perhaps one."""
-    with open(path, "rb") as file:
-        head = file.read(512)
-    return head[257:262] == b"ustar" or compression_of(path) is not None
 
 
 def _what_is(path: str) -> str:

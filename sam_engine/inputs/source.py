@@ -36,12 +36,17 @@ IMAGE_EXTENSIONS = (
     ".tiff",
     ".webp",
 )
-RAW_EXTENSIONS = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw")
+RAW_EXTENSIONS = (
+    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".gpr", ".iiq", ".kdc", ".mos", ".mrw"),
+    *(".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+)
 """Raw files of cameras. They look like TIFF, and the image that a decoder finds first is a thumbnail."""
 UNREAD_EXTENSIONS = (
     *RAW_EXTENSIONS,
-    *(".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jpx", ".jxl"),
-    *(".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psb", ".psd", ".svg", ".tga", ".xcf"),
+    *(".bpg", ".dcm", ".dds", ".djvu", ".emf", ".eps", ".exr", ".fits", ".flif", ".hdr", ".heic", ".heif"),
+    *(".hif", ".ico", ".j2c", ".j2k", ".jls", ".jng", ".jp2", ".jpc", ".jpf", ".jpx", ".jxl", ".jxr", ".ktx"),
+    *(".mng", ".pam", ".pbm", ".pcx", ".pfm", ".pgm", ".pnm", ".ppm", ".psb", ".psd", ".qoi", ".ras", ".sgi"),
+    *(".svg", ".tga", ".wdp", ".wmf", ".xcf"),
 )
 """Known kinds of image that most installations do not decode: listed, so that each has a row that says so."""
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

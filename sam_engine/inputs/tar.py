@@ -6,6 +6,7 @@ into a cache, see `sam_engine.inputs.unpack`.
 
 import functools
 import os
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,9 @@ from sam_engine.inputs.unpack import plain_file
 from sam_engine.structures import ImageStatus, ManifestEntry, Origin
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
+_PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_EXTENSIONS = (*_PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_PAX_RECORD = re.compile(rb"(\d+) [^=]+=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,7 @@ def tar_index(path: str, _mtime_ns: int, suffixes: tuple[str, ...]) -> TarIndex:
     members: dict[bytes, Member] = {}
     links: dict[bytes, bytes] = {}
     left_out: Counter[str] = Counter()
+    problem = None
     try:
         plain, problem = plain_file(path)
         with open(plain, "rb") as file:
@@ -146,7 +151,8 @@ def tar_index(path: str, _mtime_ns: int, suffixes: tuple[str, ...]) -> TarIndex:
     except TarEnd as error:
         problem = f"{problem}, and {error}" if problem else str(error)
     except (tarfile.TarError, OSError) as error:
-        raise InputError(f"input {path!r} is not a readable tar: {error}") from error
+        reason = problem or str(error)
+        raise InputError(f"input {path!r} is not a readable tar: {reason}") from error
     if problem:
         problem = (
             f"input {path!r} is not whole: {problem}; {len(members)} whole files of the kinds looked for"
@@ -188,6 +194,8 @@ def walk_tar(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
         if has_end:
             joined = joined or start
             has_end = False
+        if not _extensions_are_sound(file, start):
+            raise TarEnd(f"a damaged extended header at byte {start:,}")
         if info.size < 0 or tar.offset <= start:
             raise TarEnd(f"a damaged header at byte {start:,} (a size of {info.size})")
         if info.isreg() and info.offset_data + info.size > num_bytes:
@@ -198,6 +206,27 @@ def walk_tar(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
         raise TarEnd(f"another archive begins at byte {joined:,}, after the end of the first")
     if not has_end:
         raise TarEnd(f"it is cut short: the end of the archive is missing at byte {num_bytes:,}")
+
+
+def _extensions_are_sound(file: BinaryIO, start: int) -> bool:
+    """Return whether the records of a member's extended headers, if it has any, fill them.
+
+    tarfile takes what it can of others, and for the rest the name that old programs would see.
+    """
+    file.seek(start)
+    header = tarfile.TarInfo.frombuf(file.read(BLOCK_BYTES), "utf-8", "surrogateescape")
+    while header.type in _EXTENSIONS:
+        records = file.read(header.size)
+        file.seek(-header.size % BLOCK_BYTES, os.SEEK_CUR)
+        while header.type in _PAX and (match := _PAX_RECORD.match(records)):
+            length = int(match[1])
+            if length <= match.end() or records[length - 1 : length] != b"\n":
+                return False
+            records = records[length:]
+        if header.type in _PAX and records.strip(b"\0"):
+            return False
+        header = tarfile.TarInfo.frombuf(file.read(BLOCK_BYTES), "utf-8", "surrogateescape")
+    return True
 
 
 def _enter(
@@ -221,7 +250,7 @@ def _enter(
     elif info.islnk():
         links[path] = _path(info.linkname)
     else:
-        if path in members:
+        if path in members or links.pop(path, None):
             left_out["older versions of a name"] += 1
         members[path] = Member(info.offset_data, info.size, int(info.mtime * 1e9))
 
@@ -229,9 +258,13 @@ def _enter(
 def _resolve(
     path: str, links: Mapping[bytes, bytes], members: dict[bytes, Member], left_out: Counter[str]
 ) -> None:
-    """Enter hard links as the files that they name; those of other suffixes are found by a second walk."""
-    wanted = set(links.values()) - members.keys()
-    targets = {target: members[target] for target in links.values() if target in members}
+    """Enter hard links as the files that they name, also by way of other links.
+
+    Files of other suffixes are found by a second walk.
+    """
+    ends = {name: _end_of_chain(name, links) for name in links}
+    wanted = set(ends.values()) - members.keys()
+    targets = {target: members[target] for target in ends.values() if target in members}
     with open(path, "rb") as file:
         try:
             for info in walk_tar(file) if wanted else ():
@@ -239,11 +272,20 @@ def _resolve(
                     targets[name] = Member(info.offset_data, info.size, int(info.mtime * 1e9))
         except TarEnd:
             pass  # told already
-    for name, target in links.items():
+    for name, target in ends.items():
         if target in targets:
             members[name] = targets[target]
-        else:
+        elif name not in members:
             left_out["hard links to what is not in the tar"] += 1
+
+
+def _end_of_chain(name: bytes, links: Mapping[bytes, bytes]) -> bytes:
+    """Return what a link names that is no link itself; any of them where they go round in a circle."""
+    for _ in links:
+        if name not in links:
+            break
+        name = links[name]
+    return name
 
 
 def _path(name: str) -> bytes:

@@ -3,6 +3,7 @@
 import calendar
 import functools
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -25,6 +26,10 @@ from sam_engine.inputs.source import (
 from sam_engine.structures import ImageStatus, ManifestEntry
 
 _ENCRYPTED = 0x1
+_MEMBER, _END_MARK = b"PK\x03\x04", b"PK\x05\x06"
+_END = struct.Struct("<4s4H2IH")
+"""The end of a zip: mark, two numbers of disks, files on this disk and in all, size and place of the
+directory, size of the comment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,8 @@ class ZipInput:
     def _walk(self, account: Account) -> Iterator[InputFile]:
         """Yield every image member, and count the others."""
         archive = _open(self.root, os.stat(self.root).st_mtime_ns)
+        if problem := _why_not_whole(archive):
+            account.accept(f"input {self.root!r} is not whole: {problem}", self.rules)
         last = archive.NameToInfo
         for info in archive.infolist():
             if info.is_dir():
@@ -74,6 +81,24 @@ class ZipInput:
                 yield InputFile(path=path, size=info.file_size, mtime_ns=_mtime_ns(info))
             else:
                 account.leave_out(reason)
+
+
+def _why_not_whole(archive: zipfile.ZipFile) -> str | None:
+    """Return what a zip's directory does not tell of its files; None if it tells of all.
+
+    zipfile reads the last of several zips in one file, and as much of a directory as is there.
+    """
+    listed = archive.infolist()
+    with open(str(archive.filename), "rb") as file:
+        begins_with_member = file.read(4) == _MEMBER
+        file.seek(-_END.size - len(archive.comment), os.SEEK_END)
+        mark, *_, stated, _size, _offset, _comment = _END.unpack(file.read(_END.size))
+    if begins_with_member and all(info.header_offset > 0 for info in listed):
+        return f"other files, perhaps another zip, lie before the first of the {len(listed)} in its directory"
+    # Old programs count modulo 65,536; newer ones write 65,535 and the number elsewhere.
+    if mark == _END_MARK and stated not in (len(listed) % 2**16, 2**16 - 1):
+        return f"its directory has {len(listed)} files of the {stated} that it states"
+    return None
 
 
 def _mtime_ns(info: zipfile.ZipInfo) -> int:

@@ -60,6 +60,8 @@ def test_crowds_are_no_masks(tmp_path: Path):
         ({"size": [96, 96], "counts": "000"}, "a mask is malformed"),
         ({"size": [5, 5], "counts": "i0"}, r"a mask of \[5, 5\] on an image of \[96, 96\]"),
         ({"size": [96, 96]}, "do not fit an image"),
+        ({"size": [48, 192], "counts": [100, 5, 9111]}, r"a mask of \[48, 192\] on an image of \[96, 96\]"),
+        ({"size": 96, "counts": [100, 5, 9111]}, "a mask of 96 on an image"),
     ],
 )
 def test_malformed_coco_annotations_are_that_images_error(tmp_path: Path, segmentation, message: str):
@@ -87,7 +89,9 @@ def test_what_is_no_coco_file_is_named(tmp_path: Path, content: str, images, mes
         open_source(tmp_path / "it.json", images)
 
 
-def write_turned(root: Path, orientation: int, size: tuple[int, int] | None, **info: str) -> tuple[Path, str]:
+def write_turned(
+    root: Path, orientation: int, size: tuple[int | None, int | None] | None, **info: str
+) -> tuple[Path, str]:
     """Write an upright scene of 96 x 64 as a turned JPEG, and a COCO file of one polygon in its left corner.
 
     Args:
@@ -124,6 +128,8 @@ def brightness_under_mask(image) -> float:
         (3, (96, 64), "upright", {}),
         (3, (96, 64), None, {"frame": "upright"}),
         (6, None, "upright", {}),
+        (6, (96, None), None, {}),
+        (1, (None, None), None, {}),
     ],
 )
 def test_masks_of_upright_images_lie_on_upright_images(tmp_path: Path, orientation, size, frame, info):
@@ -152,6 +158,8 @@ def test_masks_of_stored_images_lie_on_stored_images(tmp_path: Path, orientation
         (6, (96, 64), "stored", "annotated as 96 x 64 pixels, in the stored frame"),
         (3, (96, 64), None, "coco_frame=upright or coco_frame=stored"),
         (6, None, None, "coco_frame=upright or coco_frame=stored"),
+        (6, (None, None), None, "coco_frame=upright or coco_frame=stored"),
+        (1, (90, None), None, "annotated as 90 x None pixels; its file has 96 x 64"),
     ],
 )
 def test_no_frame_is_guessed(tmp_path: Path, orientation, size, frame, message: str):
@@ -163,12 +171,27 @@ def test_no_frame_is_guessed(tmp_path: Path, orientation, size, frame, message: 
 
 
 def test_a_box_alone_is_passed_over(tmp_path: Path, caplog):
-    """It is counted, and the masks beside it are read."""
+    """It is counted, and the masks beside it are read. Some programs write it as a polygon of its corners."""
     mask = draw(0)[1][0]
-    path = write_coco(tmp_path, [rle(mask), None, []])
+    path = write_coco(tmp_path, [rle(mask), None, [], [[]], [[10, 10, 40, 40]]])
 
     assert_masks(open_source(path, str(tmp_path / "images")).read(0), [mask])
-    assert "2 annotations are boxes without a mask" in caplog.text
+    assert "4 annotations are boxes without a mask" in caplog.text
+
+
+def test_ids_may_be_text_and_nothing_may_be_null(tmp_path: Path):
+    """Numbers in quotes, and null for what a file does not have; other text is refused when it is opened."""
+    mask = draw(0)[1][0]
+    path = write_coco(tmp_path, [rle(mask)])
+    document = json.loads(path.read_text())
+    document |= {"info": None, "licenses": None}
+    document["annotations"][0]["image_id"] = "7"
+    path.write_text(json.dumps(document))
+    (tmp_path / "odd.json").write_text(json.dumps(document).replace('"7"', '"seven"'))
+
+    assert_masks(open_source(path, str(tmp_path / "images")).read(0), [mask])
+    with pytest.raises(InputError, match="no COCO instances file"):
+        open_source(tmp_path / "odd.json", str(tmp_path / "images"))
 
 
 def test_names_that_are_not_utf_8_work(tmp_path: Path):

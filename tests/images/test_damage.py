@@ -85,9 +85,12 @@ def test_lenient_decoding_keeps_an_rgb_jpeg_rgb():
 
 
 @pytest.mark.parametrize("name", ["ok.png", "palette.png", "bilevel.png", "interlaced.png", "rgb16.png"])
-@pytest.mark.parametrize("lost", [1, 6, 12])
+@pytest.mark.parametrize("lost", [1, 6, 12, 13, 16])
 def test_lenient_decoding_needs_no_end_mark(name, lost):
-    """A PNG that ends after its last pixel is whole with decode.strict=false, and is marked."""
+    """A PNG that ends after its last pixel is whole with decode.strict=false, and is marked.
+
+    The last four bytes but twelve are the checksum of the last pixels.
+    """
     data = interlaced_png() if name == "interlaced.png" else cases()[name].data
     decoded = decode_image(data[:-lost], DecodeConfig(strict=False))
 
@@ -96,7 +99,17 @@ def test_lenient_decoding_needs_no_end_mark(name, lost):
     assert np.array_equal(decoded.pixels, decode_image(data, DEFAULT).pixels)
 
 
-@pytest.mark.parametrize("lost", [13, 500])
+def test_lenient_decoding_needs_no_sound_end_mark():
+    """Its checksum guards nothing."""
+    data = cases()["ok.png"].data
+    decoded = decode_image(data[:-1] + b"x", DecodeConfig(strict=False))
+
+    assert failure(data[:-1] + b"x").status is ImageStatus.CORRUPT
+    assert "wrong checksum of PNG chunk IEND" in decoded.note
+    assert np.array_equal(decoded.pixels, decode("ok.png"))
+
+
+@pytest.mark.parametrize("lost", [17, 500])
 def test_lenient_decoding_misses_no_pixel_of_a_png(lost):
     """A PNG that ends inside its pixels is truncated all the same; so is one of too few rows."""
     data = cases()["ok.png"].data

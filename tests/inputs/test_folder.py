@@ -276,6 +276,9 @@ def test_mistakes_are_named(tmp_path):
     """Each mistake gets one line that says what was got and what would do."""
     put(tmp_path, "photos/notes.md", "x.zip", "x.docx", "empty.txt", "bad.parquet", "bad.tar")
     (tmp_path / "empty.txt").write_bytes(b"\n")
+    put(tmp_path, "y.lz4", data=b"\x04\x22\x4d\x18 and more")
+    put(tmp_path, "y.json", data=b'{"images": []}')
+    put(tmp_path, "y.tar.bz2", data=b"BZh91AY&SY, cut in its first block")
     messages = {
         "": "input is empty",
         tmp_path / "photo": "did you mean 'photos'?",
@@ -288,6 +291,9 @@ def test_mistakes_are_named(tmp_path):
         tmp_path / "empty.txt": "lists no paths",
         tmp_path / "bad.parquet": "not a readable Parquet",
         tmp_path / "bad.tar": "not a readable tar",
+        tmp_path / "y.lz4": "compressed with lz4, which is not read",
+        tmp_path / "y.json": "is JSON",
+        tmp_path / "y.tar.bz2": "bzip2 stream is cut or damaged after 0 plain bytes",
         "s3://bucket/photos": "is a URL",
     }
     got = {spec: refusal(spec) for spec in messages}

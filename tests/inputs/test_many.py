@@ -13,7 +13,7 @@ import pytest
 from sam_engine.config import DecodeConfig
 from sam_engine.inputs.folder import expand_braces
 from sam_engine.inputs.open import open_input
-from sam_engine.inputs.source import Account
+from sam_engine.inputs.source import Account, ListingRules
 from sam_engine.structures import ImageStatus
 from tests.helpers.inputs import entries, read_status, refusal
 
@@ -142,3 +142,53 @@ def test_a_cut_zip_is_refused(tmp_path):
     os.truncate(tmp_path / "x.zip", 900)
 
     assert "not whole" in refusal(tmp_path / "x.zip")
+
+
+def zip_of(*names: str) -> bytes:
+    """Return a zip whose members hold their names."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            archive.writestr(name, name)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "problem", "whole"),
+    [
+        (zip_of("a.png", "b.png") + zip_of("c.png"), "perhaps another zip, lie before", [b"c.png"]),
+        (
+            zip_of("a.png").replace(b"\1\0\1\0", b"\4\0\4\0"),
+            "has 1 files of the 4 that it states",
+            [b"a.png"],
+        ),
+    ],
+    ids=["joined", "short directory"],
+)
+def test_a_zip_that_is_not_whole_is_refused(tmp_path, data, problem, whole):
+    """Or taken as far as its directory goes."""
+    (tmp_path / "x.zip").write_bytes(data)
+    account = Account()
+    source = open_input(str(tmp_path / "x.zip"), ListingRules(accept_incomplete=True))
+
+    assert problem in refusal(tmp_path / "x.zip")
+    assert [file.path for file in source.iter_files(account)] == whole
+    assert problem in account.incomplete[0]
+
+
+def test_a_program_in_front_of_a_zip_is_no_damage(tmp_path):
+    """As in archives that unpack themselves; nor is a comment at the end."""
+    (tmp_path / "x.zip").write_bytes(b"#!/bin/sh\n" + zip_of("a.png", "b.png"))
+    with zipfile.ZipFile(tmp_path / "x.zip", "a") as archive:
+        archive.comment = b"made today"
+
+    assert contents(tmp_path / "x.zip") == {b"a.png": b"a.png", b"b.png": b"b.png"}
+
+
+@pytest.mark.parametrize(("name", "mode"), [("x.zip", "w"), ("y.zip", "w:gz"), ("d/z.zip", "w:xz")])
+def test_a_tar_under_the_name_of_a_zip_is_read(tmp_path, name, mode):
+    """The first bytes tell, as they do of a zip under the name of a tar."""
+    put_tar(tmp_path / "in" / name, "a.jpg", mode=mode)
+
+    assert list(contents(tmp_path / "in" / name)) == [b"a.jpg"]
+    assert list(contents(tmp_path / "in")) == [name.encode() + b"/a.jpg"]

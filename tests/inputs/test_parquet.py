@@ -1,5 +1,6 @@
 """Images in a Parquet file are listed and read like files."""
 
+import os
 import pickle
 
 import pyarrow as pa
@@ -130,3 +131,18 @@ def test_the_column_can_be_named(tmp_path):
         open_input(str(tmp_path / "x.parquet"), ListingRules(column="picture"))
     with pytest.raises(InputError, match="column 'size' holds int64"):
         open_input(str(tmp_path / "x.parquet"), ListingRules(column="size"))
+
+
+def test_a_new_time_alone_is_no_change(tmp_path):
+    """A `touch` or a copy leaves every row; rows that a rewritten file does not have are gone."""
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"image": [b"one", b"two"]}), path)
+    source = open_input(str(path))
+    first, second = entries(source)
+    os.utime(path, ns=(1, 1))
+    read = [source.read(first, DEFAULT), source.read(second, DEFAULT)]
+    pq.write_table(pa.table({"image": [b"three"]}), path)
+
+    assert read == [b"one", b"two"]
+    assert source.read(first, DEFAULT) == b"three"
+    assert read_status(source, second) is ImageStatus.VANISHED

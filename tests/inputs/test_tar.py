@@ -139,3 +139,48 @@ def test_hard_links_are_the_files_that_they_name(tmp_path):
         "links": 1,
         "other files (.data)": 1,
     }
+
+
+def put_links(path: Path, *members: tuple[str, str | None]) -> None:
+    """Write a tar of files that hold their names, and of hard links to others."""
+    with tarfile.open(path, "w") as tar:
+        for name, target in members:
+            info = tarfile.TarInfo(name)
+            if target is None:
+                info.size = len(name)
+            else:
+                info.type, info.linkname = tarfile.LNKTYPE, target
+            tar.addfile(info, io.BytesIO(name.encode()))
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ([("a.jpg", None), ("b.jpg", "a.jpg"), ("c.jpg", "b.jpg")], "a.jpg"),  # a link to a link
+        ([("c.jpg", "b.jpg"), ("b.jpg", "a.bin"), ("a.bin", None)], "a.bin"),  # before what they name
+        ([("a.jpg", None), ("c.jpg", None), ("c.jpg", "a.jpg")], "a.jpg"),  # the later one is the link
+        ([("a.jpg", None), ("c.jpg", "a.jpg"), ("c.jpg", None)], "c.jpg"),  # or the file
+        ([("c.jpg", None), ("c.jpg", "c.jpg")], "c.jpg"),  # as GNU tar writes a file that is given twice
+    ],
+)
+def test_hard_links_lead_where_they_would_when_unpacked(tmp_path, members, expected):
+    """By way of other links, and of equal names the last counts."""
+    put_links(tmp_path / "x.tar", *members)
+    source = open_input(str(tmp_path / "x.tar"))
+    contents = {entry.path: source.read(entry, DEFAULT) for entry in entries(source)}
+
+    assert contents[b"c.jpg"] == expected.encode()
+
+
+@pytest.mark.parametrize("name", ["ä" * 80 + ".jpg", "a.jpg"])
+def test_a_damaged_extended_header_is_refused(tmp_path, name):
+    """Python's tarfile would go on with another name, or another size, and say nothing."""
+    with tarfile.open(
+        tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "x"}
+    ) as tar:
+        tar.addfile(tarfile.TarInfo(name))
+    data = (tmp_path / "x.tar").read_bytes()
+    record = b" path=" if len(name) > 80 else b" comment="
+    (tmp_path / "x.tar").write_bytes(data.replace(record, b"x" + record[1:], 1))
+
+    assert "a damaged extended header at byte 0" in refusal(tmp_path / "x.tar")
