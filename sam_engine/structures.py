@@ -145,6 +145,11 @@ class ManifestEntry:
     mtime_ns: int
     origin: Origin = UNKNOWN_ORIGIN
 
+    @property
+    def was_there(self) -> bool:
+        """Whether there was a file of this name when the manifest was frozen."""
+        return self.size > 0 or self.mtime_ns != 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:

@@ -70,7 +70,7 @@ def open_run(preparation: Preparation) -> Plan:
         # Killed between manifest and run.json, an extension has not happened.
         frozen = Manifest.from_bytes(store.read(MANIFEST)).first(there.num_images)
         begun_with = frozen.first(there.segments[0]["start"]) if there.segments else frozen
-        here = run_info(preparation, begun_with, there.segments).succeeding(there)
+        here = run_info(preparation, begun_with, there).succeeding(there)
         refuse_difference(store.describe(), there.settings, here.settings)
         manifest, segments, notes = manifest_now(preparation, there, frozen)
         here = with_segments(here, segments, len(manifest))

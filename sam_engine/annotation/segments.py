@@ -24,12 +24,20 @@ TABLE_SHA256 = "image_table_sha256"
 """Of a run's selection, where it has an image table."""
 
 
-def run_info(
-    preparation: Preparation, begun_with: Manifest, segments: Sequence[Mapping[str, Any]] = ()
-) -> RunInfo:
-    """Return what the run's settings say with the manifest that the dataset was, or is now, begun with."""
+def run_info(preparation: Preparation, begun_with: Manifest, there: RunInfo | None = None) -> RunInfo:
+    """Return what the run's settings say with the manifest that a dataset was, or is now, begun with.
+
+    Args:
+        preparation: The run's.
+        begun_with: Without what was appended since.
+        there: What is on record, if it is gone on with. Where it may be extended, ``shard_size`` is that of
+            what is appended.
+    """
     config = preparation.config
+    segments = () if there is None else there.segments
     shard_size = config.shard_size or _shard_size(config, len(begun_with))
+    if there is not None and config.on_input_change == "extend":
+        shard_size = there.settings["shard_size"]
     info = RunInfo(
         settings=deciding_settings(
             config,

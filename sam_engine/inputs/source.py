@@ -3,6 +3,7 @@
 Paths are bytes everywhere, because that is what a file system has. The rules are in docs/images.md.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -196,7 +197,8 @@ def read_file(path: bytes, entry: ManifestEntry, config: DecodeConfig) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(ImageStatus.UNREADABLE, "not a regular file")
         refuse_large(status.st_size, config)
-        if status.st_size != entry.size:  # a new time alone is a `touch` or a copy: the bytes are hashed
+        # A new time alone is a `touch` or a copy: the bytes are hashed. What was not there then is no change.
+        if entry.was_there and status.st_size != entry.size:
             message = f"{status.st_size} bytes now, {entry.size} when it was listed"
             raise ImageError(ImageStatus.CHANGED, message)
         with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
@@ -280,13 +282,11 @@ def short_name(path: str, *, keep_extension: bool = False) -> str:
 
 
 def stat_file(absolute: bytes, path: bytes) -> InputFile:
-    """Return the listing of one path; zeros where there is nothing any more."""
-    for look in (os.stat, os.lstat):
-        try:
-            status = look(absolute)
-        except OSError:
-            continue
-        return InputFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns)
+    """Return the listing of one path; zeros where there is no file, or none any more, or none yet."""
+    with contextlib.suppress(OSError):
+        status = os.stat(absolute)
+        if stat.S_ISREG(status.st_mode):
+            return InputFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns)
     return InputFile(path=path, size=0, mtime_ns=0)
 
 

@@ -250,8 +250,9 @@ def _enter(
     elif info.islnk():
         links[path] = _path(info.linkname)
     else:
-        if path in members or links.pop(path, None):
+        if path in members or path in links:
             left_out["older versions of a name"] += 1
+        links.pop(path, None)
         members[path] = Member(info.offset_data, info.size, int(info.mtime * 1e9))
 
 

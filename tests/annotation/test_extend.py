@@ -106,6 +106,16 @@ def test_a_segment_has_shards_of_its_own_size(tmp_path):
     assert [segment["shard_size"] for segment in record(tmp_path / "out")["segments"]] == [6]
 
 
+def test_the_size_of_a_segments_shards_can_be_said(tmp_path, begun):
+    """What is there is not cut anew, so that another size is no other configuration."""
+    annotate(tmp_path, shard_size=1, on_input_change="extend")
+
+    assert record(begun)["settings"]["shard_size"] == 2
+    assert [segment["shard_size"] for segment in record(begun)["segments"]] == [1]
+    with pytest.raises(FingerprintError, match="shard_size is 2 there and 1 here"):
+        annotate(tmp_path, shard_size=1)
+
+
 def test_lost_shard_of_a_segment_is_made_again(tmp_path, begun):
     """By the same command and by repair, with its bytes."""
     annotate(tmp_path, on_input_change="extend")

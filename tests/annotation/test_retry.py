@@ -190,3 +190,35 @@ def test_killed_while_it_sets_aside_it_goes_on(tmp_path, lacking, monkeypatch, s
 
     assert statuses(tmp_path) == ["ok", "ok", "ok", "ok", "unsupported", "ok"]
     assert (lacking / "_SUCCESS.json").exists()
+
+
+@pytest.mark.parametrize("instead", [None, "folder", "link to nothing"])
+def test_what_was_not_there_yet_is_no_change(tmp_path, instead):
+    """A list names a file that arrives later: a retry annotates it."""
+    fakes.write_images(tmp_path / "in", 2)
+    (tmp_path / "in/001.png").rename(tmp_path / "away.png")
+    if instead == "folder":
+        (tmp_path / "in/001.png").mkdir()
+    elif instead:
+        (tmp_path / "in/001.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "list.txt").write_text("in/000.png\nin/001.png\n")
+    settings = {
+        "input": tmp_path / "list.txt",
+        "output": tmp_path / "out",
+        "model": {"checkpoint": "random"},
+        "amg": {"points_per_side": 2},
+        "executor": "inline",
+        "previews": 0,
+        "make_model": fakes.make_disc_segmenter,
+    }
+    annotate_dataset(**settings)
+    before = statuses(tmp_path)
+    if instead == "folder":
+        (tmp_path / "in/001.png").rmdir()
+    elif instead:
+        (tmp_path / "in/001.png").unlink()
+    (tmp_path / "away.png").rename(tmp_path / "in/001.png")
+    annotate_dataset(**settings, retry_failed=True)
+
+    assert before in (["ok", "vanished"], ["ok", "unreadable"])
+    assert statuses(tmp_path) == ["ok", "ok"]

@@ -26,7 +26,8 @@ PHASES = {
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 MAX_PAUSE_S = 0.25
 """Between a phase's beginning and the signal, at most."""
-MAX_RUN_S = 240.0
+MAX_RUN_S = 600.0
+"""Longer, even on a machine with ten times as much to do, is a hang."""
 RUNS_ON_ONE_OUTPUT = 2
 """Interrupted runs before one is left alone and what it made is compared."""
 
@@ -49,6 +50,8 @@ def run_signals(work: Path, order: Order, *, executor: str) -> Result:
         _stop_one(work, executor, number, phase, dice.uniform(0, MAX_PAUSE_S), result)
         if turn % RUNS_ON_ONE_OUTPUT == RUNS_ON_ONE_OUTPUT - 1 or turn == len(planned) - 1:
             _finish(work, executor, reference, result)
+        done = f"{turn + 1} of {len(planned)}: {number.name} at {phase}"
+        print(f"{done}; {len(result.violations)} violations", *result.violations[-1:], file=sys.stderr)
     return result
 
 
@@ -89,7 +92,11 @@ def _stop_one(
 def _finish(work: Path, executor: str, reference: Mapping[str, bytes], result: Result) -> None:
     """Let a run end, and compare what it made with what an undisturbed one made."""
     process = _start(work, work / "out", executor)
-    _, err = process.communicate(timeout=MAX_RUN_S)
+    try:
+        _, err = process.communicate(timeout=MAX_RUN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _, err = process.communicate()
     if process.returncode != 0:
         result.violations.append(f"the run after ended with {process.returncode}: {err[-300:]}")
     files = read_files(work / "out")

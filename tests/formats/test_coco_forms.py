@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from sam_engine import annotate_dataset
 from sam_engine.dataset.correction_log import CorrectionLog, read_corrections
 from sam_engine.dataset.corrections import Operation
 from sam_engine.dataset.originals import open_originals
@@ -16,9 +17,11 @@ from sam_engine.dataset.reader import open_dataset
 from sam_engine.errors import ConfigError, InputError
 from sam_engine.formats.coco import read_coco
 from sam_engine.formats.coco_export import CocoForm, export_coco
+from sam_engine.formats.open import open_source
 from sam_engine.formats.polygons import outlines_of
 from sam_engine.formats.returned import highest_id, log_differences
 from sam_engine.ops.rle import decode_counts
+from tests.helpers import fakes
 from tests.helpers.dataset_builder import image, rectangle_mask, sample_records, write_dataset
 from tests.helpers.drawn_data import write_our_dataset
 
@@ -243,3 +246,30 @@ def test_what_cannot_be_is_refused_before_a_line_is_written(root, tmp_path, chan
     with pytest.raises(InputError, match=message):
         take_back(root, tmp_path / "c.json")
     assert read_corrections(root) == {}
+
+
+def test_our_own_file_of_turned_images_is_read_in_its_frame(tmp_path):
+    """It says that it is upright, which sizes do not tell of a photo that lies on its head."""
+    (tmp_path / "in").mkdir()
+    exif = Image.Exif()
+    for number, orientation in enumerate((1, 3, 6)):
+        exif[0x0112] = orientation
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"in/{number}.png", exif=exif)
+    annotate_dataset(
+        input=tmp_path / "in",
+        output=tmp_path / "data",
+        model={"checkpoint": "random"},
+        amg={"points_per_side": 2},
+        executor="inline",
+        previews=0,
+        make_model=fakes.make_disc_segmenter,
+    )
+    export(tmp_path / "data", tmp_path / "c.json")
+    theirs = open_source(tmp_path / "c.json", str(tmp_path / "in"))
+    ours = open_source(tmp_path / "data")
+
+    assert len(theirs) == 3
+    for index in range(3):
+        assert np.array_equal(theirs.read(index).pixels, ours.read(index).pixels)
+        assert np.array_equal(theirs.read(index).masks, ours.read(index).masks)
