@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sam_engine.annotation.plan import Plan
-from sam_engine.annotation.report import ERRORS, add_up
+from sam_engine.annotation.report import ERRORS
 from sam_engine.annotation.run import RunEvent, RunSummary, annotate_dataset
 from sam_engine.compute.signals import leave, stopped_by_signals
 from sam_engine.config import AutoAnnotateConfig
@@ -74,10 +74,9 @@ def run(config: AutoAnnotateConfig, make_model: "Callable[[], Segmenter] | None"
             check_signals()
             if isinstance(event, Plan):
                 _announce(event)
-                mine = {shard.index for shard in event.part}
-                before = add_up(summary for index, summary in event.committed.items() if index in mine)
                 total = sum(shard.num_images for shard in event.part)
-                progress.start(total=total, done=before.num_images, num_masks=before.num_masks)
+                left = sum(shard.num_images for shard in event.open_shards)
+                progress.start(total=total, done=total - left)
             else:
                 progress.show(event)
 
@@ -125,7 +124,7 @@ def _announce(plan: Plan) -> None:
         log.warning("random weights: the masks will be meaningless")
     for note in (*plan.notes, *plan.preparation.account.describe()):
         log.warning("%s", note)
-    done, partition = len(plan.committed), plan.preparation.config.partition
+    done, partition = len(plan.published), plan.preparation.config.partition
     log.info(
         "%d images, %d shards%s, into %s%s",
         len(plan.manifest),

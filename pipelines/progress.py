@@ -23,19 +23,18 @@ class Progress(AbstractContextManager["Progress"]):
         self._draws_bar = log_format == "text" and sys.stderr.isatty()
         self._bar: Any = None
         self._underway: dict[int, ShardProgress] = {}
-        self.start(total=0, done=0, num_masks=0)
+        self.start(total=0, done=0)
 
-    def start(self, *, total: int, done: int, num_masks: int) -> None:
-        """Start at what earlier runs have done.
+    def start(self, *, total: int, done: int) -> None:
+        """Start at what earlier runs have done; masks are those of this run.
 
         Args:
             total: Images of the dataset.
             done: Images published already.
-            num_masks: Masks published already.
         """
         self._done = self._before = done
         self._total = total
-        self._masks = num_masks
+        self._masks = 0
         self._started: float | None = None  # with the first image: loading says nothing about speed
         self._last_line = time.monotonic()
         if self._draws_bar and total:

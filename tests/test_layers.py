@@ -28,6 +28,7 @@ OWNERS = {
     "hydra": {"pipelines/config.py"},
     "omegaconf": {"pipelines/config.py"},
     "numba": {"sam_engine/compute/compiled.py"},
+    "obstore": {"sam_engine/storage/bucket.py"},
     "ray": {
         "sam_engine/cluster/ray_job.py",
         "sam_engine/cluster/ray_metrics.py",
@@ -50,7 +51,7 @@ def imports(path):
 
 @pytest.mark.parametrize("framework", sorted(OWNERS))
 def test_a_framework_is_imported_by_its_owner_alone(framework):
-    """Hydra and OmegaConf in pipelines/config.py, Ray where it is started, numba in compute/compiled.py."""
+    """Hydra in pipelines/config.py, Ray where it is started, numba in compute, obstore in storage."""
     users = {path.relative_to(ROOT).as_posix() for path in FILES if framework in imports(path)}
 
     assert users <= OWNERS[framework]

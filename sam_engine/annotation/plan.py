@@ -1,7 +1,7 @@
 """What a run is to do: the dataset opened or begun, and the shards that it lacks. No torch."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sam_engine.annotation.preparation import Preparation
@@ -10,11 +10,12 @@ from sam_engine.annotation.segments import manifest_now, run_info, selection, sh
 from sam_engine.dataset.begin import begun
 from sam_engine.dataset.hidden import keep_hidden
 from sam_engine.dataset.manifest import Manifest, selection_in
+from sam_engine.dataset.published import committed_shards, published_shards
 from sam_engine.dataset.run_info import CONFIG, RunInfo, config_yaml, refuse_difference, version_notes
 from sam_engine.dataset.schema import MANIFEST, RUN_INFO, SUCCESS
-from sam_engine.dataset.shards import ShardSummary, committed_shards, shard_name
-from sam_engine.storage.local import SET_ASIDE
-from sam_engine.storage.store import Store
+from sam_engine.dataset.shards import shard_name
+from sam_engine.storage.exclusivity import refuse_inexclusive
+from sam_engine.storage.store import SET_ASIDE, Store
 from sam_engine.structures import ImageStatus, Partition, Shard
 
 
@@ -28,8 +29,8 @@ class Plan:
     """The frozen one."""
     shards: Sequence[Shard]
     """All of the dataset."""
-    committed: Mapping[int, ShardSummary]
-    """Shards that were published before."""
+    published: frozenset[int]
+    """Indices of the shards that were there before, as one listing has them; they are read at the end."""
     notes: Sequence[str]
     """What has changed since the manifest was frozen, in a line each."""
 
@@ -41,7 +42,7 @@ class Plan:
     @property
     def open_shards(self) -> list[Shard]:
         """Those of its part that are still to be made, in order."""
-        return [shard for shard in self.part if shard.index not in self.committed]
+        return [shard for shard in self.part if shard.index not in self.published]
 
 
 def open_run(preparation: Preparation) -> Plan:
@@ -49,13 +50,16 @@ def open_run(preparation: Preparation) -> Plan:
 
     Raises:
         FingerprintError: The output holds the dataset of other settings.
-        ShardError: A published shard is damaged.
+        ConfigError: Its store lets several writers create one object.
+        ShardError: What is on record is damaged, or something else is named as shards are.
         StorageError: The output cannot be written.
     """
     store, manifest = preparation.store, preparation.manifest
     notes: list[str] = []
     store.delete_own_temporaries()
     store.settle()
+    if store.needs_proof and not store.has(RUN_INFO):
+        refuse_inexclusive(store)
     there = begun(store) if preparation.config.partition.is_whole else _begun_together(preparation)
     if there is None:
         here = run_info(preparation, manifest)
@@ -76,7 +80,7 @@ def open_run(preparation: Preparation) -> Plan:
         here = with_segments(here, segments, len(manifest))
         notes += version_notes(there.versions, here.versions)
         if segments != there.segments:
-            if store.list(SUCCESS):  # until it is true again
+            if store.has(SUCCESS):  # until it is true again
                 store.set_aside(SUCCESS)
             store.replace(MANIFEST, manifest.to_bytes())
             store.replace(CONFIG, _config_of_all(preparation))
@@ -89,36 +93,36 @@ def open_run(preparation: Preparation) -> Plan:
         notes += preparation.blur.notes(manifest.table["path_bytes"].to_pylist())
     if preparation.hidden is not None:
         keep_hidden(store, preparation.hidden)
-    committed = committed_shards(store, here.fingerprint)
+    published = set(published_shards(store))
     if preparation.config.retry_failed:
-        notes += _set_failed_aside(store, committed)
+        notes += _set_failed_aside(store, here.fingerprint, published)
     return Plan(
         preparation=preparation,
         info=here,
         manifest=manifest,
         shards=shards_of(here),
-        committed=committed,
+        published=frozenset(published),
         notes=notes,
     )
 
 
-def _set_failed_aside(store: Store, committed: dict[int, ShardSummary]) -> list[str]:
-    """Take shards with images that failed for a passing reason out of the dataset, to be made anew.
+def _set_failed_aside(store: Store, fingerprint: str, published: set[int]) -> list[str]:
+    """Take shards with images that failed for a passing reason out of those published, to be made anew.
 
     Killed anywhere, it may be called again: no image ever has two rows. Returns what was done, in a line.
     """
     retried = {
         index: summary
-        for index, summary in committed.items()
+        for index, summary in committed_shards(store, fingerprint).items()
         if any(ImageStatus(status).may_pass for status in summary.statuses)
     }
     if not retried:
         return []
-    if store.list(SUCCESS):  # until it is true again
+    if store.has(SUCCESS):  # until it is true again
         store.set_aside(SUCCESS)
     for index in retried:
         store.set_aside(shard_name(index))
-        del committed[index]
+        published.discard(index)
     num_failed = sum(
         count
         for summary in retried.values()
@@ -142,7 +146,7 @@ def _begun_together(preparation: Preparation) -> RunInfo:
         ShardError: The record is damaged.
     """
     store, manifest, prompts = preparation.store, preparation.manifest, preparation.prompts
-    if store.list(RUN_INFO):
+    if store.has(RUN_INFO):
         return RunInfo.from_json(store.read(RUN_INFO))
     if not store.put_exclusive(MANIFEST, manifest.to_bytes(selection(preparation))):
         data = store.read(MANIFEST)

@@ -19,7 +19,8 @@ from sam_engine.errors import ConfigError
 from sam_engine.inputs.open import open_input
 from sam_engine.inputs.source import Account, InputSource, ListingRules
 from sam_engine.privacy.open import Blur, kept_blur, open_blur
-from sam_engine.storage.local import open_store
+from sam_engine.storage.open import open_store
+from sam_engine.storage.place import is_object_url, scheme_of
 from sam_engine.storage.store import Store
 
 
@@ -66,7 +67,7 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     )
     source, account = open_input(config.input, rules), Account()
     output = config.output or os.path.join("outputs", f"{source.name}-{config.model.name}")
-    if "://" not in output:  # workers elsewhere have another working directory
+    if scheme_of(output) is None:  # workers elsewhere have another working directory
         output = os.path.abspath(output)
     store = open_store(output)
     _refuse_nesting(config, source, output)
@@ -115,7 +116,7 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
 
 def _image_table(path: str | None, store: Store) -> ImageTable | None:
     """Return the table in a file; None where it is gone and a dataset was begun with it."""
-    if path is None or (not os.path.exists(path) and store.list(RUN_INFO)):
+    if path is None or (not os.path.exists(path) and store.has(RUN_INFO)):
         return None
     return read_image_table(path)
 
@@ -147,8 +148,15 @@ def _check_machine(config: AutoAnnotateConfig) -> None:
 
 def _refuse_nesting(config: AutoAnnotateConfig, source: InputSource, output: str) -> None:
     """Raise `ConfigError` if the next listing of the input would find the output in it."""
-    if config.input is None or not os.path.isdir(source.root) or not os.path.isdir(config.input):
+    if config.input is None:
         return
-    root, inside = os.path.realpath(source.root), os.path.realpath(output)
-    if os.path.commonpath([root, inside]) == root:
+    if is_object_url(source.root) or is_object_url(output):
+        root, inside = source.root.rstrip("/"), output.rstrip("/")
+        is_inside = inside == root or inside.startswith(f"{root}/")
+    else:
+        if not os.path.isdir(source.root) or not os.path.isdir(config.input):
+            return
+        root, inside = os.path.realpath(source.root), os.path.realpath(output)
+        is_inside = os.path.commonpath([root, inside]) == root
+    if is_inside:
         raise ConfigError(f"output {output} lies inside input {source.root}; give an output= beside it")

@@ -164,7 +164,7 @@ def prompts_of_run(path: str, store: Store) -> PromptTable:
         ConfigError: As `read_prompts`.
         ShardError: What the dataset keeps is damaged.
     """
-    if not os.path.exists(path) and store.list(PROMPTS):
+    if not os.path.exists(path) and store.has(PROMPTS):
         return kept_prompts(store)
     return read_prompts(path)
 

@@ -85,7 +85,7 @@ def repair_dataset(
         damaged = verify_dataset(dataset).damaged
         expected = recorded_digests(dataset)
         set_aside = [store.set_aside(name) for name in damaged]
-        if store.list(SUCCESS):  # until it is true again
+        if store.has(SUCCESS):  # until it is true again
             set_aside.append(store.set_aside(SUCCESS))
         made: dict[str, str] = {}
         notes: list[str] = []

@@ -34,8 +34,9 @@ from sam_engine.checkpoints.resolve import Checkpoint
 from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.hidden import HIDDEN, hidden_in
 from sam_engine.dataset.manifest import Manifest
+from sam_engine.dataset.published import committed_shards
 from sam_engine.dataset.schema import MANIFEST, SUCCESS
-from sam_engine.dataset.shards import committed_shards, shard_sha256, success_json
+from sam_engine.dataset.shards import shard_sha256, success_json
 from sam_engine.errors import ConfigError
 from sam_engine.inputs.source import InputSource, short_name
 from sam_engine.privacy.open import kept_blur
@@ -290,7 +291,7 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> RunSum
     allowed = config.max_failed_fraction * len(plan.manifest)
     num_damaged = count_damaged(store, summaries) if is_last and totals.num_failed > allowed else 0
     notes = closing_notes(totals, config, num_damaged if num_damaged > allowed else None)
-    has_news = is_last and bool(plan.open_shards or not store.list(SUCCESS))
+    has_news = (is_last and plan.open_shards) or not store.has(SUCCESS)
     previews = publish_previews(plan, summaries) if has_news else previews_in(store)
     if (
         is_last and not has_news and preparation.blur is not None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sam_engine.annotation.report import add_up
 from sam_engine.dataset.reader import Dataset
-from sam_engine.dataset.schema import SUCCESS
+from sam_engine.dataset.schema import ANNOTATIONS_PREFIX, SUCCESS
 from sam_engine.dataset.shards import shard_name
 
 WINDOW_S = 3600.0
@@ -47,7 +47,8 @@ def status_of(dataset: Dataset, now: float) -> Status:
     """
     shards = dataset.shards
     totals = add_up(shards.values())
-    times = {index: dataset.store.modified(shard_name(index)) for index in shards}
+    listed = {each.name: each.modified for each in dataset.store.scan(ANNOTATIONS_PREFIX)}
+    times = {index: listed[shard_name(index)] for index in shards if shard_name(index) in listed}
     newest = max(times.values(), default=0.0)
     # A shard's images were made before it was published: those of the oldest, before the time that counts.
     recent = sorted((time, index) for index, time in times.items() if newest - time <= WINDOW_S)
@@ -57,7 +58,7 @@ def status_of(dataset: Dataset, now: float) -> Status:
     num_left = dataset.num_planned - totals.num_images
     return Status(
         output=dataset.store.describe(),
-        is_finished=bool(dataset.store.list(SUCCESS)),
+        is_finished=dataset.store.has(SUCCESS),
         num_shards=len(shards),
         num_shards_planned=int(dataset.run_info.get("num_shards", len(shards))),
         num_images=totals.num_images,

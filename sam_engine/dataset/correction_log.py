@@ -15,7 +15,7 @@ from typing import Any
 
 from sam_engine.dataset.corrections import Correction, MaskId, Operation, Prompt, PromptKind, Stage
 from sam_engine.errors import InputError, RleError
-from sam_engine.storage.local import open_store
+from sam_engine.storage.open import open_store
 
 log = logging.getLogger(__name__)
 

@@ -61,13 +61,13 @@ def hidden_in(store: Store) -> Hidden | None:
     Raises:
         ShardError: It is damaged: then nobody knows what must not be seen.
     """
-    return Hidden.from_json(store.read(HIDDEN)) if store.list(HIDDEN) else None
+    return Hidden.from_json(store.read(HIDDEN)) if store.has(HIDDEN) else None
 
 
 def keep_hidden(store: Store, hidden: Hidden) -> None:
     """Write what is hidden from now on, if that is not what is there."""
     data = hidden.to_json()
-    if not store.list(HIDDEN) or store.read(HIDDEN) != data:
+    if not store.has(HIDDEN) or store.read(HIDDEN) != data:
         store.replace(HIDDEN, data)
 
 

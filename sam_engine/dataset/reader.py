@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sam_engine.dataset.published import committed_shards
 from sam_engine.dataset.row_problems import record_problems
 from sam_engine.dataset.schema import (
     ANNOTATIONS_PREFIX,
@@ -25,16 +26,9 @@ from sam_engine.dataset.schema import (
     extras_of,
     table_to_records,
 )
-from sam_engine.dataset.shards import (
-    ShardSummary,
-    committed_shards,
-    open_shard,
-    shard_errors,
-    shard_index,
-    shard_name,
-)
+from sam_engine.dataset.shards import ShardSummary, open_shard, shard_errors, shard_index, shard_name
 from sam_engine.errors import ConfigError, InputError, ShardError
-from sam_engine.storage.local import open_store
+from sam_engine.storage.open import open_store
 from sam_engine.storage.store import Store
 from sam_engine.structures import ImageRecord
 

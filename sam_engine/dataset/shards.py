@@ -182,34 +182,13 @@ def publish_shard(
     if not created:
         data = store.read(name)
         if not read_digest(io.BytesIO(data)).is_intact:
-            raise _shard_error(store, name, NOT_INTACT)
-    summary = _summary(io.BytesIO(data), store, name, fingerprint)
+            raise shard_error(store, name, NOT_INTACT)
+    summary = read_summary(io.BytesIO(data), store, name, fingerprint)
     if summary.shard != shard:
-        raise _shard_error(store, name, f"holds images {summary.shard.start} to {summary.shard.stop - 1}")
+        raise shard_error(store, name, f"holds images {summary.shard.start} to {summary.shard.stop - 1}")
     return PublishedShard(
         num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), adopted=not created, summary=summary
     )
-
-
-def committed_shards(store: Store, fingerprint: str) -> dict[int, ShardSummary]:
-    """Return the shards that are published, by index. Reads footers only.
-
-    Raises:
-        ShardError: A file among them is unreadable, or belongs to another run or dataset.
-    """
-    summaries = {}
-    for name in store.list(ANNOTATIONS_PREFIX):
-        if not name.endswith(".parquet"):
-            continue
-        index = shard_index(name)
-        if index is None:
-            raise _shard_error(store, name, "is not a shard; move it away")
-        with store.open(name) as file:
-            summary = _summary(file, store, name, fingerprint)
-        if summary.shard.index != index:
-            raise _shard_error(store, name, f"is shard {summary.shard.index} under another name")
-        summaries[index] = summary
-    return summaries
 
 
 def shard_sha256(store: Store, index: int) -> str:
@@ -221,7 +200,7 @@ def shard_sha256(store: Store, index: int) -> str:
     """
     digest = shard_digest(store, index)
     if not digest.is_intact:
-        raise _shard_error(store, shard_name(index), NOT_INTACT)
+        raise shard_error(store, shard_name(index), NOT_INTACT)
     return digest.sha256
 
 
@@ -334,7 +313,7 @@ def shard_errors(store: Store, name: str) -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # Arrow's own complaints have no errno
             raise StorageError(f"{store.describe()}/{name}: {error}") from error
-        raise _shard_error(store, name, str(error)) from error
+        raise shard_error(store, name, str(error)) from error
 
 
 def _footer(shard: Shard, fingerprint: str, statuses: Mapping[str, int], num_masks: int) -> dict[str, str]:
@@ -365,7 +344,7 @@ def _plain(table: pa.Table) -> pa.Table:
     return table.set_column(index, "status", table["status"].cast(pa.string()))
 
 
-def _summary(source: BinaryIO, store: Store, name: str, fingerprint: str) -> ShardSummary:
+def read_summary(source: BinaryIO, store: Store, name: str, fingerprint: str) -> ShardSummary:
     """Return what the footer of an open file says; it must belong to the run.
 
     Raises:
@@ -374,11 +353,11 @@ def _summary(source: BinaryIO, store: Store, name: str, fingerprint: str) -> Sha
     with shard_errors(store, name):
         _, found, summary = open_shard(source)
     if found != fingerprint:
-        raise _shard_error(store, name, f"has fingerprint {found}; this run has {fingerprint}")
+        raise shard_error(store, name, f"has fingerprint {found}; this run has {fingerprint}")
     return summary
 
 
-def _shard_error(store: Store, name: str, problem: str) -> ShardError:
+def shard_error(store: Store, name: str, problem: str) -> ShardError:
     """Return the error that names a file, what is wrong with it, and the tool that tells more."""
     root = store.describe()
     problem = " ".join(problem.split()).rstrip(".")  # Arrow likes line breaks

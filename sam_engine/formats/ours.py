@@ -22,7 +22,7 @@ from sam_engine.formats.source import (
     bad_annotations,
     checked_runs,
 )
-from sam_engine.storage.local import open_store
+from sam_engine.storage.open import open_store
 from sam_engine.structures import ImageRecord, ImageStatus
 
 log = logging.getLogger(__name__)

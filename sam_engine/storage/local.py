@@ -11,7 +11,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,34 +19,16 @@ from typing import BinaryIO
 
 from sam_engine.errors import ConfigError, LockedError, StorageError
 from sam_engine.storage.exclusive import name_exclusively
+from sam_engine.storage.store import SET_ASIDE, TEMPORARY, StoredObject, check_name, check_temporary
 from sam_engine.structures import Partition
 
 log = logging.getLogger(__name__)
 
-TEMPORARY = "_meta/tmp"
 LOCK = "_meta/lock"
-SET_ASIDE = "_meta/damaged"
 DEAD_ELSEWHERE_S = 24 * 3600
 """A temporary of another machine that nobody has written to for so long is a dead writer's."""
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
-
-
-def open_store(output: str) -> "LocalStore":
-    """Return the store that ``output`` names. Nothing is created yet.
-
-    Raises:
-        ConfigError: It is not a directory of this machine.
-    """
-    if _URL.match(output):
-        raise ConfigError(
-            f"output is {output!r}: object stores are not supported yet; give a local directory"
-        )
-    root = Path(output)
-    if root.exists() and not root.is_dir():
-        raise ConfigError(f"output is {output!r}, which is a file; give a directory")
-    return LocalStore(root)
 
 
 @dataclass(frozen=True)
@@ -58,17 +40,47 @@ class LocalStore:
     def __init__(self, root: str | Path) -> None:
         object.__setattr__(self, "root", Path(root))
 
-    def list(self, prefix: str) -> list[str]:
+    @property
+    def needs_proof(self) -> bool:
+        """A link is atomic, or there is an error."""
+        return False
+
+    def scan(self, prefix: str, limit: int | None = None) -> Sequence[StoredObject]:
+        """Return what is known of the objects whose names start with ``prefix``, sorted by name."""
+        found = []
+        for name in self.list(prefix, limit):
+            path = self._path(name)
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # moved away meanwhile
+                continue
+            except OSError as error:
+                raise self._failure(path, error) from error
+            found.append(StoredObject(name=name, size=status.st_size, modified=status.st_mtime))
+        return found
+
+    def list(self, prefix: str, limit: int | None = None) -> list[str]:
         """Return the sorted names that start with ``prefix``."""
         folder = self._path(prefix.rpartition("/")[0] or ".")
-        names = []
+        names: list[str] = []
         try:
             for parent, _, files in os.walk(folder, onerror=_raise_unless_missing):
                 relative = Path(parent).relative_to(self.root)
-                names += [(relative / file).as_posix() for file in files]
+                here = ((relative / file).as_posix() for file in files)
+                names += [name for name in here if name.startswith(prefix)]
+                if limit is not None and len(names) >= limit:
+                    break
         except OSError as error:
             raise self._failure(folder, error) from error
-        return sorted(name for name in names if name.startswith(prefix))
+        return sorted(names)[:limit]
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a file of that name."""
+        path = self._path(name)
+        try:
+            return path.is_file()
+        except OSError as error:
+            raise self._failure(path, error) from error
 
     def read(self, name: str) -> bytes:
         """Return a whole object."""
@@ -79,21 +91,11 @@ class LocalStore:
             except OSError as error:
                 raise self._failure(path, error) from error
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str, size: int | None = None) -> BinaryIO:
         """Return a seekable binary file."""
         path = self._path(name)
         try:
             return path.open("rb")
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise self._failure(path, error) from error
-
-    def modified(self, name: str) -> float:
-        """Return when an object was written, in seconds since 1970."""
-        path = self._path(name)
-        try:
-            return path.stat().st_mtime
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -161,6 +163,15 @@ class LocalStore:
             with contextlib.suppress(OSError):  # not ours: a run could not have made one that it cannot sync
                 _fsync_directory(above)
 
+    def delete_temporary(self, name: str) -> None:
+        """Delete a file below ``_meta/tmp``."""
+        check_temporary(name)
+        path = self._path(name)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._failure(path, error) from error
+
     def delete_own_temporaries(self) -> None:
         """Delete what dead writers left behind: temporaries that no process holds its lock on.
 
@@ -223,8 +234,7 @@ class LocalStore:
 
     def _path(self, name: str) -> Path:
         """Return where the object ``name`` lies; names cannot leave the root."""
-        if name.startswith("/") or ".." in name.split("/") or "\0" in name or not name:
-            raise ValueError(f"{name!r} is no object name: relative POSIX paths without '..' are")
+        check_name(name)
         return self.root / name
 
     @contextlib.contextmanager

@@ -6,16 +6,53 @@ and what it wrote is durable and complete before anybody can see it.
 """
 
 import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from sam_engine.structures import Partition
+
+TEMPORARY = "_meta/tmp"
+SET_ASIDE = "_meta/damaged"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObject:
+    """What a listing says of an object."""
+
+    name: str
+    size: int
+    """Bytes."""
+    modified: float
+    """When it was written, in seconds since 1970 by the clock of where it lies."""
 
 
 class Store(Protocol):
     """Named objects. All methods but `lock` are safe to call from any number of processes."""
 
-    def list(self, prefix: str) -> list[str]:
-        """Return the sorted names that start with ``prefix``."""
+    @property
+    def needs_proof(self) -> bool:
+        """Whether `put_exclusive` is as good as a server that may not keep it; see `exclusivity`."""
+        ...
+
+    def scan(self, prefix: str, limit: int | None = None) -> Sequence[StoredObject]:
+        """Return the objects whose names start with ``prefix``, sorted by name.
+
+        Args:
+            prefix: Best a folder's, with its slash: an object store looks through the whole folder.
+            limit: Return some so many of them.
+
+        Raises:
+            StorageError: They cannot be listed.
+        """
+        ...
+
+    def list(self, prefix: str, limit: int | None = None) -> list[str]:
+        """Return the names of `scan`."""
+        ...
+
+    def has(self, name: str) -> bool:
+        """Return whether there is an object of that name. Raises `StorageError`."""
         ...
 
     def read(self, name: str) -> bytes:
@@ -27,16 +64,12 @@ class Store(Protocol):
         """
         ...
 
-    def open(self, name: str) -> BinaryIO:
-        """Return a seekable binary file, for reading parts of an object. Raises as `read` does."""
-        ...
+    def open(self, name: str, size: int | None = None) -> BinaryIO:
+        """Return a seekable binary file, for reading parts of an object. Raises as `read` does.
 
-    def modified(self, name: str) -> float:
-        """Return when an object was written, in seconds since 1970 by the clock of where it lies.
-
-        Raises:
-            FileNotFoundError: There is none of that name.
-            StorageError: It cannot be asked.
+        Args:
+            name: Of the object.
+            size: What `scan` said: it need not be asked for again then.
         """
         ...
 
@@ -60,6 +93,10 @@ class Store(Protocol):
         Raises:
             StorageError: It is still where it was, or in both places.
         """
+        ...
+
+    def delete_temporary(self, name: str) -> None:
+        """Delete an object below ``_meta/tmp``, if it is there. Raises `StorageError`."""
         ...
 
     def delete_own_temporaries(self) -> None:
@@ -91,3 +128,15 @@ class Store(Protocol):
     def describe(self) -> str:
         """Return where the store is, for messages."""
         ...
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError unless a name is one of an object: it cannot leave the store."""
+    if name.startswith("/") or ".." in name.split("/") or "\0" in name or not name:
+        raise ValueError(f"{name!r} is no object name: relative POSIX paths without '..' are")
+
+
+def check_temporary(name: str) -> None:
+    """Raise ValueError unless a name is that of something that may be deleted."""
+    if not name.startswith(f"{TEMPORARY}/"):
+        raise ValueError(f"{name!r} is no temporary: only what lies below {TEMPORARY}/ is deleted")

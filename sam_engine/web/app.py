@@ -68,7 +68,7 @@ class Viewer:
             "name": self.dataset.store.describe(),
             "model": settings.get("model.name"),
             "num_expected": self.dataset.run_info.get("num_images"),
-            "is_finished": bool(self.dataset.store.list(SUCCESS)),
+            "is_finished": self.dataset.store.has(SUCCESS),
             "num_shards": progress.num_shards,
             "num_read": progress.num_read,
             "num_images": progress.num_images,

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sam_engine.dataset.published import committed_shards
 from sam_engine.dataset.row_problems import record_problems
 from sam_engine.dataset.schema import ROW_GROUP_IMAGES, records_to_table, table_to_records
 from sam_engine.dataset.shards import (
-    committed_shards,
     encode_shard,
     open_shard,
     publish_shard,

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sam_engine.dataset.schema import ANNOTATIONS_PREFIX, MANIFEST, RUN_INFO
-from sam_engine.storage.local import LOCK, TEMPORARY, LocalStore
+from sam_engine.storage.local import LOCK, LocalStore
+from sam_engine.storage.store import TEMPORARY
 
 from .calls import Call, watch
 from .crashstates import MARKS, Disk, Operation

@@ -27,7 +27,8 @@ from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.schema import ANNOTATIONS_PREFIX, SUCCESS
 from sam_engine.dataset.verify import verify_dataset
-from sam_engine.storage.local import LOCK, TEMPORARY
+from sam_engine.storage.local import LOCK
+from sam_engine.storage.store import TEMPORARY
 from tests.helpers import fakes
 
 CRASHED = 70

@@ -15,7 +15,8 @@ from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.schema import MANIFEST, RUN_INFO, SUCCESS
 from sam_engine.dataset.shards import shard_name
 from sam_engine.errors import ConfigError, FingerprintError, LockedError
-from sam_engine.storage.local import DEAD_ELSEWHERE_S, TEMPORARY, LocalStore
+from sam_engine.storage.local import DEAD_ELSEWHERE_S, LocalStore
+from sam_engine.storage.store import TEMPORARY
 from sam_engine.structures import Partition
 from tests.faults.drivers import part_of
 from tests.faults.scene import fast_model, kill, make_scene, wait

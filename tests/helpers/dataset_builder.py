@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sam_engine.dataset.manifest import build_manifest, cut_shards
+from sam_engine.dataset.published import committed_shards
 from sam_engine.dataset.run_info import RunInfo
 from sam_engine.dataset.schema import MANIFEST, RUN_INFO, SUCCESS
 from sam_engine.dataset.seal import BLANK, FILE_KEY, FOOTER_KEY, seal
-from sam_engine.dataset.shards import committed_shards, publish_shard, shard_sha256, success_json
+from sam_engine.dataset.shards import publish_shard, shard_sha256, success_json
 from sam_engine.inputs.source import InputFile
 from sam_engine.ops.rle import area_of, bbox_of, mask_to_runs, runs_to_counts
 from sam_engine.storage.local import LocalStore

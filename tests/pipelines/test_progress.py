@@ -16,7 +16,7 @@ def test_the_speed_is_counted_from_the_first_image(monkeypatch, caplog):
     monkeypatch.setattr("pipelines.progress.time.monotonic", lambda: now[0])
     shard = Shard(index=0, start=0, stop=10)
     with caplog.at_level(logging.INFO), Progress("json") as progress:
-        progress.start(total=10, done=0, num_masks=0)
+        progress.start(total=10, done=0)
         now[0] = 600.0
         progress.show(ShardProgress(shard=shard, image_id=0, num_done=0, num_masks=0))
         now[0] = 610.0

@@ -11,8 +11,10 @@ import time
 
 import pytest
 
-from sam_engine.errors import ConfigError, LockedError, StorageError
-from sam_engine.storage.local import TEMPORARY, LocalStore, open_store
+from sam_engine.errors import LockedError, StorageError
+from sam_engine.storage.local import LocalStore
+from sam_engine.storage.open import open_store
+from sam_engine.storage.store import TEMPORARY
 
 
 @pytest.fixture
@@ -283,24 +285,6 @@ def test_a_killed_process_does_not_hold_the_lock(store):
             os.kill(child, signal.SIGKILL)
 
     assert waited < 1
-
-
-@pytest.mark.parametrize("output", ["s3://bucket/data", "gs://b", "https://host/x", "hf://datasets/a/b"])
-def test_object_stores_are_refused_in_one_line(output):
-    """The message names the output and what would do."""
-    with pytest.raises(ConfigError, match="not supported yet; give a local directory") as caught:
-        open_store(output)
-
-    assert output in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_an_output_that_is_a_file_is_a_mistake(tmp_path):
-    """A file cannot become a dataset."""
-    (tmp_path / "file").write_bytes(b"")
-
-    with pytest.raises(ConfigError, match="is a file"):
-        open_store(str(tmp_path / "file"))
 
 
 def test_any_local_name_will_do(tmp_path):

@@ -121,10 +121,10 @@ def open_parent(path: str | Path, *, corrections: bool = True) -> Parent:
     dataset = open_dataset(path)
     for problem in foundation_problems(dataset):
         raise ShardError(f"{path}: {problem}")
-    if not dataset.store.list(SUCCESS) or dataset.num_images != dataset.num_planned:
+    if not dataset.store.has(SUCCESS) or dataset.num_images != dataset.num_planned:
         raise InputError(
             f"{path} is half made: {dataset.num_images:,} of {dataset.num_planned:,} images are there, and "
-            f"{SUCCESS} is {'there' if dataset.store.list(SUCCESS) else 'missing'}; finish its run first"
+            f"{SUCCESS} is {'there' if dataset.store.has(SUCCESS) else 'missing'}; finish its run first"
         )
     said = read_corrections(path) if corrections else {}
     refuse_unknown(dataset, said)

@@ -24,15 +24,16 @@ from sam_engine.dataset.manifest import (
     stored_shard_size,
 )
 from sam_engine.dataset.merged_inputs import inputs_of
+from sam_engine.dataset.published import committed_shards
 from sam_engine.dataset.rewrite.card import CARD, derived_card
 from sam_engine.dataset.rewrite.lineage import Descent
 from sam_engine.dataset.rewrite.parents import Parent, RecordReader
 from sam_engine.dataset.rewrite.rules import KEEP_ALL, Rules
 from sam_engine.dataset.run_info import RunInfo, library_versions
 from sam_engine.dataset.schema import EXTRAS, IMAGE, MANIFEST, RUN_INFO, SCHEMA_VERSION, SUCCESS
-from sam_engine.dataset.shards import committed_shards, publish_shard, shard_sha256, success_json
+from sam_engine.dataset.shards import publish_shard, shard_sha256, success_json
 from sam_engine.errors import ConfigError, FingerprintError, InputError
-from sam_engine.storage.local import open_store
+from sam_engine.storage.open import open_store
 from sam_engine.storage.store import Store
 from sam_engine.structures import Shard
 
@@ -198,7 +199,7 @@ def _write(store: Store, plan: _Plan) -> Derived:
             num_corrected += 1
             accepted = descents[number].acceptances(readers[number][parent_id], said, image_id)
             carried += b"".join(map(to_line, accepted))
-    if not store.list(SUCCESS):
+    if not store.has(SUCCESS):
         if carried:
             store.replace(CARRIED, carried)
         card = derived_card(
