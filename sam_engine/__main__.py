@@ -24,6 +24,7 @@ PIPELINES = {
 
 TOOLS = {
     "view": ("view", "look at a dataset in the browser, also while it is being made"),
+    "correct": ("annotate", "correct masks in the browser, or draw them on bare photos"),
     "export": ("export", "write a dataset in a form that other tools read"),
     "export-onnx": ("export_onnx", "write a model for ONNX Runtime, checked against torch"),
     "import": ("import_annotations", "take what was corrected in other tools back"),

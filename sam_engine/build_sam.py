@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sam_engine.catalogue import ARCHITECTURES, MODELS, TINY, VIT, Architecture
+from sam_engine.catalogue import ARCHITECTURES, MODELS, NO_MODEL, TINY, VIT, Architecture
 from sam_engine.checkpoints.resolve import Checkpoint, check_state_dict, load_state_dict, resolve_checkpoint
 from sam_engine.config import ModelConfig
 from sam_engine.errors import ConfigError
@@ -69,9 +69,12 @@ def load_model(config: ModelConfig, checkpoint: Checkpoint | None = None) -> Sam
         CheckpointError: The weights cannot be had, or do not fit.
         ConfigError: This machine has no such device, or the device no such precision.
     """
+    if config.name == NO_MODEL:
+        raise ConfigError(f"model.name={NO_MODEL} finds no masks; choose a model")
     device = choose_device(config)
     checkpoint = checkpoint or resolve_checkpoint(config)
     architecture = checkpoint.architecture
+    assert architecture is not None  # there is a model
     if checkpoint.path is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_WEIGHTS_SEED)

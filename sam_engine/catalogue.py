@@ -14,6 +14,10 @@ TINY = "tiny"
 """The family for CPUs: a convolutional encoder with skip features, and a decoder with prompt maps."""
 
 
+NO_MODEL = "none"
+"""In place of a model's name where none looks at the images: a dataset of rows without masks."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """What a kind of network has, and what training may do with it."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sam_engine.annotation.report import Totals
+from sam_engine.catalogue import NO_MODEL
 from sam_engine.dataset.card_parts import front_matter, licences_of, terms_text
 from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.run_info import RunInfo
@@ -52,10 +53,8 @@ def dataset_card(
 
 # {name}
 {_RANDOM_WEIGHTS if info.random_weights else ""}
-{totals.num_images:,} images, {totals.num_masks:,} masks ({masks_per_image:.1f} per annotated image), made by
-a machine: a Segment Anything model was prompted with {_prompted(info)}, and the masks that it was sure
-of and that are not duplicates were kept. The masks have no classes, may overlap, and cover parts as well as
-whole things. Nobody has checked them one by one.
+{totals.num_images:,} images, {totals.num_masks:,} masks ({masks_per_image:.1f} per annotated \
+image){_made(info)}
 
 {pictures}
 
@@ -104,6 +103,16 @@ def _where_images_are(info: RunInfo) -> str:
             f"those that could not be\nused have none. {name}"
         )
     return f"The images themselves are not in the dataset; {name}"
+
+
+def _made(info: RunInfo) -> str:
+    """Return how the masks came about, to go on with."""
+    if info.settings.get("model.name") == NO_MODEL:
+        return ". The rows have no masks: people\ndraw them, and what they drew lies in `corrections/`."
+    return f""", made by
+a machine: a Segment Anything model was prompted with {_prompted(info)}, and the masks that it was sure
+of and that are not duplicates were kept. The masks have no classes, may overlap, and cover parts as well as
+whole things. Nobody has checked them one by one."""
 
 
 def _prompted(info: RunInfo) -> str:

@@ -32,7 +32,8 @@ def choose_executor(config: AutoAnnotateConfig, num_images: int) -> ExecutorChoi
         return ExecutorChoice(name=executor.name, in_child=False, reason="")
     num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     num_workers = executor.num_workers or max(1, num_cpus // executor.threads_per_worker)
-    seconds = num_images * MODELS[config.model.name].cpu_seconds_per_image
+    model = MODELS.get(config.model.name)  # none there is for rows without masks
+    seconds = num_images * (model.cpu_seconds_per_image if model else 0.0)
     saved = seconds * (1 - 1 / num_workers)
     if executor.address != "local":
         ray = f"Ray, at {executor.address}"

@@ -105,7 +105,7 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
         store=store,
         manifest=manifest,
         checkpoint=checkpoint,
-        architecture=checkpoint.architecture.sizes(),
+        architecture=checkpoint.architecture.sizes() if checkpoint.architecture else {},
         prompts=prompts,
         image_table=image_table,
         blur=blur,

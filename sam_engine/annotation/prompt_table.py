@@ -93,6 +93,10 @@ class PromptTable:
         return notes
 
 
+NO_PROMPTS = PromptTable(paths=[], starts=np.zeros(1, np.int64), coords=np.zeros((0, 2)))
+"""Nothing is asked of any image."""
+
+
 def read_prompts(path: str) -> PromptTable:
     """Return the prompts in a file.
 

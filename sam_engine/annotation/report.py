@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from sam_engine.catalogue import NO_MODEL
 from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.reader import read_tables
 from sam_engine.dataset.schema import SCALAR_COLUMNS
@@ -147,7 +148,7 @@ def closing_notes(totals: Totals, config: AutoAnnotateConfig, num_excess: int | 
     notes = []
     num_annotated = totals.num_images - totals.num_failed
     num_empty = totals.statuses.get(ImageStatus.OK_EMPTY, 0)
-    if num_empty * 2 > num_annotated:
+    if num_empty * 2 > num_annotated and config.model.name != NO_MODEL:
         thresholds = config.amg.thresholds
         notes.append(
             f"{num_empty:,} of {num_annotated:,} annotated images have no mask: is "

@@ -15,7 +15,7 @@ from sam_engine.annotation.leases import Event
 from sam_engine.annotation.plan import Plan, open_run
 from sam_engine.annotation.preparation import Preparation, prepare
 from sam_engine.annotation.preview_files import previews_in, publish_previews
-from sam_engine.annotation.prompt_table import kept_prompts
+from sam_engine.annotation.prompt_table import NO_PROMPTS, PromptTable, kept_prompts
 from sam_engine.annotation.report import (
     ERRORS,
     REPORT,
@@ -30,6 +30,7 @@ from sam_engine.annotation.report import (
     session_stats,
 )
 from sam_engine.annotation.run_shards import run_shards
+from sam_engine.catalogue import NO_MODEL
 from sam_engine.checkpoints.resolve import Checkpoint
 from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.hidden import HIDDEN, hidden_in
@@ -84,7 +85,7 @@ class MakeAnnotator:
             decode=self.config.decode,
             threads=self.config.executor.threads_per_worker,
             decode_threads=self.config.executor.decode_threads,
-            prompts=None if self.config.amg.prompts is None else kept_prompts(self.store),
+            prompts=self._prompts(),
             copy=self._copy() if self.config.store_images else None,
         )
 
@@ -105,6 +106,12 @@ class MakeAnnotator:
             make_model = dataclasses.replace(make_model, config=config)
         return dataclasses.replace(self, make_model=make_model)
 
+    def _prompts(self) -> PromptTable | None:
+        """Return what is asked of each image in place of a grid: nothing, where there is no model."""
+        if self.config.model.name == NO_MODEL:
+            return NO_PROMPTS
+        return None if self.config.amg.prompts is None else kept_prompts(self.store)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadModel:
@@ -115,6 +122,10 @@ class LoadModel:
 
     def __call__(self) -> "Segmenter":
         """Return it on its device, in eval mode."""
+        if self.config.model.name == NO_MODEL:
+            from sam_engine.modeling.no_model import NoModel
+
+            return NoModel()
         from sam_engine.build_sam import load_model
 
         return load_model(self.config.model, self.checkpoint)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam_engine.catalogue import ARCHITECTURES, MODELS, Architecture, Release, Thresholds
+from sam_engine.catalogue import ARCHITECTURES, MODELS, NO_MODEL, Architecture, Release, Thresholds
 from sam_engine.checkpoints.download import cache_dir, download, fetch_url, file_sha256
 from sam_engine.checkpoints.layouts import (
     as_stored,
@@ -43,9 +43,9 @@ class Checkpoint:
     sha256: str | None
     """Of the file."""
     source: str
-    """random, bundled, release, url or file."""
-    architecture: Architecture
-    """Of the network that these weights fill."""
+    """random, bundled, release, url or file; none without a model."""
+    architecture: Architecture | None
+    """Of the network that these weights fill; None without a model."""
     thresholds: Thresholds = field(default_factory=Thresholds)
     """What is recommended for masks of these weights: the file's own, or else the model's."""
 
@@ -60,6 +60,10 @@ def resolve_checkpoint(config: ModelConfig) -> Checkpoint:
         CheckpointError: There is no such file, it is damaged, or it belongs to another model.
     """
     asked = config.checkpoint
+    if config.name == NO_MODEL:
+        if asked is not None or config.sha256:
+            raise ConfigError(f"model.name={NO_MODEL} has no weights; leave model.checkpoint and sha256 out")
+        return Checkpoint(name=NO_MODEL, path=None, sha256=None, source=NO_MODEL, architecture=None)
     if asked == "random":
         if config.sha256:
             raise ConfigError("model.sha256 is set, but model.checkpoint=random has no file to check")

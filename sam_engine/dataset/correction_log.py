@@ -16,6 +16,7 @@ from typing import Any
 from sam_engine.dataset.corrections import Correction, MaskId, Operation, Prompt, PromptKind, Stage
 from sam_engine.errors import InputError, RleError
 from sam_engine.storage.open import open_store
+from sam_engine.storage.store import StoredObject
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class CorrectionLog:
             after: No line is given a time before this: that of the last line that the writer knows of.
         """
         self.by = by
-        self._store = open_store(str(dataset))
+        self._store = open_store(dataset)
         self._latest = after or datetime.min.replace(tzinfo=UTC)
         self._name: str | None = None
         self._data = b""
@@ -121,10 +122,10 @@ def new_id() -> str:
     return secrets.token_hex(8)
 
 
-def log_files(dataset: str | Path) -> list[str]:
-    """Return the names of the log's files in a dataset's store, sorted."""
-    names = open_store(str(dataset)).list(f"{CORRECTIONS_FOLDER}/")
-    return [name for name in names if name.endswith(".jsonl") and name.count("/") == 1]
+def log_files(dataset: str | Path) -> list[StoredObject]:
+    """Return the log's files in a dataset's store, sorted by name."""
+    found = open_store(dataset).scan(f"{CORRECTIONS_FOLDER}/")
+    return [each for each in found if each.name.endswith(".jsonl") and each.name.count("/") == 1]
 
 
 def read_file(dataset: str | Path, name: str) -> list[Correction]:
@@ -136,7 +137,7 @@ def read_file(dataset: str | Path, name: str) -> list[Correction]:
     Raises:
         InputError: Any other line is malformed, or its run lengths do not fit its size.
     """
-    store = open_store(str(dataset))
+    store = open_store(dataset)
     *lines, rest = store.read(name).split(b"\n")
     found = []
     for number, line in enumerate(lines, 1):
@@ -166,7 +167,7 @@ def read_corrections(dataset: str | Path) -> dict[int, list[Correction]]:
     Raises:
         InputError: As `read_file`.
     """
-    return by_image(line for name in log_files(dataset) for line in read_file(dataset, name))
+    return by_image(line for file in log_files(dataset) for line in read_file(dataset, file.name))
 
 
 def latest_time(corrections: Mapping[int, Sequence[Correction]]) -> datetime | None:
@@ -240,12 +241,17 @@ def from_line(line: bytes) -> Correction:
         label=document.get("label"),
         stage=None if stage is None else Stage(stage),
         time_s=None if time_s is None else float(time_s),
-        prompts=tuple(
-            Prompt(
-                kind=PromptKind(prompt["kind"]),
-                coords=tuple(map(float, prompt["coords"])),
-                foreground=bool(prompt["foreground"]),
-            )
-            for prompt in document.get("prompts", ())
-        ),
+        prompts=prompts_from_json(document.get("prompts", ())),
+    )
+
+
+def prompts_from_json(documents: Iterable[Mapping[str, Any]]) -> tuple[Prompt, ...]:
+    """Return the prompts of a line; raises as `from_line`."""
+    return tuple(
+        Prompt(
+            kind=PromptKind(prompt["kind"]),
+            coords=tuple(map(float, prompt["coords"])),
+            foreground=bool(prompt["foreground"]),
+        )
+        for prompt in documents
     )

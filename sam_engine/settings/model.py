@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sam_engine.catalogue import DEFAULT_MODEL, MODELS
+from sam_engine.catalogue import DEFAULT_MODEL, MODELS, NO_MODEL
 from sam_engine.settings.checks import check_setting, check_types
 
 MODEL_NAMES = tuple(MODELS)
@@ -14,7 +14,7 @@ class ModelConfig:
     """Which network, with which weights, where and how it runs."""
 
     name: str = DEFAULT_MODEL
-    """Architecture: tiny, vit_b, vit_l or vit_h."""
+    """Architecture: tiny, vit_b, vit_l or vit_h; ``none`` for rows without masks, which people draw."""
     checkpoint: str | None = None
     """Weights: a known name, a path or a URL. None: bundled for tiny, the official release for vit_*;
     ``random`` for untrained weights, which is stamped into the output."""
@@ -29,7 +29,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Check types and names; whether the device exists is known only where the model runs."""
         check_types(self, "model.")
-        check_setting("model.name", self.name, self.name in MODEL_NAMES, f"one of {', '.join(MODEL_NAMES)}")
+        known_names = (*MODEL_NAMES, NO_MODEL)
+        check_setting("model.name", self.name, self.name in known_names, f"one of {', '.join(known_names)}")
         check_setting(
             "model.precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"
         )

@@ -18,6 +18,7 @@ from sam_engine.dataset.reader import Dataset
 from sam_engine.dataset.schema import SUCCESS, annotation_id, display_path
 from sam_engine.errors import ImageError, SamEngineError
 from sam_engine.structures import Annotation, ImageRecord, ImageStatus
+from sam_engine.web.annotate_routes import Annotator, annotate_routes
 from sam_engine.web.listing import ORDERS, Listing, Query
 from sam_engine.web.pictures import NOTHING_MORE, Pictures
 from sam_engine.web.prompt_images import DatasetImages
@@ -59,6 +60,8 @@ class Viewer:
             model or make_prompt_model(),
             DatasetImages(dataset, self.places, self.pictures),
         )
+        self.annotator: Annotator | None = None
+        """What its pages may say of it; None: nothing."""
 
     def about(self) -> dict[str, Any]:
         """Return what the head of every page says."""
@@ -77,6 +80,7 @@ class Viewer:
             "problems": list(progress.problems),
             "statuses": self.listing.statuses(),
             "blurred": list(self.pictures.blurred),
+            "annotates": self.annotator is not None,
         }
 
     def images(self, query: Query, offset: int, limit: int) -> dict[str, Any]:
@@ -187,6 +191,7 @@ def make_app(viewer: Viewer) -> Starlette:
             Route("/api/images/{image_id:int}/thumbnail.jpg", thumbnail),
             Route("/api/statistics", statistics),
             *prompt_routes(viewer.prompting),
+            *(annotate_routes(viewer.annotator) if viewer.annotator else ()),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         exception_handlers={SamEngineError: _failed, HTTPException: _refused},

@@ -54,8 +54,14 @@ def server_config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, lifespan="off")
 
 
-def serve(viewer: Viewer, *, port: int, open_browser: bool) -> None:
+def serve(viewer: Viewer, *, port: int, open_browser: bool, page: str = "") -> None:
     """Serve until interrupted. The address is the first line on stdout, before anything is read.
+
+    Args:
+        viewer: To serve.
+        port: 0 for any.
+        open_browser: Whether to open the address.
+        page: Its fragment, as ``#/annotate``: which page is shown.
 
     Raises:
         ConfigError: The port cannot be had.
@@ -63,7 +69,7 @@ def serve(viewer: Viewer, *, port: int, open_browser: bool) -> None:
     token = make_token()
     with bound(port) as listener:
         port = listener.getsockname()[1]
-        url = f"http://{HOST}:{port}/?token={token}"
+        url = f"http://{HOST}:{port}/?token={token}{page}"
         sys.stdout.write(url + "\n")
         sys.stdout.flush()
         config = uvicorn.Config(

@@ -1,5 +1,6 @@
 """One dataset, one server and one browser for all tests of the room."""
 
+import contextlib
 import shutil
 import threading
 import time
@@ -15,6 +16,8 @@ from PIL import Image
 from sam_engine.config import ModelConfig
 from sam_engine.dataset.reader import Dataset, open_dataset
 from sam_engine.storage.embedding_cache import EmbeddingCache
+from sam_engine.web.annotate_routes import Annotator
+from sam_engine.web.annotating import Annotating
 from sam_engine.web.app import Viewer
 from sam_engine.web.prompting import PromptModel
 from sam_engine.web.server import bound, guarded
@@ -68,6 +71,15 @@ def served(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     viewer.prompting.runtime = lambda: (
         None
     )  # masks are decoded by the server, if a test does not say otherwise
+    with serving(viewer) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def serving(viewer: Viewer) -> Iterator[Served]:
+    """Serve a dataset that can be corrected."""
+    dataset = viewer.dataset
+    viewer.annotator = Annotator(annotating=Annotating(dataset, viewer.places), name="Ada")
     viewer.listing.start()
     deadline = time.monotonic() + 20
     while not viewer.listing.is_whole():

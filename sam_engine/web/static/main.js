@@ -1,4 +1,5 @@
-// Which page is shown: `#/`, `#/image/ID`, `#/segment/IMAGE`, `#/statistics`, each with its own ?parameters.
+// Which page is shown: `#/`, `#/image/ID`, `#/segment/IMAGE`, `#/annotate/ID`, `#/statistics`, each with its own ?parameters.
+import { showAnnotate } from "./annotate.js";
 import { ask, count, element } from "./dom.js";
 import { showGrid } from "./grid.js";
 import { showImage } from "./image.js";
@@ -16,11 +17,13 @@ async function show() {
   const visit = new AbortController();
   leave = () => visit.abort();
   const segment = /^\/segment(?:\/(images\/\d+|uploads\/[0-9a-f]{64}))?$/.exec(path);
-  const name = image ? "image" : segment ? "segment" : path === "/statistics" ? "statistics" : "grid";
+  const annotate = /^\/annotate(?:\/(\d+))?$/.exec(path);
+  const name = image ? "image" : segment ? "segment" : annotate ? "annotate" : path === "/statistics" ? "statistics" : "grid";
   for (const link of document.querySelectorAll("nav a")) link.classList.toggle("here", link.dataset.page === name);
   page.className = name;
   try {
     if (image) await showImage(page, Number(image[1]), parameters, visit.signal);
+    else if (annotate) await showAnnotate(page, annotate[1] && Number(annotate[1]), visit.signal);
     else if (segment) await showSegment(page, segment[1], visit.signal);
     else if (name === "statistics") await showStatistics(page, visit.signal);
     else await showGrid(page, parameters, visit.signal);
@@ -36,6 +39,7 @@ async function tell() {
     const parts = [about.name, about.model, `${count(about.num_images)} images`, `${count(about.num_masks)} masks`];
     if (about.blurred.length) parts.push(`${about.blurred.join(" and ")} blurred`);
     if (!about.is_read) parts.push(`reading ${count(about.num_read)} of ${count(about.num_shards)} shards`);
+    document.querySelector("[data-page=annotate]").classList.toggle("hidden", !about.annotates);
     if (!about.is_finished) parts.push("being made");
     if (about.problems.length) parts.push(`${about.problems.length} shards cannot be read`);
     document.getElementById("about").textContent = parts.filter(Boolean).join(" · ");

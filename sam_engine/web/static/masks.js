@@ -81,24 +81,28 @@ export class MaskStack {
     return count / this.top.length;
   }
 
-  /** Paint all shown masks into `image` (ImageData of the whole image). */
-  paint(image, { colour, fill, outlines, uncovered }) {
+  /**
+   * Paint all shown masks into `image` (ImageData of the whole image), or what a box holds of them. `colour` is one of
+   * `COLOURS`, or a function such as those.
+   */
+  paint(image, { colour, fill, outlines, uncovered }, box = { left: 0, top: 0, width: this.width, height: this.height }) {
     const { width, height, top } = this;
+    const colourOf = COLOURS[colour] ?? colour;
     const pixels = new Uint32Array(image.data.buffer);
     const area = width * height;
     const fills = new Uint32Array(this.masks.length + 1);
     const edges = new Uint32Array(this.masks.length + 1);
     fills[0] = uncovered ? packed([235, 40, 120], 150) : 0;
     this.masks.forEach((mask, number) => {
-      const rgb = COLOURS[colour](mask, number, area);
+      const rgb = colourOf(mask, number, area);
       fills[number + 1] = fill ? packed(rgb, 115) : 0;
       edges[number + 1] = packed(rgb.map((value) => Math.round(0.7 * value)), 255);
     });
-    for (let x = 0; x < width; x++) {
+    for (let x = box.left; x < box.left + box.width; x++) {
       const column = x * height;
       const next = x + 1 < width ? column + height : column;
       const before = x > 0 ? column - height : column;
-      for (let y = 0; y < height; y++) {
+      for (let y = box.top; y < box.top + box.height; y++) {
         const id = top[column + y];
         const isEdge =
           outlines && id !== 0 &&
