@@ -1,4 +1,4 @@
-"""What can go wrong, as a tree of exceptions.
+"""What can go wrong: with an image, as a status, and with all else as a tree of exceptions.
 
 ::
 
@@ -19,9 +19,50 @@
     └── LockedError                   another run is writing the same output              exit 5
 """
 
+from enum import StrEnum
 from typing import ClassVar
 
-from sam_engine.structures import ImageStatus
+
+class ImageStatus(StrEnum):
+    """What became of an input image. Every image gets exactly one."""
+
+    OK = "ok"
+    OK_EMPTY = "ok_empty"
+    """Annotated; the model found no mask that passed the filters."""
+    CORRUPT = "corrupt"
+    TRUNCATED = "truncated"
+    TOO_LARGE = "too_large"
+    """Refused by its header, before any pixel was decoded."""
+    UNSUPPORTED = "unsupported"
+    """Not an image, or of a kind that is not read."""
+    UNREADABLE = "unreadable"
+    """The bytes could not be had: permissions, I/O error, not a regular file."""
+    VANISHED = "vanished"
+    CHANGED = "changed"
+    """Size or modification time differ from the manifest."""
+    DECODER_CRASH = "decoder_crash"
+    TIMEOUT = "timeout"
+    OOM = "oom"
+    MODEL_NONFINITE = "model_nonfinite"
+    WORKER_CRASH = "worker_crash"
+
+    @property
+    def is_failure(self) -> bool:
+        """True unless the image was annotated."""
+        return self not in (ImageStatus.OK, ImageStatus.OK_EMPTY)
+
+    @property
+    def may_pass(self) -> bool:
+        """True if the reason lies outside the file's bytes: another time the image may be annotated."""
+        return self in (
+            ImageStatus.UNREADABLE,
+            ImageStatus.VANISHED,
+            ImageStatus.CHANGED,
+            ImageStatus.DECODER_CRASH,
+            ImageStatus.TIMEOUT,
+            ImageStatus.OOM,
+            ImageStatus.WORKER_CRASH,
+        )
 
 
 class SamEngineError(Exception):

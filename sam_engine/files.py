@@ -1,6 +1,7 @@
-"""Files that appear whole or not at all, and errors that name the place. The one home of ``.part``."""
+"""Files and folders that appear whole or not at all, and errors that name the place; home of ``.part``."""
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +28,29 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that gets its name when the block ends; after an exception there is none."""
     with new_path(path) as part, part.open("wb") as file:
         yield file
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder to write to that gets its name when the block ends; after an exception there is none.
+
+    Raises:
+        ConfigError: There is one already that is being written, or was when its program was killed; or
+            ``path`` is where a file system is mounted, which nothing can take the place of.
+    """
+    part = path.with_name(path.name + ".part")
+    if path.is_mount():
+        raise ConfigError(f"--output {path} is where a file system is mounted; give a folder in it")
+    if part.exists():
+        raise ConfigError(f"{part} exists: something writes it, or was killed; remove it in that case")
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if path.is_dir():
+            path.rmdir()
+        part.replace(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:

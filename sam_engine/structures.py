@@ -6,7 +6,27 @@ inclusive pixel indices, one less than the number of pixels covered. Points are 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sam_engine.errors import ImageStatus
+from sam_engine.ops.rle import decode_counts
+
+__all__ = [
+    "ANNOTATIONS_PER_IMAGE",
+    "UNKNOWN_ORIGIN",
+    "Annotation",
+    "ImageRecord",
+    "ImageStatus",
+    "ManifestEntry",
+    "Origin",
+    "Partition",
+    "Shard",
+    "ShardProgress",
+    "ShardReport",
+    "Xywh",
+]
 
 ANNOTATIONS_PER_IMAGE = 65536
 """Annotation ids are ``image_id * ANNOTATIONS_PER_IMAGE + index``."""
@@ -14,51 +34,9 @@ ANNOTATIONS_PER_IMAGE = 65536
 Xywh = tuple[float, float, float, float]
 
 
-class ImageStatus(StrEnum):
-    """What became of an input image. Every image gets exactly one."""
-
-    OK = "ok"
-    OK_EMPTY = "ok_empty"
-    """Annotated; the model found no mask that passed the filters."""
-    CORRUPT = "corrupt"
-    TRUNCATED = "truncated"
-    TOO_LARGE = "too_large"
-    """Refused by its header, before any pixel was decoded."""
-    UNSUPPORTED = "unsupported"
-    """Not an image, or of a kind that is not read."""
-    UNREADABLE = "unreadable"
-    """The bytes could not be had: permissions, I/O error, not a regular file."""
-    VANISHED = "vanished"
-    CHANGED = "changed"
-    """Size or modification time differ from the manifest."""
-    DECODER_CRASH = "decoder_crash"
-    TIMEOUT = "timeout"
-    OOM = "oom"
-    MODEL_NONFINITE = "model_nonfinite"
-    WORKER_CRASH = "worker_crash"
-
-    @property
-    def is_failure(self) -> bool:
-        """True unless the image was annotated."""
-        return self not in (ImageStatus.OK, ImageStatus.OK_EMPTY)
-
-    @property
-    def may_pass(self) -> bool:
-        """True if the reason lies outside the file's bytes: another time the image may be annotated."""
-        return self in (
-            ImageStatus.UNREADABLE,
-            ImageStatus.VANISHED,
-            ImageStatus.CHANGED,
-            ImageStatus.DECODER_CRASH,
-            ImageStatus.TIMEOUT,
-            ImageStatus.OOM,
-            ImageStatus.WORKER_CRASH,
-        )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Annotation:
-    """One mask, with SA-1B's fields. Its id follows from its image and its place in the list."""
+    """One mask, with SA-1B's fields."""
 
     size: tuple[int, int]
     """(H, W) of the upright image."""
@@ -78,6 +56,16 @@ class Annotation:
     """What a person or another program called it; SAM gives none."""
     parent_id: int | None = None
     """Its id in the dataset that this one was derived from."""
+    id: int | None = field(default=None, compare=False)
+    """In its dataset, where it follows from the image and its place in the list; None where it is in none."""
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Return the (H, W) mask, in column-major memory.
+
+        Raises:
+            RleError: The run lengths are malformed or do not fit the size, or are of more than 2**28 pixels.
+        """
+        return decode_counts(self.counts, self.size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

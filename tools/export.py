@@ -3,148 +3,43 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from sam_engine.__main__ import called
 from sam_engine.config import BLURS, PrivacyConfig
 from sam_engine.dataset.correction_log import read_corrections
-from sam_engine.dataset.corrections import Correction
 from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.originals import Originals, open_images
 from sam_engine.dataset.reader import Dataset, open_dataset
 from sam_engine.dataset.schema import MANIFEST
 from sam_engine.errors import ConfigError, InputError
 from sam_engine.files import refuse_used
-from sam_engine.formats.coco_export import CocoForm, export_coco
-from sam_engine.formats.cvat import export_cvat
-from sam_engine.formats.huggingface import export_huggingface
-from sam_engine.formats.label_studio import export_label_studio
-from sam_engine.formats.labelme import export_labelme
-from sam_engine.formats.polygons import PolygonLoss
-from sam_engine.formats.sa1b import export_sa1b
-from sam_engine.formats.source import ExportSummary
-from sam_engine.formats.webdataset import export_webdataset
-from sam_engine.formats.yolo import export_yolo
+from sam_engine.formats.each_image import ExportSummary
+from sam_engine.formats.export import EXPORTS, export_dataset
 from sam_engine.privacy.box_table import KINDS as BOX_TABLE
 from sam_engine.privacy.open import Blur, open_blur
 
 from .command import command_line
 
-Written = tuple[ExportSummary, PolygonLoss | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What every form is written from."""
-
-    dataset: Dataset
-    output: Path
-    originals: Originals | None
-    corrections: Mapping[int, Sequence[Correction]]
-    options: argparse.Namespace
-
-    @property
-    def common(self) -> dict[str, Any]:
-        """What every exporter takes beside the dataset and the output."""
-        return {"originals": self.originals, "corrections": self.corrections}
-
-
-def _coco(job: Job) -> Written:
-    segmentation = "polygons" if job.options.polygons else job.options.rle or "compressed"
-    form = CocoForm(segmentation=segmentation, iscrowd=job.options.iscrowd)
-    return export_coco(job.dataset, job.output, form=form, **job.common)
-
-
-def _sa1b(job: Job) -> Written:
-    return export_sa1b(job.dataset, job.output, tar=job.options.tar, **job.common), None
-
-
-def _labelme(job: Job) -> Written:
-    return export_labelme(job.dataset, job.output, **job.common), None
-
-
-def _yolo(job: Job) -> Written:
-    return export_yolo(job.dataset, job.output, **job.common)
-
-
-def _label_studio(job: Job) -> Written:
-    return export_label_studio(job.dataset, job.output, **job.common), None
-
-
-def _cvat(job: Job) -> Written:
-    return export_cvat(job.dataset, job.output, **job.common), None
-
-
-def _webdataset(job: Job) -> Written:
-    return export_webdataset(job.dataset, job.output, **job.common), None
-
-
-def _huggingface(job: Job) -> Written:
-    return export_huggingface(job.dataset, job.output, **job.common), None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """One row of the table of what can be written."""
-
-    about: str
-    write: Callable[[Job], Written]
-    images_on_demand: bool = False
-    """Copies are made if --images is given; of other forms wherever the images can be had."""
-    flags: tuple[str, ...] = ()
-    """Of its own; refused with other forms."""
-
-
-FORMS = {
-    "sa1b": Form(
-        about="sa_<id>.json (and sa_<id>.jpg, upright, where the images can be had) in a folder, or in tars",
-        write=_sa1b,
-        flags=("tar",),
-    ),
-    "coco": Form(
-        about='one COCO instances file, category "object", masks as RLE or polygons; with --images\n'
-        "      upright copies in a folder of the file's name; comes back",
-        write=_coco,
-        images_on_demand=True,
-        flags=("rle", "iscrowd", "polygons"),
-    ),
-    "labelme": Form(about="one .json (and .jpg) an image, masks as they are; comes back", write=_labelme),
-    "label-studio": Form(
-        about="tasks.json with brush masks, label_config.xml and images/; comes back", write=_label_studio
-    ),
-    "cvat": Form(
-        about="annotations.xml of CVAT for images 1.1, labels.json and images/; comes back", write=_cvat
-    ),
-    "webdataset": Form(about="tars of <id>.jpg and <id>.json (SA-1B's), one a shard", write=_webdataset),
-    "huggingface": Form(
-        about="data/train-*.parquet with the images inside, and a dataset card", write=_huggingface
-    ),
-    "yolo": Form(
-        about="labels/, images/ and data.yaml of YOLO's segmentation: polygons, whose loss is said",
-        write=_yolo,
-    ),
-}
-
-DESCRIPTION = "Write a dataset in a form that other tools read.\n\n{}\n\n{}".format(
-    "\n".join(f"{name}  {form.about}" for name, form in FORMS.items()),
-    '"comes back": corrected there, tools.import_annotations makes corrections of it.',
+FORMS = "\n".join(
+    f"{name:<13} {form.about}{'; comes back' if form.comes_back else ''}" for name, form in EXPORTS.items()
 )
+DESCRIPTION = f"""Write a dataset in a form that other tools read. It appears when it is whole.
+
+{FORMS}
+
+"comes back": corrected there, tools.import_annotations makes corrections of it."""
+OPTIONS = sorted({name for form in EXPORTS.values() for name in form.options})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export; print what was written."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    form = FORMS[options.to]
-    for name in sorted({flag for each in FORMS.values() for flag in each.flags} - set(form.flags)):
-        if getattr(options, name):
-            takers = ", ".join(each for each in FORMS if name in FORMS[each].flags)
-            parser.error(f"--{name} goes with --to {takers}")
-    if options.polygons and (options.rle or options.iscrowd):
-        parser.error("--polygons goes without --rle and --iscrowd, which are about run lengths")
+    form = EXPORTS[options.to]
+    given = {name: value for name in OPTIONS if (value := getattr(options, name))}
     if (options.blur == "boxes") != (options.boxes is not None):
         parser.error("--blur boxes and --boxes TABLE go together")
     dataset = open_dataset(options.dataset)
@@ -155,19 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"corrections of {len(corrections)} images are ignored\n")
         corrections = {}
     refuse_used(options.output)  # before the images are listed, which may take minutes
-    wanted = not form.images_on_demand or options.images is not None
+    wanted = not form.copies_on_demand or options.images is not None
     blur = open_blur(PrivacyConfig(blur=options.blur, boxes=options.boxes))
     originals = _find_originals(dataset, options.images) if wanted else None
     if blur is not None:
         originals = _blurred(originals, blur, dataset)
-    job = Job(
-        dataset=dataset, output=options.output, originals=originals, corrections=corrections, options=options
+    summary = export_dataset(
+        dataset, options.output, to=options.to, originals=originals, corrections=corrections, **given
     )
-    summary, loss = form.write(job)
-    document = asdict(summary) | ({"polygons": asdict(loss)} if loss else {})
+    document = asdict(summary)
     if blur is not None:
         document |= {"blurred": {"images": blur.num_images, "regions": blur.num_regions}}
-    text = json.dumps(document) if options.json else describe(summary, options.output, loss)
+    text = json.dumps(document) if options.json else describe(summary, options.output)
     if blur is not None and not options.json:
         text += f"\n{blur.describe()}"
     sys.stdout.write(text + "\n")
@@ -180,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         prog=called("tools.export"), description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("dataset", help="directory that pipelines.auto_annotate wrote")
-    parser.add_argument("--to", choices=tuple(FORMS), required=True, help="form to write")
+    parser.add_argument("--to", choices=tuple(EXPORTS), required=True, help="form to write")
     parser.add_argument(
         "--output", type=Path, required=True, help="coco: a new .json file. Others: a new folder"
     )
@@ -216,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def describe(summary: ExportSummary, output: Path, loss: PolygonLoss | None = None) -> str:
+def describe(summary: ExportSummary, output: Path) -> str:
     """Return a summary in sentences."""
     lines = [f"{output}: {summary.num_images} images, {summary.num_masks} masks"]
     if summary.num_copies:
@@ -232,10 +126,13 @@ def describe(summary: ExportSummary, output: Path, loss: PolygonLoss | None = No
         lines.append(f"partial: {summary.num_missing} images were not made yet")
     if summary.num_failed:
         lines.append(f"{summary.num_failed} images failed in the run and were left out")
-    if loss is not None:
+    if (loss := summary.polygons) is not None:
         lines.append(
             f"polygons: mean IoU {loss.mean_iou:.4f} with the masks; {loss.num_lost} too thin left out"
         )
+    if summary.licences:
+        terms = ", ".join(f"{count} {licence}" for licence, count in summary.licences.items())
+        lines.append(f"licences of the images: {terms}")
     return "\n".join(lines)
 
 

@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     text = (
         f"{summary.num_images} images: {summary.num_kept} masks as they were, "
-        f"{summary.num_replaced} changed, {summary.num_deleted} deleted, {summary.num_added} new"
+        f"{summary.num_replaced} changed, {summary.num_deleted} deleted, {summary.num_added} new, "
+        f"{summary.num_renamed} called otherwise"
     )
     sys.stdout.write((json.dumps(asdict(summary)) if options.json else text) + "\n")
     return 0

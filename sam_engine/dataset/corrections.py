@@ -233,9 +233,7 @@ def apply_corrections(record: ImageRecord, corrections: Iterable[Correction]) ->
     return tuple(mask for key, mask in masks.items() if key in present)
 
 
-def corrected_annotations(
-    record: ImageRecord, corrections: Sequence[Correction]
-) -> list[tuple[int, Annotation]]:
+def corrected_annotations(record: ImageRecord, corrections: Sequence[Correction]) -> list[Annotation]:
     """Return the masks of an image as people left them, each as a row has it, with its id.
 
     Masks of the dataset keep their ids, also where others are deleted, and added ones count on. A mask that a
@@ -245,15 +243,18 @@ def corrected_annotations(
     Raises:
         InputError: As `apply_corrections`.
     """
-    own = {annotation_id(record.image_id, i): each for i, each in enumerate(record.annotations)}
+    own = {
+        (mask_id := annotation_id(record.image_id, index)): replace(mask, id=mask_id)
+        for index, mask in enumerate(record.annotations)
+    }
     if not corrections:
-        return list(own.items())
+        return list(own.values())
     found = []
     next_id = annotation_id(record.image_id, len(record.annotations))
     for mask in apply_corrections(record, corrections):
         known = own.get(mask.mask_id) if isinstance(mask.mask_id, int) else None
         if known is not None and known.counts == mask.counts:
-            found.append((int(mask.mask_id), replace(known, label=mask.label)))
+            found.append(replace(known, label=mask.label))
             continue
         runs = counts_to_runs(mask.counts, mask.size)
         area = area_of(runs)
@@ -268,8 +269,9 @@ def corrected_annotations(
             point_coords=known.point_coords if known else (),
             label=mask.label,
             parent_id=known.parent_id if known else None,
+            id=known.id if known else next_id,
         )
-        found.append((next_id if known is None else int(mask.mask_id), drawn))
+        found.append(drawn)
         next_id += known is None
     return found
 

@@ -160,9 +160,11 @@ def open_dataset(path: str | Path) -> Dataset:
     """
     store = open_store(str(path))
     try:
-        run_info = json.loads(store.read(RUN_INFO))
+        data = store.read(RUN_INFO)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} is not a dataset: it has no {RUN_INFO}") from error
+    try:
+        run_info = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not a dataset: {RUN_INFO} is not JSON ({error})") from error
     if not isinstance(run_info, dict) or not isinstance(run_info.get("fingerprint"), str):

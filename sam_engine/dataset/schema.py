@@ -315,4 +315,5 @@ def _annotation(item: dict[str, Any]) -> Annotation:
         point_coords=tuple((x, y) for x, y in item["point_coords"]),
         label=item.get("label"),
         parent_id=item.get("parent_id"),
+        id=item.get("id"),
     )

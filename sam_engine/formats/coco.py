@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError, InputError
-from sam_engine.formats.returned import ReturnedImage
+from sam_engine.formats.returned import ReturnedImage, ReturnedMask
 from sam_engine.formats.source import (
     AS_STORED,
     KINDS,
@@ -158,12 +158,17 @@ def read_coco(path: Path, *, highest_id: int) -> list[ReturnedImage]:
         document = json.loads(path.read_bytes())
         images = document["images"]
         sizes = {_same_id(image): (int(image["height"]), int(image["width"])) for image in images}
-        masks: dict[int, list[tuple[int | None, Runs]]] = {image_id: [] for image_id in sizes}
+        names = {category["id"]: str(category["name"]) for category in document.get("categories", [])}
+        masks: dict[int, list[ReturnedMask]] = {image_id: [] for image_id in sizes}
         for annotation in document["annotations"]:
             image_id, identifier = int(annotation["image_id"]), annotation.get("id")
             known = identifier is not None and identifier - 1 <= highest_id
-            runs = _runs(annotation["segmentation"], sizes[image_id])
-            masks[image_id].append((int(identifier) - 1 if known else None, runs))
+            mask = ReturnedMask(
+                id=int(identifier) - 1 if known else None,
+                runs=_runs(annotation["segmentation"], sizes[image_id]),
+                name=names.get(annotation.get("category_id")),
+            )
+            masks[image_id].append(mask)
         num_polygons = sum(isinstance(each["segmentation"], list) for each in document["annotations"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImageError) as error:
         raise InputError(f"{path}: no COCO file of an export of ours ({error!r})") from error

@@ -1,33 +1,29 @@
 """COCO instances, written: one JSON file that pycocotools, supervision, FiftyOne and detectron2 open.
 
-Masks are run lengths unless polygons are asked for, which lose holes. There is one category, because Segment
-Anything finds things without naming them.
+Masks are run lengths unless polygons are asked for, which lose holes. Categories are the labels of the masks;
+those that nobody named are ``object``, because Segment Anything finds things without naming them.
 """
 
 import base64
+import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from sam_engine.dataset.corrections import Correction
-from sam_engine.dataset.originals import Originals
 from sam_engine.dataset.reader import Dataset
-from sam_engine.dataset.schema import annotation_id
 from sam_engine.errors import ConfigError
-from sam_engine.files import new_file, refuse_used, write_atomically, writing_to
-from sam_engine.formats.each_image import ImagesToWrite
+from sam_engine.files import new_file, new_folder, refuse_used, write_atomically
+from sam_engine.formats.each_image import LINEAGE_FIELDS, ImagesToWrite, copy_name, name_of, said_of
 from sam_engine.formats.polygons import PolygonCount, PolygonLoss, outlines_of
-from sam_engine.formats.source import ExportSummary
-from sam_engine.ops.rle import counts_to_runs, decode_counts
-from sam_engine.structures import Annotation, ImageRecord, ImageStatus
+from sam_engine.ops.rle import counts_to_runs
+from sam_engine.structures import Annotation, ImageStatus
 
-CATEGORY_ID = 1
-CATEGORY = {"id": CATEGORY_ID, "name": "object", "supercategory": "object"}
+SUPERCATEGORY = "object"
 SEGMENTATIONS = ("compressed", "uncompressed", "polygons")
 IMAGE_FIELDS = {
     "licence": "license",
@@ -35,6 +31,7 @@ IMAGE_FIELDS = {
     "source_url": "coco_url",
     "source_key": "source_key",
     "frame_time_s": "frame_time_s",
+    **{name: name for name in LINEAGE_FIELDS},
 }
 """What a COCO image calls the dataset's columns; ``license`` is a number of its list."""
 _CC_NAME = re.compile(r"CC[ -]([A-Za-z-]+)[ -](\d\.\d)")
@@ -49,6 +46,8 @@ class CocoForm:
     """compressed or uncompressed run lengths, or polygons: outer outlines, whose holes are lost."""
     iscrowd: bool = False
     """Say ``iscrowd`` 1, without which some readers (labelformat) take no run lengths."""
+    scored: bool = False
+    """Say ``score``, the predicted IoU: in COCO's own terms such annotations are detections."""
 
     def __post_init__(self) -> None:
         """Check it.
@@ -64,54 +63,39 @@ class CocoForm:
             raise ConfigError("iscrowd=True says that masks are run lengths, and polygons are not")
 
 
-def export_coco(
-    dataset: Dataset,
+def write_coco(
+    images: ImagesToWrite,
     output: Path,
     *,
-    form: CocoForm | None = None,
-    originals: Originals | None = None,
-    corrections: Mapping[int, Sequence[Correction]] | None = None,
-) -> tuple[ExportSummary, PolygonLoss | None]:
-    """Write a dataset as one COCO instances file.
-
-    Images that failed are left out; images without masks are kept. Memory does not grow with the dataset.
+    rle: str | None = None,
+    iscrowd: bool = False,
+    polygons: bool = False,
+) -> PolygonLoss | None:
+    """Write a dataset as one COCO instances file, and copies of images to the folder `copies_of` it.
 
     Args:
-        dataset: What to export.
-        output: The JSON file; it must not exist.
-        form: What its readers take; None for compressed run lengths.
-        originals: Where to take the images from, for upright copies in the folder `copies_of` the file, which
-            must not exist either. None keeps the names of the dataset, and copies nothing.
-        corrections: By image id, applied to what is written.
+        images: What to write. Without originals the names are those of the dataset, and there is no folder.
+        output: The JSON file.
+        rle: compressed, as it is if left out, or uncompressed.
+        iscrowd: See `CocoForm`.
+        polygons: Instead of run lengths.
 
     Returns:
-        What was written, and what polygons lost; None without polygons.
+        What polygons lost; None without polygons.
 
     Raises:
-        ConfigError: ``output`` or the folder is in use.
-        ShardError: The dataset is damaged.
-        StorageError: The output cannot be written.
+        ConfigError: The folder is in use, or what is asked for contradicts itself.
     """
-    form = form or CocoForm()
-    refuse_used(output)
-    folder = copies_of(output) if originals is not None else None
-    if folder is not None:
-        refuse_used(folder)
-    each = ImagesToWrite(dataset, originals=originals, corrections=corrections)
-    count = PolygonCount()
-    with writing_to(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(output) as file:
-            _write_images(dataset, file, copied=folder is not None)
-            separator = b""
-            for record, masks, jpeg in each.images():
-                if folder is not None and jpeg is not None:
-                    write_atomically(folder / _copy_name(record.image_id), jpeg)
-                for document in _annotations(record, masks, form, count):
-                    file.write(separator + b"\n" + json.dumps(document, allow_nan=False).encode())
-                    separator = b","
-            file.write(b"]}\n")
-    return each.summary(), count.loss() if form.segmentation == "polygons" else None
+    if polygons and (rle is not None or iscrowd):
+        raise ConfigError("polygons go without rle and iscrowd, which are about run lengths")
+    form = CocoForm(segmentation="polygons" if polygons else rle or "compressed", iscrowd=iscrowd)
+    copies: contextlib.AbstractContextManager[Path | None] = contextlib.nullcontext()
+    if images.originals is not None:
+        refuse_used(copies_of(output))
+        copies = new_folder(copies_of(output))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(output) as file, copies as folder:  # the file gets its name after the folder has
+        return write_instances(images, file, folder, form)
 
 
 def copies_of(output: Path) -> Path:
@@ -119,37 +103,64 @@ def copies_of(output: Path) -> Path:
     return output.with_suffix("") if output.suffix else output.with_name(f"{output.name}_images")
 
 
-def coco_annotation(record: ImageRecord, index: int) -> dict[str, Any]:
-    """Return one COCO annotation, its mask as compressed run lengths.
+def write_instances(
+    images: ImagesToWrite, file: BinaryIO, copies: Path | None, form: CocoForm
+) -> PolygonLoss | None:
+    """Write a COCO instances file. Images without masks are kept. Memory does not grow with the dataset.
+
+    Args:
+        images: What to write.
+        file: Where to.
+        copies: Folder for copies of the images, by whose names the file calls them; None for the dataset's.
+        form: What its readers take.
+
+    Returns:
+        What polygons lost; None without polygons.
+    """
+    count = PolygonCount()
+    categories = {name: number for number, name in enumerate(images.names, 1)}
+    _write_images(images.dataset, file, categories, copied=copies is not None)
+    separator = b""
+    for record, masks, jpeg in images.images():
+        if copies is not None and jpeg is not None:
+            write_atomically(copies / copy_name(record.image_id), jpeg)
+        for mask in masks:
+            segmentation = _segmentation(mask, form, count)
+            if segmentation is None:
+                continue
+            number = categories[name_of(mask.label)]
+            document = coco_annotation(record.image_id, mask, category_id=number, segmentation=segmentation)
+            document["iscrowd"] = int(form.iscrowd)
+            if form.scored:
+                document["score"] = mask.predicted_iou
+            file.write(separator + b"\n" + json.dumps(document, allow_nan=False).encode())
+            separator = b","
+    file.write(b"]}\n")
+    return count.loss() if form.segmentation == "polygons" else None
+
+
+def coco_annotation(
+    image_id: int, mask: Annotation, *, category_id: int = 1, segmentation: Any = None
+) -> dict[str, Any]:
+    """Return one COCO annotation, by default with the mask as compressed run lengths.
 
     Its id is one more than the dataset's: COCOeval takes an annotation of id 0 for unmatched.
     """
-    masks = [(annotation_id(record.image_id, index), record.annotations[index])]
-    [document] = _annotations(record, masks, CocoForm(), PolygonCount())
-    return document
-
-
-def _annotations(
-    record: ImageRecord, masks: Sequence[tuple[int, Annotation]], form: CocoForm, count: PolygonCount
-) -> Iterator[dict[str, Any]]:
-    """Yield what is written of an image's masks."""
-    for identifier, annotation in masks:
-        segmentation = _segmentation(annotation, form, count)
-        if segmentation is None:
-            continue
-        yield {
-            "id": identifier + 1,
-            "image_id": record.image_id,
-            "category_id": CATEGORY_ID,
-            "segmentation": segmentation,
-            "area": annotation.area,
-            "bbox": _bbox(annotation),
-            "iscrowd": int(form.iscrowd),
-            "predicted_iou": annotation.predicted_iou,
-            "stability_score": annotation.stability_score,
-            "crop_box": list(annotation.crop_box),
-            "point_coords": [list(point) for point in annotation.point_coords],
-        }
+    assert mask.id is not None, "masks that are exported have ids"
+    return {
+        "id": mask.id + 1,
+        "image_id": image_id,
+        "category_id": category_id,
+        "segmentation": segmentation or {"size": list(mask.size), "counts": mask.counts},
+        "area": mask.area,
+        "bbox": _bbox(mask),
+        "iscrowd": 0,
+        "predicted_iou": mask.predicted_iou,
+        "stability_score": mask.stability_score,
+        "crop_box": list(mask.crop_box),
+        "point_coords": [list(point) for point in mask.point_coords],
+        **said_of(mask),
+    }
 
 
 def _segmentation(annotation: Annotation, form: CocoForm, count: PolygonCount) -> Any:
@@ -159,7 +170,7 @@ def _segmentation(annotation: Annotation, form: CocoForm, count: PolygonCount) -
         return {"size": size, "counts": annotation.counts}
     if form.segmentation == "uncompressed":
         return {"size": size, "counts": counts_to_runs(annotation.counts, annotation.size).tolist()}
-    mask = decode_counts(annotation.counts, annotation.size)
+    mask = annotation.mask()
     polygons = [outline.ravel().tolist() for outline in outlines_of(mask)]
     if not polygons:
         count.num_lost += 1
@@ -184,19 +195,17 @@ def _bbox(annotation: Annotation) -> list[float]:
     return [x, y, w + 1, h + 1]
 
 
-def _copy_name(image_id: int) -> str:
-    """Return the name of an image's copy, which is its id and nothing that a file was called."""
-    return f"{image_id:012d}.jpg"
-
-
-def _write_images(dataset: Dataset, file: BinaryIO, *, copied: bool) -> None:
+def _write_images(dataset: Dataset, file: BinaryIO, categories: Mapping[str, int], *, copied: bool) -> None:
     """Write everything before the annotations, from the columns that are not masks."""
     info = {"description": "Segment Anything masks", "fingerprint": dataset.fingerprint, "frame": "upright"}
     licences = {licence: number for number, licence in enumerate(_licences_of(dataset), 1)}
     head = {
         "info": info,
         "licenses": [_licence_json(licence, number) for licence, number in licences.items()],
-        "categories": [CATEGORY],
+        "categories": [
+            {"id": number, "name": name, "supercategory": SUPERCATEGORY}
+            for name, number in categories.items()
+        ],
     }
     file.write(json.dumps(head).removesuffix("}").encode() + b',\n"images": [')
     known = [name for name in IMAGE_FIELDS if name in dataset.extras]
@@ -213,7 +222,7 @@ def _write_images(dataset: Dataset, file: BinaryIO, *, copied: bool) -> None:
                 image["license"] = licences[image["license"]]
             if copied:
                 image["original_name"] = image["file_name"]
-                image["file_name"] = _copy_name(image["id"])
+                image["file_name"] = copy_name(image["id"])
             elif exact is not None:
                 image["file_name_base64"] = base64.b64encode(exact).decode()
             file.write(separator + json.dumps(image).encode())

@@ -8,108 +8,66 @@ Source of the format: CVAT's documentation, "CVAT for images", and datumaro's re
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from sam_engine.dataset.corrections import Correction
-from sam_engine.dataset.originals import Originals
-from sam_engine.dataset.reader import Dataset
 from sam_engine.errors import InputError
-from sam_engine.files import new_file, refuse_used, write_atomically, writing_to
-from sam_engine.formats.each_image import ImagesToWrite
-from sam_engine.formats.returned import ReturnedImage
-from sam_engine.formats.source import ExportSummary
-from sam_engine.ops.rle import Runs, crop_to_runs, decode_counts, decode_runs, mask_to_runs
+from sam_engine.files import new_file, write_atomically
+from sam_engine.formats.each_image import ImagesToWrite, copy_name, name_of
+from sam_engine.formats.origins_table import new_origins
+from sam_engine.formats.returned import ReturnedImage, ReturnedMask
+from sam_engine.ops.rle import Runs, crop_to_runs, decode_runs, mask_to_runs
 from sam_engine.structures import Annotation, ImageRecord
 
-LABEL = "object"
-"""Of masks that nobody named."""
 ID_ATTRIBUTE = "annotation_id"
 _NO_MASKS = ("box", "polygon", "polyline", "points", "ellipse", "cuboid", "skeleton")
-_NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def export_cvat(
-    dataset: Dataset,
-    output: Path,
-    *,
-    originals: Originals | None = None,
-    corrections: Mapping[int, Sequence[Correction]] | None = None,
-) -> ExportSummary:
-    """Write ``annotations.xml``, ``labels.json``, and ``images/<image id>.jpg`` where they can be had.
+def write_cvat(images: ImagesToWrite, folder: Path) -> None:
+    """Write ``annotations.xml``, ``labels.json``, ``images/<image id>.jpg`` and ``origins.csv``.
 
     Masks without pixels are left out.
-
-    Args:
-        dataset: What to export.
-        output: Folder for the files; it must be new or empty.
-        originals: Where to take the images from; None writes annotations only.
-        corrections: By image id, applied to what is written.
-
-    Raises:
-        ConfigError: ``output`` is in use.
-        ShardError: The dataset is damaged.
-        StorageError: The output cannot be written.
     """
-    refuse_used(output)
-    each = ImagesToWrite(dataset, originals=originals, corrections=corrections)
-    labels = _labels_of(dataset)
-    with writing_to(output):
-        output.mkdir(parents=True, exist_ok=True)
-        write_atomically(output / "labels.json", json.dumps([_label_json(name) for name in labels], indent=1))
-        with new_file(output / "annotations.xml") as file:
-            file.write(b'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
-            file.write(ET.tostring(_meta(labels)) + b"\n")
-            for record, masks, jpeg in each.images():
-                name = f"{record.image_id:012d}.jpg"
-                if jpeg is not None:
-                    write_atomically(output / "images" / name, jpeg)
-                file.write(ET.tostring(cvat_image(record, masks, name)) + b"\n")
-            file.write(b"</annotations>\n")
-    return each.summary()
+    labels = [_label_json(name) for name in images.names]
+    write_atomically(folder / "labels.json", json.dumps(labels, indent=1))
+    with new_file(folder / "annotations.xml") as file, new_origins(folder) as add_origin:
+        file.write(b'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
+        file.write(ET.tostring(_meta(images.names)) + b"\n")
+        for record, masks, jpeg in images.images():
+            name = copy_name(record.image_id)
+            if jpeg is not None:
+                write_atomically(folder / "images" / name, jpeg)
+            file.write(ET.tostring(cvat_image(record, masks, name)) + b"\n")
+            add_origin(record)
+        file.write(b"</annotations>\n")
 
 
-def cvat_image(record: ImageRecord, masks: Sequence[tuple[int, Annotation]], name: str) -> ET.Element:
-    """Return the element of an image with these masks, each with its id."""
+def cvat_image(record: ImageRecord, masks: Sequence[Annotation], name: str) -> ET.Element:
+    """Return the element of an image with these masks."""
     size = {"width": str(record.width), "height": str(record.height)}
     image = ET.Element("image", {"id": str(record.image_id), "name": name} | size)
-    for identifier, mask in masks:
-        if mask.area:
-            image.append(_mask(identifier, mask))
+    image.extend(_mask(mask) for mask in masks if mask.area)
     return image
 
 
-def _mask(identifier: int, annotation: Annotation) -> ET.Element:
+def _mask(annotation: Annotation) -> ET.Element:
     """Return one mask."""
     left, top, width, height = (int(value) for value in annotation.bbox)  # SA-1B's: inclusive ends
-    crop = decode_counts(annotation.counts, annotation.size)[top : top + height + 1, left : left + width + 1]
+    crop = annotation.mask()[top : top + height + 1, left : left + width + 1]
     rle = mask_to_runs(crop.T)  # of the transpose they go row by row
     place = {"left": left, "top": top, "width": width + 1, "height": height + 1}
     element = ET.Element(
         "mask",
-        {"label": _text(annotation.label), "source": "file", "occluded": "0", "z_order": "0"}
+        {"label": name_of(annotation.label), "source": "file", "occluded": "0", "z_order": "0"}
         | {"rle": ", ".join(str(run) for run in rle.tolist())}
         | {name: str(value) for name, value in place.items()},
     )
-    ET.SubElement(element, "attribute", name=ID_ATTRIBUTE).text = str(identifier)
+    ET.SubElement(element, "attribute", name=ID_ATTRIBUTE).text = str(annotation.id)
     return element
-
-
-def _labels_of(dataset: Dataset) -> list[str]:
-    """Return the names that masks have, each once."""
-    if "annotations.label" not in dataset.extras:
-        return [LABEL]
-    names = {_text(mask.label) for record in dataset.records() for mask in record.annotations}
-    return sorted(names | {LABEL})
-
-
-def _text(label: str | None) -> str:
-    """Return a label as XML can hold it, which has no place for control characters."""
-    return _NOT_XML.sub("\ufffd", label or LABEL)
 
 
 def _label_json(name: str) -> dict[str, Any]:
@@ -162,7 +120,10 @@ def _read_image(image: ET.Element, path: Path) -> ReturnedImage:
     for shape in image:
         if shape.tag in _NO_MASKS:
             raise ValueError(f"image {name} has a {shape.tag}; masks come back")
-    masks = [(_identifier(mask), _runs(mask, size)) for mask in image.iter("mask")]
+    masks = [
+        ReturnedMask(id=_identifier(mask), runs=_runs(mask, size), name=mask.get("label"))
+        for mask in image.iter("mask")
+    ]
     return ReturnedImage(place=f"{path}, image {name}", image_id=int(name), size=size, masks=masks)
 
 

@@ -5,7 +5,7 @@ that its viewer shows them and `datasets` decodes them. The other columns are th
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sam_engine.dataset.card_parts import front_matter, licences_of, terms_text
-from sam_engine.dataset.corrections import Correction
 from sam_engine.dataset.hidden import hidden_in
 from sam_engine.dataset.manifest import Manifest
-from sam_engine.dataset.originals import Originals
-from sam_engine.dataset.reader import Dataset
 from sam_engine.dataset.schema import MANIFEST, display_path, schema_with
-from sam_engine.files import new_file, refuse_used, write_atomically, writing_to
-from sam_engine.formats.each_image import ImagesToWrite, ImageToWrite
-from sam_engine.formats.source import ExportSummary
+from sam_engine.files import new_file, write_atomically
+from sam_engine.formats.each_image import ImagesToWrite, ImageToWrite, copy_name
 from sam_engine.structures import Annotation, ImageRecord
 
 _COLUMNS = ("image_id", "file_name", "width", "height", "num_masks", "annotations")
@@ -32,50 +28,26 @@ _GROUP_BYTES = 2**26
 _GROUP_ROWS = 100
 
 
-def export_huggingface(
-    dataset: Dataset,
-    output: Path,
-    *,
-    originals: Originals | None = None,
-    corrections: Mapping[int, Sequence[Correction]] | None = None,
-) -> ExportSummary:
+def write_huggingface(images: ImagesToWrite, folder: Path) -> None:
     """Write ``data/train-00000-of-<shards>.parquet``, ... and ``README.md``.
 
     Images that cannot be had are null; those that failed have no row.
-
-    Args:
-        dataset: What to export. One row group is in memory at a time.
-        output: Folder for the files; it must be new or empty.
-        originals: Where to take the images from; None writes annotations only.
-        corrections: By image id, applied to what is written.
-
-    Raises:
-        ConfigError: ``output`` is in use.
-        ShardError: The dataset is damaged.
-        StorageError: The output cannot be written.
     """
-    refuse_used(output)
-    each = ImagesToWrite(dataset, originals=originals, corrections=corrections)
-    schema = _schema(dataset.extras)
-    shards = sorted(dataset.shards)
-    with writing_to(output):
-        (output / "data").mkdir(parents=True, exist_ok=True)
-        for number, index in enumerate(shards):
-            path = output / "data" / f"train-{number:05d}-of-{len(shards):05d}.parquet"
-            with new_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                for rows in _groups(each.images(shards=[index])):
-                    writer.write_table(pa.Table.from_pylist([_row(*row) for row in rows], schema=schema))
-        is_hidden = originals is not None and (
-            originals.hide or (originals.stored and hidden_in(dataset.store))
-        )
-        card = _card(output.name, dataset, each.summary(), blurred=bool(is_hidden))
-        write_atomically(output / "README.md", card)
-    return each.summary()
+    schema = _schema(images)
+    shards = sorted(images.dataset.shards)
+    (folder / "data").mkdir()
+    for number, index in enumerate(shards):
+        path = folder / "data" / f"train-{number:05d}-of-{len(shards):05d}.parquet"
+        with new_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            for rows in _groups(images.images(shards=[index])):
+                writer.write_table(pa.Table.from_pylist([_row(*row) for row in rows], schema=schema))
+    write_atomically(folder / "README.md", _card(images))
 
 
-def _schema(extras: Sequence[str]) -> pa.Schema:
-    """Return the columns, of the optional ones those that the dataset has."""
-    whole = schema_with(extras)
+def _schema(images: ImagesToWrite) -> pa.Schema:
+    """Return the columns, of the optional ones those of the dataset, and labels where people said some."""
+    extras = images.dataset.extras
+    whole = schema_with([*extras, *(["annotations.label"] if images.has_labels else [])])
     origin = [name for name in extras if name in whole.names and name != "image"]
     fields = [whole.field(name) for name in (*_COLUMNS, *origin)]
     return pa.schema([_IMAGE, *fields], metadata={"huggingface": json.dumps(_FEATURES)})
@@ -95,9 +67,9 @@ def _groups(images: Iterator[ImageToWrite]) -> Iterator[list[ImageToWrite]]:
         yield group
 
 
-def _row(record: ImageRecord, masks: Sequence[tuple[int, Annotation]], jpeg: bytes | None) -> dict[str, Any]:
+def _row(record: ImageRecord, masks: Sequence[Annotation], jpeg: bytes | None) -> dict[str, Any]:
     """Return one image; what the schema does not have is left out when it is written."""
-    copy = None if jpeg is None else {"bytes": jpeg, "path": f"{record.image_id:012d}.jpg"}
+    copy = None if jpeg is None else {"bytes": jpeg, "path": copy_name(record.image_id)}
     columns = ("image_id", "width", "height", "licence", "attribution", "source_url", "source_key")
     more = ("frame_time_s", "parent_dataset", "parent_image_id")
     return {
@@ -106,7 +78,7 @@ def _row(record: ImageRecord, masks: Sequence[tuple[int, Annotation]], jpeg: byt
         "num_masks": len(masks),
         "annotations": [
             {
-                "id": identifier,
+                "id": mask.id,
                 "segmentation": {"size": mask.size, "counts": mask.counts},
                 "bbox": mask.bbox,
                 "area": mask.area,
@@ -117,19 +89,24 @@ def _row(record: ImageRecord, masks: Sequence[tuple[int, Annotation]], jpeg: byt
                 "label": mask.label,
                 "parent_id": mask.parent_id,
             }
-            for identifier, mask in masks
+            for mask in masks
         ],
     } | {name: getattr(record, name) for name in (*columns, *more)}
 
 
-def _card(name: str, dataset: Dataset, summary: ExportSummary, *, blurred: bool) -> bytes:
-    """Return the dataset card."""
+def _card(images: ImagesToWrite) -> bytes:
+    """Return the dataset card of what was written."""
+    dataset, summary = images.dataset, images.summary()
+    originals = images.originals
+    blurred = originals is not None and bool(
+        originals.hide or (originals.stored and hidden_in(dataset.store))
+    )
     manifest = Manifest.from_bytes(dataset.store.read(MANIFEST))
     licences = licences_of(manifest)
     random = "\n> **Made with random weights.** These masks test programs and describe nothing.\n"
     text = f"""{front_matter(summary.num_images, licences, "data/train-*.parquet")}
 
-# {name}
+# Masks of {summary.num_images:,} images
 {random if dataset.run_info.get("random_weights") else ""}
 {summary.num_images:,} images, {summary.num_copies:,} of them inside, and {summary.num_masks:,} masks that a
 Segment Anything model made. The masks have no classes, may overlap, and cover parts as well as whole

@@ -15,29 +15,18 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sam_engine.dataset.corrections import Correction
-from sam_engine.dataset.originals import Originals
-from sam_engine.dataset.reader import Dataset
 from sam_engine.errors import InputError
-from sam_engine.files import new_file, refuse_used, write_atomically, writing_to
-from sam_engine.formats.each_image import ImagesToWrite, origin_of
-from sam_engine.formats.returned import ReturnedImage
-from sam_engine.formats.source import ExportSummary
-from sam_engine.ops.rle import MAX_DECODED_PIXELS, Runs, decode_counts, mask_to_runs
+from sam_engine.files import new_file, write_atomically
+from sam_engine.formats.each_image import ImagesToWrite, copy_name, name_of, origin_of
+from sam_engine.formats.returned import ReturnedImage, ReturnedMask
+from sam_engine.ops.rle import MAX_DECODED_PIXELS, mask_to_runs
 from sam_engine.structures import Annotation, ImageRecord
 
-LABEL = "object"
-"""Of masks that nobody named."""
-CONFIG = f"""<View>
-  <Image name="image" value="$image" zoom="true"/>
-  <BrushLabels name="tag" toName="image"><Label value="{LABEL}"/></BrushLabels>
-</View>
-"""
-"""Of the project that the tasks are imported to."""
 IMAGE_ADDRESS = "/data/local-files/?d=images/"
 """Of the copies, where the local files that Label Studio serves begin at the export's folder."""
 
@@ -47,50 +36,36 @@ _HEADER_BITS = 32 + 5 + 4 * 4
 _WORD_BITS = 8
 
 
-def export_label_studio(
-    dataset: Dataset,
-    output: Path,
-    *,
-    originals: Originals | None = None,
-    corrections: Mapping[int, Sequence[Correction]] | None = None,
-) -> ExportSummary:
+def write_label_studio(images: ImagesToWrite, folder: Path) -> None:
     """Write ``tasks.json``, ``label_config.xml``, and ``images/<image id>.jpg`` where they can be had.
 
     Masks without pixels are left out.
-
-    Args:
-        dataset: What to export.
-        output: Folder for the files; it must be new or empty.
-        originals: Where to take the images from; None writes tasks only.
-        corrections: By image id, applied to what is written.
-
-    Raises:
-        ConfigError: ``output`` is in use.
-        ShardError: The dataset is damaged.
-        StorageError: The output cannot be written.
     """
-    refuse_used(output)
-    each = ImagesToWrite(dataset, originals=originals, corrections=corrections)
-    with writing_to(output):
-        output.mkdir(parents=True, exist_ok=True)
-        write_atomically(output / "label_config.xml", CONFIG)
-        with new_file(output / "tasks.json") as file:
-            separator = b"["
-            for record, masks, jpeg in each.images():
-                name = f"{record.image_id:012d}.jpg"
-                if jpeg is not None:
-                    write_atomically(output / "images" / name, jpeg)
-                task = label_studio_task(record, masks, IMAGE_ADDRESS + name)
-                file.write(separator + b"\n" + json.dumps(task).encode())
-                separator = b","
-            file.write(b"[]\n" if separator == b"[" else b"\n]\n")
-    return each.summary()
+    write_atomically(folder / "label_config.xml", _config(images.names))
+    with new_file(folder / "tasks.json") as file:
+        separator = b"["
+        for record, masks, jpeg in images.images():
+            name = copy_name(record.image_id)
+            if jpeg is not None:
+                write_atomically(folder / "images" / name, jpeg)
+            task = label_studio_task(record, masks, IMAGE_ADDRESS + name)
+            file.write(separator + b"\n" + json.dumps(task).encode())
+            separator = b","
+        file.write(b"[]\n" if separator == b"[" else b"\n]\n")
 
 
-def label_studio_task(
-    record: ImageRecord, masks: Sequence[tuple[int, Annotation]], address: str
-) -> dict[str, Any]:
-    """Return the task of an image with these masks, each with its id, all in one annotation."""
+def _config(names: Sequence[str]) -> str:
+    """Return what the project that the tasks are imported to is set up with."""
+    labels = "".join(f"<Label value={quoteattr(name)}/>" for name in names)
+    return f"""<View>
+  <Image name="image" value="$image" zoom="true"/>
+  <BrushLabels name="tag" toName="image">{labels}</BrushLabels>
+</View>
+"""
+
+
+def label_studio_task(record: ImageRecord, masks: Sequence[Annotation], address: str) -> dict[str, Any]:
+    """Return the task of an image with these masks, all in one annotation."""
     return {
         "data": {
             "image": address,
@@ -99,23 +74,23 @@ def label_studio_task(
             "height": record.height,
             **origin_of(record),
         },
-        "annotations": [{"result": [_region(identifier, mask) for identifier, mask in masks if mask.area]}],
+        "annotations": [{"result": [_region(mask) for mask in masks if mask.area]}],
     }
 
 
-def _region(identifier: int, annotation: Annotation) -> dict[str, Any]:
+def _region(annotation: Annotation) -> dict[str, Any]:
     """Return one mask."""
     height, width = annotation.size
-    rle = encode_brush(decode_counts(annotation.counts, annotation.size))
+    rle = encode_brush(annotation.mask())
     return {
-        "id": f"{_ID_PREFIX}{identifier}",
+        "id": f"{_ID_PREFIX}{annotation.id}",
         "type": "brushlabels",
         "from_name": "tag",
         "to_name": "image",
         "original_width": width,
         "original_height": height,
         "image_rotation": 0,
-        "value": {"format": "rle", "rle": list(rle), "brushlabels": [annotation.label or LABEL]},
+        "value": {"format": "rle", "rle": list(rle), "brushlabels": [name_of(annotation.label)]},
         "meta": {"text": [f"predicted IoU {annotation.predicted_iou:.3f}"]},
     }
 
@@ -156,15 +131,17 @@ def _read_task(task: Mapping[str, Any], place: str) -> ReturnedImage | None:
     )
 
 
-def _read_region(region: Mapping[str, Any], size: tuple[int, int]) -> tuple[int | None, Runs]:
-    """Return one mask, and the id that it was exported with; None for one that was drawn there."""
+def _read_region(region: Mapping[str, Any], size: tuple[int, int]) -> ReturnedMask:
+    """Return one mask."""
     value, name = region["value"], str(region["id"])
     if value.get("format") != "rle":
         raise ValueError(f"region {name} is of type {region['type']}; brush masks come back")
     if region.get("image_rotation"):
         raise ValueError(f"region {name} is of the image turned by {region['image_rotation']} degrees")
     identifier = int(name.removeprefix(_ID_PREFIX)) if name.startswith(_ID_PREFIX) else None
-    return identifier, mask_to_runs(decode_brush(bytes(value["rle"]), size))
+    runs = mask_to_runs(decode_brush(bytes(value["rle"]), size))
+    names = value.get("brushlabels") or [None]
+    return ReturnedMask(id=identifier, runs=runs, name=names[0])
 
 
 def encode_brush(mask: NDArray[np.bool_]) -> bytes:

@@ -16,81 +16,51 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sam_engine.dataset.corrections import Correction
-from sam_engine.dataset.originals import Originals
-from sam_engine.dataset.reader import Dataset
 from sam_engine.errors import InputError
-from sam_engine.files import refuse_used, write_atomically, writing_to
-from sam_engine.formats.each_image import ImagesToWrite
-from sam_engine.formats.returned import ReturnedImage
-from sam_engine.formats.source import ExportSummary
-from sam_engine.ops.rle import Runs, crop_to_runs, decode_counts, mask_to_runs
+from sam_engine.files import write_atomically
+from sam_engine.formats.each_image import ImagesToWrite, copy_name, name_of, origin_of
+from sam_engine.formats.returned import ReturnedImage, ReturnedMask
+from sam_engine.ops.rle import Runs, crop_to_runs, mask_to_runs
 from sam_engine.structures import Annotation, ImageRecord
 
-LABEL = "object"
-"""Of masks that nobody named."""
 VERSION = "5.8.1"
 """Of labelme, whose files these look like."""
 
 
-def export_labelme(
-    dataset: Dataset,
-    output: Path,
-    *,
-    originals: Originals | None = None,
-    corrections: Mapping[int, Sequence[Correction]] | None = None,
-) -> ExportSummary:
-    """Write ``<image id>.json``, and ``<image id>.jpg`` where it can be had, for every annotated image.
-
-    Args:
-        dataset: What to export.
-        output: Folder for the files; it must be new or empty.
-        originals: Where to take the images from; None writes annotations only.
-        corrections: By image id, applied to what is written.
-
-    Raises:
-        ConfigError: ``output`` is in use.
-        ShardError: The dataset is damaged.
-        StorageError: The output cannot be written.
-    """
-    refuse_used(output)
-    each = ImagesToWrite(dataset, originals=originals, corrections=corrections)
-    with writing_to(output):
-        output.mkdir(parents=True, exist_ok=True)
-        for record, masks, jpeg in each.images():
-            name = f"{record.image_id:012d}"
-            if jpeg is not None:
-                write_atomically(output / f"{name}.jpg", jpeg)
-            document = labelme_document(record, masks, f"{name}.jpg")
-            write_atomically(output / f"{name}.json", json.dumps(document, indent=1) + "\n")
-    return each.summary()
+def write_labelme(images: ImagesToWrite, folder: Path) -> None:
+    """Write ``<image id>.json``, and ``<image id>.jpg`` where it can be had, for every annotated image."""
+    for record, masks, jpeg in images.images():
+        name = copy_name(record.image_id)
+        if jpeg is not None:
+            write_atomically(folder / name, jpeg)
+        document = json.dumps(labelme_document(record, masks, name), indent=1) + "\n"
+        write_atomically((folder / name).with_suffix(".json"), document)
 
 
-def labelme_document(
-    record: ImageRecord, masks: Sequence[tuple[int, Annotation]], image_name: str
-) -> dict[str, Any]:
-    """Return what labelme writes for an image with these masks, each with its id."""
+def labelme_document(record: ImageRecord, masks: Sequence[Annotation], image_name: str) -> dict[str, Any]:
+    """Return what labelme writes for an image with these masks; it keeps ``origin``, which is not its own."""
     return {
         "version": VERSION,
         "flags": {},
-        "shapes": [_shape(identifier, mask) for identifier, mask in masks if mask.area],
+        "shapes": [_shape(mask) for mask in masks if mask.area],
         "imagePath": image_name,
         "imageData": None,
         "imageHeight": record.height,
         "imageWidth": record.width,
+        "origin": origin_of(record),
     }
 
 
-def _shape(identifier: int, annotation: Annotation) -> dict[str, Any]:
+def _shape(annotation: Annotation) -> dict[str, Any]:
     """Return one mask."""
     left, top, width, height = (int(value) for value in annotation.bbox)  # SA-1B's: inclusive ends
-    crop = decode_counts(annotation.counts, annotation.size)[top : top + height + 1, left : left + width + 1]
+    crop = annotation.mask()[top : top + height + 1, left : left + width + 1]
     png = io.BytesIO()
     Image.fromarray(np.where(crop, np.uint8(255), np.uint8(0))).save(png, "PNG")
     return {
-        "label": annotation.label or LABEL,
+        "label": name_of(annotation.label),
         "points": [[float(left), float(top)], [float(left + width), float(top + height)]],
-        "group_id": identifier,
+        "group_id": annotation.id,
         "description": f"predicted IoU {annotation.predicted_iou:.3f}",
         "shape_type": "mask",
         "flags": {},
@@ -117,7 +87,10 @@ def _read_document(path: Path) -> ReturnedImage:
     try:
         document = json.loads(path.read_bytes())
         size = (int(document["imageHeight"]), int(document["imageWidth"]))
-        masks = [(_identifier(shape), _runs(shape, size)) for shape in document["shapes"]]
+        masks = [
+            ReturnedMask(id=_identifier(shape), runs=_runs(shape, size), name=shape.get("label"))
+            for shape in document["shapes"]
+        ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: no file of labelme's with masks ({error})") from error
     return ReturnedImage(place=str(path), image_id=int(path.stem), size=size, masks=masks)

@@ -17,9 +17,21 @@ from sam_engine.dataset.corrections import (
 )
 from sam_engine.dataset.reader import Dataset
 from sam_engine.errors import InputError
+from sam_engine.formats.each_image import UNNAMED, name_of
 from sam_engine.formats.source import records_to_write
 from sam_engine.ops.rle import Runs, area_of, counts_to_runs, runs_to_counts
 from sam_engine.structures import ImageRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReturnedMask:
+    """A mask as another tool's file has it."""
+
+    id: int | None
+    """What it was exported with; None of one that was drawn there."""
+    runs: Runs
+    name: str | None = None
+    """What it is called there; None if the file does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +43,7 @@ class ReturnedImage:
     image_id: int
     size: tuple[int, int]
     """(H, W) of the image."""
-    masks: Sequence[tuple[int | None, Runs]]
-    """Each with the annotation id that it was exported with; None for one that was drawn there."""
+    masks: Sequence[ReturnedMask]
 
 
 @dataclass(kw_only=True)
@@ -44,6 +55,8 @@ class ReturnSummary:
     num_replaced: int = 0
     num_deleted: int = 0
     num_added: int = 0
+    num_renamed: int = 0
+    """Of those that are left."""
 
 
 def highest_id(dataset: Dataset, root: Path) -> int:
@@ -54,7 +67,7 @@ def highest_id(dataset: Dataset, root: Path) -> int:
         root: Its directory.
     """
     masks = (masks for _, masks in records_to_write(dataset, read_corrections(root)))
-    return max((identifier for each in masks for identifier, _ in each), default=-1)
+    return max((mask.id for each in masks for mask in each if mask.id is not None), default=-1)
 
 
 def log_differences(
@@ -94,7 +107,7 @@ def log_differences(
             )
         now = _masks_now(record, before.get(image_id, ()))
         plans.append((image, now))
-        named = [identifier for identifier, _ in image.masks if identifier is not None]
+        named = [mask.id for mask in image.masks if mask.id is not None]
         twice = [identifier for identifier, number in Counter(named).items() if number > 1]
         if twice:
             raise InputError(
@@ -106,7 +119,10 @@ def log_differences(
     log = CorrectionLog(root, by, after=latest_time(before))
     lines: list[Correction] = []
     for image, now in plans:
-        lines += _differences(log, image, now, summary)
+        try:
+            lines += _differences(log, image, now, summary)
+        except ValueError as error:  # of a name that no label can be
+            raise InputError(f"{image.place}: {error}") from error
         if exhaustive:
             lines.append(log.line(Operation.ACCEPT, image.image_id))
     log.write(lines)
@@ -115,9 +131,8 @@ def log_differences(
 
 def _masks_now(record: ImageRecord, corrections: Sequence[Correction]) -> dict[int, CorrectedMask]:
     """Return the masks of an image as they are exported now, by the ids that exports give them."""
-    exported = corrected_annotations(record, corrections)
-    left = apply_corrections(record, corrections)
-    return {identifier: mask for (identifier, _), mask in zip(exported, left, strict=True)}
+    exported = [mask.id for mask in corrected_annotations(record, corrections) if mask.id is not None]
+    return dict(zip(exported, apply_corrections(record, corrections), strict=True))
 
 
 def _differences(
@@ -126,22 +141,31 @@ def _differences(
     """Yield a line for each mask of an image that differs; count all in the summary."""
     summary.num_images += 1
     there: set[int] = set()
-    for identifier, runs in image.masks:
-        counts = runs_to_counts(runs)
-        if identifier is None:
-            yield log.line(Operation.ADD, image.image_id, new_id(), size=image.size, counts=counts)
+    for mask in image.masks:
+        counts = runs_to_counts(mask.runs)
+        if mask.id is None:
+            drawn = {"size": image.size, "counts": counts, "label": _label(mask.name)}
+            yield log.line(Operation.ADD, image.image_id, new_id(), **drawn)
             summary.num_added += 1
             continue
-        there.add(identifier)
-        if np.array_equal(counts_to_runs(now[identifier].counts, image.size), runs):
+        there.add(mask.id)
+        known = now[mask.id]
+        if np.array_equal(counts_to_runs(known.counts, image.size), mask.runs):
             summary.num_kept += 1
         else:
-            mask_id = now[identifier].mask_id
-            yield log.line(Operation.REPLACE, image.image_id, mask_id, size=image.size, counts=counts)
+            yield log.line(Operation.REPLACE, image.image_id, known.mask_id, size=image.size, counts=counts)
             summary.num_replaced += 1
+        if mask.name and mask.name != name_of(known.label):
+            yield log.line(Operation.LABEL, image.image_id, known.mask_id, label=_label(mask.name))
+            summary.num_renamed += 1
     for identifier in now.keys() - there:
         if not area_of(counts_to_runs(now[identifier].counts, image.size)):
             summary.num_kept += 1  # formats leave masks out that have no pixels
             continue
         yield log.line(Operation.DELETE, image.image_id, now[identifier].mask_id)
         summary.num_deleted += 1
+
+
+def _label(name: str | None) -> str | None:
+    """Return the label that a name of a format stands for."""
+    return None if name in (None, "", UNNAMED) else name

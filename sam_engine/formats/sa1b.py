@@ -6,22 +6,18 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sam_engine.dataset.corrections import Correction, corrected_annotations
-from sam_engine.dataset.originals import Originals
-from sam_engine.dataset.reader import Dataset
 from sam_engine.errors import ImageError, InputError
-from sam_engine.files import new_file, refuse_used, writing_to
-from sam_engine.formats.each_image import ImagesToWrite, origin_of
+from sam_engine.files import new_file
+from sam_engine.formats.each_image import ImagesToWrite, origin_of, said_of
 from sam_engine.formats.source import (
     AS_STORED,
     KINDS,
     AnnotatedImage,
-    ExportSummary,
     ReadOptions,
     bad_annotations,
     checked_runs,
@@ -130,77 +126,45 @@ def open_sa1b_source(path: Path, options: ReadOptions) -> Sa1bSource:
     return Sa1bSource(files=files, pairs=pairs)
 
 
-def image_json(
-    record: ImageRecord,
-    masks: Sequence[tuple[int, Annotation]] | None = None,
-    *,
-    original_name: bool = False,
-    stem: str | None = None,
-) -> bytes:
-    """Return SA-1B's file for one image: compact, on one line, its keys in SA-1B's order.
+def image_json(record: ImageRecord, masks: Sequence[Annotation], *, file_name: str) -> bytes:
+    """Return SA-1B's file for one image: compact, on one line, its keys in SA-1B's order, then our own.
 
     Args:
         record: The image.
-        masks: Its masks, each with its id; None for those of the record.
-        original_name: Say what the image's file was called.
-        stem: Of the copy's name; None for SA-1B's, ``sa_<id>``.
+        masks: Its masks, with their ids.
+        file_name: Of the copy.
     """
-    origin = origin_of(record)
-    if not original_name:
-        del origin["original_name"]
-    masks = corrected_annotations(record, ()) if masks is None else masks
     document = {
         "image": {
             "image_id": record.image_id,
             "width": record.width,
             "height": record.height,
-            "file_name": f"{stem or f'sa_{record.image_id}'}.jpg",
-            **origin,
+            "file_name": file_name,
+            **origin_of(record),
         },
-        "annotations": [_annotation_json(annotation, identifier) for identifier, annotation in masks],
+        "annotations": [_annotation_json(annotation) for annotation in masks],
     }
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
 
-def export_sa1b(
-    dataset: Dataset,
-    output: Path,
-    *,
-    originals: Originals | None = None,
-    tar: bool = False,
-    corrections: Mapping[int, Sequence[Correction]] | None = None,
-) -> ExportSummary:
-    """Write every annotated image of a dataset as SA-1B has it.
-
-    Images that failed are left out; images without masks have an empty list. Copies are upright JPEG,
-    whatever the original is.
+def write_sa1b(images: ImagesToWrite, folder: Path, *, tar: bool = False) -> None:
+    """Write every annotated image of a dataset as SA-1B has it; images without masks have an empty list.
 
     Args:
-        dataset: What to export. One row group is in memory at a time.
-        output: Folder for the files; it must be new or empty.
-        originals: Where to take the images from; None writes annotations only.
+        images: What to write.
+        folder: Where to.
         tar: Write ``sa_000000.tar``, ..., one per shard, instead of single files. Same dataset, same bytes.
-        corrections: By image id, applied to what is written.
-
-    Raises:
-        ConfigError: ``output`` is in use.
-        ShardError: The dataset is damaged.
-        StorageError: The output cannot be written.
     """
-    refuse_used(output)
-    each = ImagesToWrite(dataset, originals=originals, corrections=corrections)
-    with writing_to(output):
-        output.mkdir(parents=True, exist_ok=True)
-        for index in sorted(dataset.shards):
-            with open_tar(output / f"sa_{index:06d}.tar") if tar else _open_folder(output) as add:
-                for record, masks, jpeg in each.images(shards=[index]):
-                    if jpeg is not None:
-                        add(f"sa_{record.image_id}.jpg", jpeg)
-                    add(f"sa_{record.image_id}.json", image_json(record, masks, original_name=True))
-    return each.summary()
+    for index in sorted(images.dataset.shards):
+        with open_tar(folder / f"sa_{index:06d}.tar") if tar else _open_folder(folder) as add:
+            for record, masks, jpeg in images.images(shards=[index]):
+                stem = f"sa_{record.image_id}"
+                if jpeg is not None:
+                    add(f"{stem}.jpg", jpeg)
+                add(f"{stem}.json", image_json(record, masks, file_name=f"{stem}.jpg"))
 
 
-def _annotation_json(annotation: Annotation, identifier: int) -> dict[str, Any]:
+def _annotation_json(annotation: Annotation) -> dict[str, Any]:
     """Return one annotation. Boxes and points are floats, as in nearly all of SA-1B's files."""
     return {
         "bbox": [float(value) for value in annotation.bbox],
@@ -209,8 +173,9 @@ def _annotation_json(annotation: Annotation, identifier: int) -> dict[str, Any]:
         "predicted_iou": annotation.predicted_iou,
         "point_coords": [[float(x), float(y)] for x, y in annotation.point_coords],
         "crop_box": [float(value) for value in annotation.crop_box],
-        "id": identifier,
+        "id": annotation.id,
         "stability_score": annotation.stability_score,
+        **said_of(annotation),
     }
 
 

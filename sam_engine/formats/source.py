@@ -5,7 +5,7 @@ picklable, so that the processes that prepare batches can have it. No torch.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -89,27 +89,9 @@ class Source(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportSummary:
-    """What went into an export."""
-
-    num_images: int
-    num_masks: int
-    num_failed: int
-    """Images that were not annotated, because they failed; they are left out."""
-    num_missing: int = 0
-    """Images that the run has not made yet."""
-    num_corrected: int = 0
-    """Images whose masks people corrected, and that were written so."""
-    num_copies: int = 0
-    """Images written beside their annotations."""
-    missing: Mapping[str, int] = field(default_factory=dict)
-    """Number of images that could not be copied, by status; their annotations are written all the same."""
-
-
 def records_to_write(
     dataset: Dataset, corrections: Mapping[int, Sequence[Correction]], *, shards: Iterable[int] | None = None
-) -> Iterator[tuple[ImageRecord, list[tuple[int, Annotation]]]]:
+) -> Iterator[tuple[ImageRecord, list[Annotation]]]:
     """Yield every image of a dataset with its masks as people left them, each with its id.
 
     Raises:

@@ -7,67 +7,48 @@ Source: docs of Ultralytics, "Instance Segmentation Datasets Overview": ``<class
 coordinate relative to the side of the image.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from sam_engine.dataset.corrections import Correction
-from sam_engine.dataset.originals import Originals
-from sam_engine.dataset.reader import Dataset
-from sam_engine.files import refuse_used, write_atomically, writing_to
-from sam_engine.formats.each_image import ImagesToWrite
+from sam_engine.files import write_atomically
+from sam_engine.formats.each_image import ImagesToWrite, copy_name, name_of
+from sam_engine.formats.origins_table import new_origins
 from sam_engine.formats.polygons import MIN_CORNERS, PolygonCount, PolygonLoss, drawn_iou, polygon_of
-from sam_engine.formats.source import ExportSummary
-from sam_engine.ops.rle import decode_counts
-
-DATA = """# Ultralytics YOLO, task segment. One class: Segment Anything finds things without naming them.
-path: .
-train: images
-val: images
-names:
-  0: object
-"""
 
 
-def export_yolo(
-    dataset: Dataset,
-    output: Path,
-    *,
-    originals: Originals | None = None,
-    corrections: Mapping[int, Sequence[Correction]] | None = None,
-) -> tuple[ExportSummary, PolygonLoss]:
-    """Write ``labels/<image id>.txt``, ``images/<image id>.jpg`` where it can be had, and ``data.yaml``.
-
-    Args:
-        dataset: What to export.
-        output: Folder for the files; it must be new or empty.
-        originals: Where to take the images from; None writes labels only.
-        corrections: By image id, applied to what is written.
-
-    Raises:
-        ConfigError: ``output`` is in use.
-        ShardError: The dataset is damaged.
-        StorageError: The output cannot be written.
-    """
-    refuse_used(output)
-    each = ImagesToWrite(dataset, originals=originals, corrections=corrections)
+def write_yolo(images: ImagesToWrite, folder: Path) -> PolygonLoss:
+    """Write ``labels/<image id>.txt``, ``images/<image id>.jpg``, ``data.yaml`` and ``origins.csv``."""
     count = PolygonCount()
-    with writing_to(output):
-        write_atomically(output / "data.yaml", DATA)
-        for record, masks, jpeg in each.images():
-            name = f"{record.image_id:012d}"
+    numbers = {name: number for number, name in enumerate(images.names)}
+    write_atomically(folder / "data.yaml", _data(images.names))
+    with new_origins(folder) as add_origin:
+        for record, masks, jpeg in images.images():
+            name = copy_name(record.image_id)
             if jpeg is not None:
-                write_atomically(output / "images" / f"{name}.jpg", jpeg)
+                write_atomically(folder / "images" / name, jpeg)
             lines = []
-            for _, annotation in masks:
-                mask = decode_counts(annotation.counts, annotation.size)
+            for annotation in masks:
+                mask = annotation.mask()
                 polygon = polygon_of(mask)
                 if len(polygon) < MIN_CORNERS:
                     count.num_lost += 1
                     continue
                 count.ious.append(drawn_iou(mask, polygon))
                 relative = polygon / np.array(mask.shape[::-1])
-                lines.append("0 " + " ".join(f"{value:.6f}" for value in relative.ravel().tolist()))
-            write_atomically(output / "labels" / f"{name}.txt", "".join(line + "\n" for line in lines))
-    return each.summary(), count.loss()
+                numbers_of_line = [f"{value:.6f}" for value in relative.ravel().tolist()]
+                lines.append(" ".join([str(numbers[name_of(annotation.label)]), *numbers_of_line]))
+            labels = (folder / "labels" / name).with_suffix(".txt")
+            write_atomically(labels, "".join(line + "\n" for line in lines))
+            add_origin(record)
+    return count.loss()
+
+
+def _data(names: Sequence[str]) -> str:
+    """Return ``data.yaml``. A text of JSON is one of YAML, too."""
+    classes = "".join(
+        f"  {number}: {json.dumps(name, ensure_ascii=False)}\n" for number, name in enumerate(names)
+    )
+    return f"# Ultralytics YOLO, task segment.\npath: .\ntrain: images\nval: images\nnames:\n{classes}"

@@ -95,7 +95,7 @@ class Annotating:
             record, said = self._row(image_id), self._said.get(image_id, [])
             self._claims[image_id] = (by, time.monotonic())
             left = apply_corrections(record, said)
-            drawn = [annotation for _, annotation in corrected_annotations(record, said)]
+            drawn = corrected_annotations(record, said)
         masks = [
             {
                 "id": mask.mask_id,

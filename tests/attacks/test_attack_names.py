@@ -13,8 +13,7 @@ from pipelines.auto_annotate import run
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.verify import verify_dataset
 from sam_engine.errors import InputError
-from sam_engine.formats.coco_export import export_coco
-from sam_engine.formats.sa1b import export_sa1b
+from sam_engine.formats.export import export_dataset
 from sam_engine.inputs import unpack
 from sam_engine.inputs.open import open_input
 from sam_engine.inputs.source import sorted_files
@@ -78,9 +77,9 @@ def test_exports_name_files_by_id(tmp_path):
     )
     write_dataset(tmp_path / "in", [image(number, name, [mask]) for number, name in enumerate(names)])
     dataset = open_dataset(tmp_path / "in")
-    export_sa1b(dataset, tmp_path / "flat")
-    export_sa1b(dataset, tmp_path / "tars", tar=True)
-    export_coco(dataset, tmp_path / "coco.json")
+    export_dataset(dataset, tmp_path / "flat", to="sa1b")
+    export_dataset(dataset, tmp_path / "tars", to="sa1b", tar=True)
+    export_dataset(dataset, tmp_path / "coco.json", to="coco")
     members = []
     for path in (tmp_path / "tars").iterdir():
         with tarfile.open(path) as tar:

@@ -19,8 +19,7 @@ from sam_engine.dataset.schema import SCHEMA, records_to_table
 from sam_engine.dataset.seal import BLANK, FILE_KEY, FOOTER_KEY, seal
 from sam_engine.dataset.shards import shard_name
 from sam_engine.errors import RleError, SamEngineError
-from sam_engine.formats.coco_export import export_coco
-from sam_engine.formats.sa1b import export_sa1b
+from sam_engine.formats.export import export_dataset
 from sam_engine.ops.rle import decode_counts
 from tests.helpers.dataset_builder import annotation, image, rectangle_mask, write_dataset
 
@@ -152,8 +151,8 @@ def test_hostile_run_lengths_reach_nobody(tmp_path, counts):
     [record] = dataset.records()
     asked = (
         lambda: list(dataset.checked_records()),
-        lambda: export_coco(dataset, tmp_path / "coco.json"),
-        lambda: export_sa1b(dataset, tmp_path / "sa1b"),
+        lambda: export_dataset(dataset, tmp_path / "coco.json", to="coco"),
+        lambda: export_dataset(dataset, tmp_path / "sa1b", to="sa1b"),
         lambda: match_masks(record.annotations, [annotation(rectangle_mask(24, 32, 0, 0, 5, 5))]),
         lambda: draw_masks(np.zeros((24, 32, 3), np.uint8), record),
     )

@@ -144,8 +144,7 @@ def test_labels_are_given_taken_away_and_kept():
     replaced = correction(Operation.REPLACE, ID_1, DRAWN)
 
     def first(*said):
-        _, annotation = corrected_annotations(RECORD, said)[0]
-        return annotation.label
+        return corrected_annotations(RECORD, said)[0].label
 
     assert (first(labelled), first(labelled, replaced)) == ("cup", "cup")
     assert first(correction(Operation.REPLACE, ID_1, DRAWN, label="pot")) == "pot"

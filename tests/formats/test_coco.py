@@ -14,10 +14,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from sam_engine.dataset.reader import open_dataset
-from sam_engine.dataset.schema import records_to_table
+from sam_engine.dataset.schema import annotation_id, records_to_table
 from sam_engine.dataset.shards import shard_name
 from sam_engine.errors import ConfigError, ShardError
-from sam_engine.formats.coco_export import coco_annotation, export_coco
+from sam_engine.formats.coco_export import coco_annotation
+from sam_engine.formats.export import export_dataset
 from tests.helpers.dataset_builder import (
     annotation,
     image,
@@ -36,7 +37,7 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def exported(dataset, tmp_path):
-    summary, _ = export_coco(dataset, tmp_path / "new" / "instances.json")
+    summary = export_dataset(dataset, tmp_path / "new" / "instances.json", to="coco")
     return summary, tmp_path / "new" / "instances.json"
 
 
@@ -63,9 +64,9 @@ def test_the_summary_counts_what_is_there(exported):
 
 def test_an_annotation_is_complete():
     """COCO's keys, and ours beside them."""
-    record = image(7, b"x", [rectangle_mask(24, 32, 2, 3, 10, 6)])
+    mask = replace(annotation(rectangle_mask(24, 32, 2, 3, 10, 6)), id=7 * 65536)
 
-    assert coco_annotation(record, 0) == {
+    assert coco_annotation(7, mask) == {
         "id": 7 * 65536 + 1,
         "image_id": 7,
         "category_id": 1,
@@ -85,8 +86,7 @@ def test_boxes_are_those_of_to_bbox():
     rng = np.random.default_rng(0)
     masks = [rng.random((9, 13)) < density for density in (0, 0.01, 0.05, 0.3, 1) for _ in range(8)]
     masks += [rectangle_mask(9, 13, 0, 0, 1, 9), rectangle_mask(9, 13, 12, 8, 1, 1)]
-    record = image(0, b"a", masks, size=(9, 13))
-    ours = [coco_annotation(record, i)["bbox"] for i in range(len(masks))]
+    ours = [coco_annotation(0, replace(annotation(mask), id=0))["bbox"] for mask in masks]
     oracle = [
         coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask, np.uint8))).tolist() for mask in masks
     ]
@@ -100,7 +100,7 @@ def test_ids_are_unique_and_exact_in_javascript(exported):
 
     assert len(set(ids)) == len(ids)
     assert min(ids) > 0
-    assert coco_annotation(image(2**36, b"a", [rectangle_mask(9, 9, 1, 1, 2, 2)]), 0)["id"] < 2**53
+    assert annotation_id(2**36, 0) + 1 < 2**53
 
 
 def test_perfect_detections_score_1(exported):
@@ -120,7 +120,7 @@ def test_perfect_detections_score_1(exported):
 def test_a_dataset_without_masks_is_valid_json(tmp_path):
     """Empty lists are written as such."""
     write_dataset(tmp_path / "data", [image(0, b"a")])
-    export_coco(open_dataset(tmp_path / "data"), tmp_path / "out.json")
+    export_dataset(open_dataset(tmp_path / "data"), tmp_path / "out.json", to="coco")
 
     assert json.loads((tmp_path / "out.json").read_text())["annotations"] == []
 
@@ -138,7 +138,7 @@ def test_an_existing_file_is_not_overwritten(dataset, tmp_path):
     (tmp_path / "out.json").write_text("mine")
 
     with pytest.raises(ConfigError, match="exists; choose another place"):
-        export_coco(dataset, tmp_path / "out.json")
+        export_dataset(dataset, tmp_path / "out.json", to="coco")
     assert (tmp_path / "out.json").read_text() == "mine"
 
 
@@ -153,5 +153,5 @@ def test_run_lengths_are_checked_before_others_see_them(dataset, tmp_path):
     dataset.store.replace(name, sealed(records_to_table(records), footer))
 
     with pytest.raises(ShardError, match=r"image 0 \(a.jpg\): mask 0: .*sam-engine verify"):
-        export_coco(dataset, tmp_path / "out.json")
+        export_dataset(dataset, tmp_path / "out.json", to="coco")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]

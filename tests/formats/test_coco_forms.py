@@ -16,7 +16,8 @@ from sam_engine.dataset.originals import open_originals
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.errors import ConfigError, InputError
 from sam_engine.formats.coco import read_coco
-from sam_engine.formats.coco_export import CocoForm, export_coco
+from sam_engine.formats.coco_export import CocoForm
+from sam_engine.formats.export import export_dataset
 from sam_engine.formats.open import open_source
 from sam_engine.formats.polygons import outlines_of
 from sam_engine.formats.returned import highest_id, log_differences
@@ -33,8 +34,13 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
-def export(root, output, **form):
-    return export_coco(open_dataset(root), output, form=CocoForm(**form), corrections=read_corrections(root))
+def export(root, output, **options):
+    return export_dataset(
+        open_dataset(root), output, to="coco", corrections=read_corrections(root), **options
+    )
+
+
+FORMS = {"compressed": {}, "uncompressed": {"rle": "uncompressed"}, "polygons": {"polygons": True}}
 
 
 def masks_by_pycocotools(path):
@@ -56,17 +62,17 @@ def same(found, expected):
     return found.keys() == expected.keys() and all(np.array_equal(found[key], expected[key]) for key in found)
 
 
-@pytest.mark.parametrize("segmentation", ["compressed", "uncompressed", "polygons"])
-def test_pycocotools_reads_every_form_of_masks(root, tmp_path, segmentation):
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_pycocotools_reads_every_form_of_masks(root, tmp_path, form):
     """Rectangles are the same in all of them, polygons included."""
-    export(root, tmp_path / "c.json", segmentation=segmentation)
+    export(root, tmp_path / "c.json", **form)
 
     assert same(masks_by_pycocotools(tmp_path / "c.json"), masks_of_rows())
 
 
 def test_uncompressed_crowds_are_what_labelformat_takes(root, tmp_path):
     """Iscrowd 1, and counts as a list that begins with background and sums to the pixels."""
-    export(root, tmp_path / "c.json", segmentation="uncompressed", iscrowd=True)
+    export(root, tmp_path / "c.json", rle="uncompressed", iscrowd=True)
     annotations = json.loads((tmp_path / "c.json").read_text())["annotations"]
 
     assert {each["iscrowd"] for each in annotations} == {1}
@@ -97,7 +103,7 @@ def test_the_loss_of_polygons_is_measured(tmp_path):
     """A ring loses its hole; an empty mask has no polygon and is left out."""
     ring = rectangle_mask(24, 32, 2, 2, 10, 10) & ~rectangle_mask(24, 32, 5, 5, 4, 4)
     write_dataset(tmp_path / "data", [image(0, b"a.jpg", [ring, np.zeros((24, 32), bool)])])
-    _, loss = export(tmp_path / "data", tmp_path / "c.json", segmentation="polygons")
+    loss = export(tmp_path / "data", tmp_path / "c.json", polygons=True).polygons
 
     assert loss.mean_iou == pytest.approx(84 / 100)
     assert loss.num_lost == 1
@@ -114,7 +120,7 @@ def test_copies_are_named_by_ids(tmp_path):
     """Upright, of the stated size, in the folder beside the file, under no name that an input had."""
     dataset = open_dataset(write_our_dataset(tmp_path / "data"))
     output = tmp_path / "c.json"
-    summary, _ = export_coco(dataset, output, originals=open_originals(dataset.run_info))
+    summary = export_dataset(dataset, output, to="coco", originals=open_originals(dataset.run_info))
     images = json.loads(output.read_text())["images"]
 
     assert summary.num_copies == len(images) > 0
@@ -128,7 +134,7 @@ def test_supervision_reads_the_masks(tmp_path):
     """Its own reader, from compressed run lengths with copies: every pixel."""
     supervision = pytest.importorskip("supervision", reason="supervision is not installed")
     dataset = open_dataset(write_our_dataset(tmp_path / "data", 2))
-    export_coco(dataset, tmp_path / "c.json", originals=open_originals(dataset.run_info))
+    export_dataset(dataset, tmp_path / "c.json", to="coco", originals=open_originals(dataset.run_info))
     read = supervision.DetectionDataset.from_coco(
         images_directory_path=str(tmp_path / "c"), annotations_path=str(tmp_path / "c.json"), force_masks=True
     )
@@ -143,7 +149,7 @@ def test_supervision_reads_the_masks(tmp_path):
 def test_labelformat_reads_the_masks(root, tmp_path):
     """The reader of LightlyStudio, from uncompressed crowds: every pixel."""
     reader = pytest.importorskip("labelformat.formats.coco", reason="labelformat is not installed")
-    export(root, tmp_path / "c.json", segmentation="uncompressed", iscrowd=True)
+    export(root, tmp_path / "c.json", rle="uncompressed", iscrowd=True)
     labels = reader.COCOInstanceSegmentationInput(tmp_path / "c.json").get_labels()
     found = [each.segmentation.get_binary_mask() for label in labels for each in label.objects]
 
@@ -158,10 +164,10 @@ def take_back(root, path, **options):
     return log_differences(dataset, root, masks, by="ann", **options)
 
 
-@pytest.mark.parametrize("segmentation", ["compressed", "uncompressed", "polygons"])
-def test_what_nobody_touched_leaves_no_line(root, tmp_path, segmentation):
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_what_nobody_touched_leaves_no_line(root, tmp_path, form):
     """Out and back without a change is no correction, also of images without masks."""
-    export(root, tmp_path / "c.json", segmentation=segmentation)
+    export(root, tmp_path / "c.json", **form)
     summary = take_back(root, tmp_path / "c.json")
 
     assert (summary.num_images, summary.num_kept) == (4, 4)
@@ -179,7 +185,7 @@ def test_names_of_cocos_own_are_no_ids(tmp_path):
 
 def test_polygons_that_come_back_are_said_to_have_no_holes(root, tmp_path, caplog):
     """For then a mask with a hole is a mask that was changed."""
-    export(root, tmp_path / "c.json", segmentation="polygons")
+    export(root, tmp_path / "c.json", polygons=True)
     read_coco(tmp_path / "c.json", highest_id=10**9)
 
     assert "4 masks are polygons; holes of theirs are taken as closed" in caplog.text

@@ -12,7 +12,8 @@ from sam_engine.dataset.corrections import Operation
 from sam_engine.dataset.originals import open_originals
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.errors import InputError
-from sam_engine.formats.cvat import cvat_image, export_cvat, read_cvat
+from sam_engine.formats.cvat import cvat_image, read_cvat
+from sam_engine.formats.export import export_dataset
 from sam_engine.formats.returned import log_differences
 from sam_engine.ops.rle import decode_counts, decode_runs
 from tests.helpers.dataset_builder import annotation, image, rectangle_mask, sample_records, write_dataset
@@ -39,9 +40,7 @@ def test_masks_are_written_as_cvat_reads_them():
     rng = np.random.default_rng(0)
     masks = [rng.random((9, 13)) < density for density in (0.01, 0.1, 0.5, 1) for _ in range(5)]
     masks = [mask for mask in masks if mask.any()]
-    element = cvat_image(
-        image(0, b"a", masks, size=(9, 13)), [(i, annotation(m)) for i, m in enumerate(masks)], "x"
-    )
+    element = cvat_image(image(0, b"a", masks, size=(9, 13)), [annotation(mask) for mask in masks], "x")
 
     assert len(element) == len(masks)
     for written, mask in zip(element, masks, strict=True):
@@ -69,7 +68,7 @@ def edit(folder, change):
 def test_a_label_that_xml_cannot_hold_is_written_all_the_same():
     """Control characters and markup in a label are no XML."""
     mask = replace(annotation(rectangle_mask(24, 32, 2, 2, 3, 3)), label='a\x00<b>"&')
-    text = ET.tostring(cvat_image(image(0, b"a"), [(0, mask)], "x"))
+    text = ET.tostring(cvat_image(image(0, b"a"), [mask], "x"))
 
     assert ET.fromstring(text)[0].get("label") == 'a\ufffd<b>"&'
 
@@ -77,7 +76,7 @@ def test_a_label_that_xml_cannot_hold_is_written_all_the_same():
 def test_images_and_labels_are_there_to_make_a_task_of(tmp_path):
     """The images by name, and a label with the attribute that masks are known by."""
     dataset = open_dataset(write_our_dataset(tmp_path / "data"))
-    export_cvat(dataset, tmp_path / "cvat", originals=open_originals(dataset.run_info))
+    export_dataset(dataset, tmp_path / "cvat", to="cvat", originals=open_originals(dataset.run_info))
     names = [each.get("name") for each in ET.parse(tmp_path / "cvat/annotations.xml").iter("image")]
     [label] = json.loads((tmp_path / "cvat/labels.json").read_text())
 
@@ -87,7 +86,7 @@ def test_images_and_labels_are_there_to_make_a_task_of(tmp_path):
 
 def test_what_nobody_touched_leaves_no_line(root, tmp_path):
     """Out and back without a change is no correction."""
-    export_cvat(open_dataset(root), tmp_path / "cvat")
+    export_dataset(open_dataset(root), tmp_path / "cvat", to="cvat")
     summary = take_back(root, tmp_path / "cvat")
 
     assert (summary.num_images, summary.num_kept) == (4, 4)
@@ -96,18 +95,18 @@ def test_what_nobody_touched_leaves_no_line(root, tmp_path):
 
 def test_what_comes_back_is_what_was_written(root, tmp_path):
     """Every pixel of every mask, under its id."""
-    export_cvat(open_dataset(root), tmp_path / "cvat")
+    export_dataset(open_dataset(root), tmp_path / "cvat", to="cvat")
     [first, *_] = read_cvat(tmp_path / "cvat")
     masks = sample_records()[0].annotations
 
-    assert [identifier for identifier, _ in first.masks] == [0, 1]
-    for (_, runs), mask in zip(first.masks, masks, strict=True):
-        assert np.array_equal(decode_runs(runs, (24, 32)), decode_counts(mask.counts, mask.size))
+    assert [found.id for found in first.masks] == [0, 1]
+    for found, mask in zip(first.masks, masks, strict=True):
+        assert np.array_equal(decode_runs(found.runs, (24, 32)), mask.mask())
 
 
 def test_changes_come_back_as_corrections(root, tmp_path):
     """A mask that was moved, one removed, and one drawn in CVAT, whose id is empty."""
-    export_cvat(open_dataset(root), tmp_path / "cvat")
+    export_dataset(open_dataset(root), tmp_path / "cvat", to="cvat")
 
     def change(document):
         first, second = document.find("image")
@@ -137,7 +136,7 @@ def test_changes_come_back_as_corrections(root, tmp_path):
 )
 def test_what_cannot_be_is_refused_before_a_line_is_written(root, tmp_path, change, message):
     """The file and what is wrong with it; the log stays as it was."""
-    export_cvat(open_dataset(root), tmp_path / "cvat")
+    export_dataset(open_dataset(root), tmp_path / "cvat", to="cvat")
     edit(tmp_path / "cvat", change)
 
     with pytest.raises(InputError, match=message):

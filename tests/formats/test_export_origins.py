@@ -11,9 +11,8 @@ from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.schema import MANIFEST
 from sam_engine.dataset.verify import verify_dataset
 from sam_engine.formats.coco import open_coco_source
-from sam_engine.formats.coco_export import export_coco
+from sam_engine.formats.export import export_dataset
 from sam_engine.formats.ours import open_dataset_source
-from sam_engine.formats.sa1b import export_sa1b
 from sam_engine.formats.source import ReadOptions
 from tests.helpers.dataset_builder import image, rectangle_mask, write_dataset
 
@@ -41,7 +40,7 @@ def dataset(tmp_path):
 
 def test_coco_images_have_licences_and_origins(dataset, tmp_path):
     """In COCO's own fields where it has some; what is unknown is left out."""
-    export_coco(dataset, tmp_path / "coco.json")
+    export_dataset(dataset, tmp_path / "coco.json", to="coco")
     document = json.loads((tmp_path / "coco.json").read_text())
     plain = {"width": 32, "height": 24}
 
@@ -67,7 +66,7 @@ def test_coco_images_have_licences_and_origins(dataset, tmp_path):
 
 def test_licences_survive_the_way_through_coco(dataset, tmp_path):
     """Training that reads the export filters by what the table said."""
-    export_coco(dataset, tmp_path / "coco.json")
+    export_dataset(dataset, tmp_path / "coco.json", to="coco")
     source = open_coco_source(tmp_path / "coco.json", ReadOptions(images=str(tmp_path)))
 
     assert [source.licence(index) for index in range(3)] == ["CC BY-SA 4.0", "house rules", None]
@@ -96,7 +95,7 @@ def test_a_row_that_contradicts_the_manifest_is_reported(dataset):
 
 def test_sa1b_images_have_original_names_and_origins(dataset, tmp_path):
     """Beside SA-1B's own four fields."""
-    export_sa1b(dataset, tmp_path / "sa1b")
+    export_dataset(dataset, tmp_path / "sa1b", to="sa1b")
     images = [json.loads((tmp_path / "sa1b" / f"sa_{n}.json").read_text())["image"] for n in range(3)]
 
     assert images[0] == {

@@ -12,7 +12,7 @@ import pytest
 from sam_engine.dataset.correction_log import CorrectionLog, read_corrections
 from sam_engine.dataset.originals import open_originals
 from sam_engine.dataset.reader import open_dataset
-from sam_engine.formats.huggingface import export_huggingface
+from sam_engine.formats.export import export_dataset
 from tests.helpers.dataset_builder import sample_records, write_dataset
 from tests.helpers.drawn_data import write_our_dataset
 
@@ -27,7 +27,7 @@ print(json.dumps(found))
 def test_datasets_reads_images_and_masks(tmp_path):
     """By the card, offline: the images decoded, and every mask under its id."""
     dataset = open_dataset(write_our_dataset(tmp_path / "data", 3))
-    export_huggingface(dataset, tmp_path / "hf", originals=open_originals(dataset.run_info))
+    export_dataset(dataset, tmp_path / "hf", to="huggingface", originals=open_originals(dataset.run_info))
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
     result = subprocess.run(
         [sys.executable, "-c", READ],
@@ -50,7 +50,7 @@ def root(tmp_path):
 
 def test_rows_are_those_of_the_dataset(root, tmp_path):
     """Of images that were annotated, without a copy where there is none."""
-    export_huggingface(open_dataset(root), tmp_path / "hf")
+    export_dataset(open_dataset(root), tmp_path / "hf", to="huggingface")
     names = sorted(path.name for path in (tmp_path / "hf/data").iterdir())
     found = pq.read_table(tmp_path / "hf/data").to_pylist()
     rows = [row for row in pq.read_table(root / "annotations").to_pylist() if row["status"].startswith("ok")]
@@ -65,7 +65,7 @@ def test_masks_are_as_people_left_them(root, tmp_path):
     """A deleted mask is gone, and the other keeps its id."""
     log = CorrectionLog(root, "ann")
     log.delete(0, 0)
-    export_huggingface(open_dataset(root), tmp_path / "hf", corrections=read_corrections(root))
+    export_dataset(open_dataset(root), tmp_path / "hf", to="huggingface", corrections=read_corrections(root))
     row = pq.read_table(tmp_path / "hf/data").to_pylist()[0]
 
     assert (row["num_masks"], [mask["id"] for mask in row["annotations"]]) == (1, [1])
@@ -75,9 +75,9 @@ def test_the_card_says_what_is_there_and_whether_it_was_blurred(tmp_path):
     """Its data files, its numbers, and that nothing is hidden, unless something hides it."""
     dataset = open_dataset(write_our_dataset(tmp_path / "data", 2))
     originals = open_originals(dataset.run_info)
-    export_huggingface(dataset, tmp_path / "plain", originals=originals)
+    export_dataset(dataset, tmp_path / "plain", to="huggingface", originals=originals)
     hiding = replace(originals, hide=lambda _, pixels: pixels)
-    export_huggingface(dataset, tmp_path / "hidden", originals=hiding)
+    export_dataset(dataset, tmp_path / "hidden", to="huggingface", originals=hiding)
     plain, hidden = ((tmp_path / name / "README.md").read_text() for name in ("plain", "hidden"))
 
     assert "data_files: data/train-*.parquet" in plain

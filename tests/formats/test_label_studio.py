@@ -12,10 +12,10 @@ from sam_engine.dataset.corrections import Operation
 from sam_engine.dataset.originals import open_originals
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.errors import InputError
+from sam_engine.formats.export import export_dataset
 from sam_engine.formats.label_studio import (
     decode_brush,
     encode_brush,
-    export_label_studio,
     read_label_studio,
 )
 from sam_engine.formats.returned import log_differences
@@ -126,7 +126,7 @@ def edit(folder, change):
 def test_images_are_copied_under_their_ids(tmp_path):
     """A task names its copy by an address under the folder that Label Studio serves."""
     dataset = open_dataset(write_our_dataset(tmp_path / "data"))
-    export_label_studio(dataset, tmp_path / "ls", originals=open_originals(dataset.run_info))
+    export_dataset(dataset, tmp_path / "ls", to="label-studio", originals=open_originals(dataset.run_info))
     tasks = json.loads((tmp_path / "ls/tasks.json").read_text())
 
     assert [task["data"]["image"] for task in tasks] == [
@@ -136,7 +136,7 @@ def test_images_are_copied_under_their_ids(tmp_path):
 
 def test_what_nobody_touched_leaves_no_line(root, tmp_path):
     """Out and back without a change is no correction."""
-    export_label_studio(open_dataset(root), tmp_path / "ls")
+    export_dataset(open_dataset(root), tmp_path / "ls", to="label-studio")
     summary = take_back(root, tmp_path / "ls")
 
     assert (summary.num_images, summary.num_kept) == (4, 4)
@@ -145,7 +145,7 @@ def test_what_nobody_touched_leaves_no_line(root, tmp_path):
 
 def test_changes_come_back_as_corrections(root, tmp_path):
     """A mask painted over, one removed, one painted anew under an id of Label Studio's own."""
-    export_label_studio(open_dataset(root), tmp_path / "ls")
+    export_dataset(open_dataset(root), tmp_path / "ls", to="label-studio")
     mask = rectangle_mask(24, 32, 4, 4, 5, 5)
 
     def change(tasks):
@@ -164,7 +164,7 @@ def test_changes_come_back_as_corrections(root, tmp_path):
 @pytest.mark.parametrize("annotations", [[], [{"was_cancelled": True, "result": []}]])
 def test_what_nobody_annotated_says_nothing(root, tmp_path, annotations):
     """A skipped task is no deletion of its masks."""
-    export_label_studio(open_dataset(root), tmp_path / "ls")
+    export_dataset(open_dataset(root), tmp_path / "ls", to="label-studio")
     edit(tmp_path / "ls", lambda tasks: [task.update(annotations=annotations) for task in tasks])
 
     assert take_back(root, tmp_path / "ls").num_images == 0
@@ -183,7 +183,7 @@ def test_what_nobody_annotated_says_nothing(root, tmp_path, annotations):
 )
 def test_what_cannot_be_is_refused_before_a_line_is_written(root, tmp_path, change, message):
     """The file and what is wrong with it; the log stays as it was."""
-    export_label_studio(open_dataset(root), tmp_path / "ls")
+    export_dataset(open_dataset(root), tmp_path / "ls", to="label-studio")
     edit(tmp_path / "ls", change)
 
     with pytest.raises(InputError, match=message):

@@ -13,7 +13,8 @@ from sam_engine.dataset.corrections import Operation
 from sam_engine.dataset.originals import open_originals
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.errors import InputError
-from sam_engine.formats.labelme import export_labelme, read_labelme
+from sam_engine.formats.export import export_dataset
+from sam_engine.formats.labelme import read_labelme
 from sam_engine.formats.returned import log_differences
 from sam_engine.ops.rle import decode_counts
 from tests.helpers.dataset_builder import image, sample_records, write_dataset
@@ -42,7 +43,7 @@ def masks_of(document):
 
 def test_masks_are_written_as_they_are(root, tmp_path):
     """Every pixel of every mask, under the annotation's id."""
-    summary = export_labelme(open_dataset(root), tmp_path / "labelme")
+    summary = export_dataset(open_dataset(root), tmp_path / "labelme", to="labelme")
     [first, *_] = sorted((tmp_path / "labelme").glob("*.json"))
     record = sample_records()[0]
     written = masks_of(json.loads(first.read_text()))
@@ -57,7 +58,9 @@ def test_images_are_copied_beside_their_masks(tmp_path):
     """Upright JPEGs under the name that the file says."""
     root = write_our_dataset(tmp_path / "data")
     dataset = open_dataset(root)
-    summary = export_labelme(dataset, tmp_path / "labelme", originals=open_originals(dataset.run_info))
+    summary = export_dataset(
+        dataset, tmp_path / "labelme", to="labelme", originals=open_originals(dataset.run_info)
+    )
     document = json.loads((tmp_path / "labelme/000000000000.json").read_text())
 
     assert summary.num_copies == summary.num_images > 0
@@ -68,7 +71,7 @@ def test_images_are_copied_beside_their_masks(tmp_path):
 def test_what_nobody_touched_leaves_no_line(root, tmp_path):
     """Out and back without a change is no correction."""
     dataset = open_dataset(root)
-    export_labelme(dataset, tmp_path / "labelme")
+    export_dataset(dataset, tmp_path / "labelme", to="labelme")
     summary = log_differences(dataset, root, read_labelme(tmp_path / "labelme"), by="ann")
 
     assert (summary.num_images, summary.num_kept) == (4, 4)
@@ -79,7 +82,7 @@ def test_a_mask_without_pixels_is_not_deleted(tmp_path):
     """It cannot be written, and so nobody took it away."""
     write_dataset(tmp_path / "out", [image(0, b"a.jpg", [np.zeros((24, 32), bool)])])
     dataset = open_dataset(tmp_path / "out")
-    export_labelme(dataset, tmp_path / "labelme")
+    export_dataset(dataset, tmp_path / "labelme", to="labelme")
     summary = log_differences(dataset, tmp_path / "out", read_labelme(tmp_path / "labelme"), by="ann")
 
     assert (summary.num_kept, summary.num_deleted) == (1, 0)
@@ -96,7 +99,7 @@ def edit(folder, change):
 def test_changes_come_back_as_corrections(root, tmp_path):
     """A mask that was moved is replaced, one that is gone is deleted, one without an id is new."""
     dataset = open_dataset(root)
-    export_labelme(dataset, tmp_path / "labelme")
+    export_dataset(dataset, tmp_path / "labelme", to="labelme")
 
     def change(shapes):
         shapes[0]["points"] = [[x + 1, y] for x, y in shapes[0]["points"]]
@@ -124,7 +127,7 @@ def test_masks_that_people_added_keep_their_identity(root, tmp_path):
     log = CorrectionLog(root, "ann")
     mask = sample_records()[0].annotations[0]
     added = log.add(0, mask.size, mask.counts)
-    export_labelme(dataset, tmp_path / "labelme", corrections=read_corrections(root))
+    export_dataset(dataset, tmp_path / "labelme", to="labelme", corrections=read_corrections(root))
     edit(tmp_path / "labelme", lambda shapes: shapes.pop())
     log_differences(dataset, root, read_labelme(tmp_path / "labelme"), by="bob")
 
@@ -145,7 +148,7 @@ def test_masks_that_people_added_keep_their_identity(root, tmp_path):
 def test_what_cannot_be_is_refused_before_a_line_is_written(root, tmp_path, change, message):
     """The file and what is wrong with it; the log stays as it was."""
     dataset = open_dataset(root)
-    export_labelme(dataset, tmp_path / "labelme")
+    export_dataset(dataset, tmp_path / "labelme", to="labelme")
     edit(tmp_path / "labelme", change)
 
     with pytest.raises(InputError, match=message):

@@ -14,7 +14,8 @@ from pycocotools import mask as coco_mask
 from sam_engine.dataset.originals import open_originals
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.errors import ConfigError, ImageError, InputError, ShardError, StorageError
-from sam_engine.formats.sa1b import export_sa1b, image_json
+from sam_engine.formats.export import export_dataset
+from sam_engine.formats.sa1b import image_json
 from sam_engine.structures import ImageRecord, ImageStatus
 from tests.helpers.dataset_builder import (
     annotation,
@@ -34,10 +35,12 @@ def dataset(tmp_path):
 
 def test_json_is_byte_for_byte_as_expected():
     """One compact line, SA-1B's order of keys, boxes and points as floats, counts as text."""
-    record = image(7, b"x.png", [rectangle_mask(24, 32, 2, 3, 10, 6)])
+    record = image(7, b"x.png")
+    mask = replace(annotation(rectangle_mask(24, 32, 2, 3, 10, 6)), id=7 * 65536)
 
-    assert image_json(record) == (
-        b'{"image":{"image_id":7,"width":32,"height":24,"file_name":"sa_7.jpg"},"annotations":[{'
+    assert image_json(record, [mask], file_name="sa_7.jpg") == (
+        b'{"image":{"image_id":7,"width":32,"height":24,"file_name":"sa_7.jpg","original_name":"x.png"},'
+        b'"annotations":[{'
         b'"bbox":[2.0,3.0,9.0,5.0],"area":60,'
         b'"segmentation":{"size":[24,32],"counts":"c16b000000000000000000m>"},'
         b'"predicted_iou":0.95,"point_coords":[[2.5,3.5]],"crop_box":[0.0,0.0,32.0,24.0],'
@@ -50,7 +53,7 @@ def test_numbers_keep_their_types():
     mask = rectangle_mask(24, 32, 2, 3, 10, 6)
     score = float(np.float32(0.9783458709716797))
     whole = replace(annotation(mask), bbox=(2, 3, 9, 5), predicted_iou=score)
-    document = json.loads(image_json(replace(image(0, b"a", [mask]), annotations=(whole,))))
+    document = json.loads(image_json(image(0, b"a"), [whole], file_name="sa_0.jpg"))
     exported = document["annotations"][0]
 
     assert all(isinstance(value, float) for value in exported["bbox"])
@@ -59,7 +62,7 @@ def test_numbers_keep_their_types():
 
 def test_annotated_images_are_written_and_failed_ones_are_not(dataset, tmp_path):
     """Every annotated image has its file, also without masks; failures are counted."""
-    summary = export_sa1b(dataset, tmp_path / "out")
+    summary = export_dataset(dataset, tmp_path / "out", to="sa1b")
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
 
     assert files == ["sa_0.json", "sa_2.json", "sa_3.json", "sa_4.json"]
@@ -69,8 +72,8 @@ def test_annotated_images_are_written_and_failed_ones_are_not(dataset, tmp_path)
 
 def test_a_tar_per_shard_holds_the_same_files(dataset, tmp_path):
     """Flat, in order of ids, owned by nobody at time 0."""
-    export_sa1b(dataset, tmp_path / "folder")
-    export_sa1b(dataset, tmp_path / "tars", tar=True)
+    export_dataset(dataset, tmp_path / "folder", to="sa1b")
+    export_dataset(dataset, tmp_path / "tars", to="sa1b", tar=True)
     members = {}
     for path in sorted((tmp_path / "tars").iterdir()):
         with tarfile.open(path) as tar:
@@ -96,7 +99,7 @@ def test_a_tar_per_shard_holds_the_same_files(dataset, tmp_path):
 def test_the_same_dataset_gives_the_same_tars(dataset, tmp_path):
     """Nothing of the moment gets into a tar."""
     for name in ("one", "two"):
-        export_sa1b(dataset, tmp_path / name, tar=True)
+        export_dataset(dataset, tmp_path / name, to="sa1b", tar=True)
     one, two = (
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two")
     )
@@ -139,7 +142,7 @@ def read_jpeg(path):
 def test_copies_are_upright_jpegs_without_metadata(photos, tmp_path):
     """A PNG and a turned JPEG both become what their masks refer to."""
     _, upright, dataset = photos
-    summary = export_sa1b(dataset, tmp_path / "out", originals=open_originals(dataset.run_info))
+    summary = export_dataset(dataset, tmp_path / "out", to="sa1b", originals=open_originals(dataset.run_info))
     a, exif_a = read_jpeg(tmp_path / "out/sa_0.jpg")
     b, exif_b = read_jpeg(tmp_path / "out/sa_1.jpg")
 
@@ -157,7 +160,9 @@ def test_images_that_moved_are_found(photos, tmp_path):
     for path in folder.iterdir():
         (moved / path.name).write_bytes(path.read_bytes())
         path.unlink()
-    summary = export_sa1b(dataset, tmp_path / "out", originals=open_originals(dataset.run_info, str(moved)))
+    summary = export_dataset(
+        dataset, tmp_path / "out", to="sa1b", originals=open_originals(dataset.run_info, str(moved))
+    )
 
     assert summary.num_copies == 3
 
@@ -167,7 +172,7 @@ def test_missing_and_changed_images_have_annotations_only(photos, tmp_path):
     folder, _, dataset = photos
     (folder / "a.png").unlink()
     (folder / "c.png").write_bytes((folder / "c.png").read_bytes() + b"more")
-    summary = export_sa1b(dataset, tmp_path / "out", originals=open_originals(dataset.run_info))
+    summary = export_dataset(dataset, tmp_path / "out", to="sa1b", originals=open_originals(dataset.run_info))
 
     assert (summary.num_images, summary.num_copies) == (3, 1)
     assert summary.missing == {"changed": 1, "vanished": 1}
@@ -186,7 +191,7 @@ def test_an_image_of_another_size_is_not_copied(photos, tmp_path):
     records[2] = replace(records[2], width=4, height=16)
     write_dataset(tmp_path / "other", records, input_root=str(tmp_path / "photos"))
     other = open_dataset(tmp_path / "other")
-    summary = export_sa1b(other, tmp_path / "out", originals=open_originals(other.run_info))
+    summary = export_dataset(other, tmp_path / "out", to="sa1b", originals=open_originals(other.run_info))
 
     assert summary.missing in ({"changed": 1}, {"too_large": 1})
 
@@ -204,16 +209,16 @@ def test_an_output_in_use_is_refused(dataset, tmp_path):
     (tmp_path / "file").write_bytes(b"")
 
     with pytest.raises(ConfigError, match="out exists"):
-        export_sa1b(dataset, tmp_path / "out")
+        export_dataset(dataset, tmp_path / "out", to="sa1b")
     with pytest.raises(ConfigError, match="file exists"):
-        export_sa1b(dataset, tmp_path / "file")
+        export_dataset(dataset, tmp_path / "file", to="sa1b")
 
 
 def test_an_empty_folder_is_used(dataset, tmp_path):
     """The user may have made it."""
     (tmp_path / "out").mkdir()
 
-    assert export_sa1b(dataset, tmp_path / "out").num_images == 4
+    assert export_dataset(dataset, tmp_path / "out", to="sa1b").num_images == 4
 
 
 def test_a_place_that_cannot_be_written_is_a_storage_error(dataset, tmp_path):
@@ -221,24 +226,24 @@ def test_a_place_that_cannot_be_written_is_a_storage_error(dataset, tmp_path):
     (tmp_path / "file").write_bytes(b"")
 
     with pytest.raises(StorageError, match="file"):
-        export_sa1b(dataset, tmp_path / "file" / "below")
+        export_dataset(dataset, tmp_path / "file" / "below", to="sa1b")
 
 
 def test_an_interrupted_tar_does_not_appear(dataset, tmp_path):
-    """A damaged dataset stops the export; what has a name is whole."""
+    """A damaged dataset stops the export; the folder gets its name when all is whole."""
     path = tmp_path / "data/annotations/shard-000001.parquet"
     data = bytearray(path.read_bytes())
     data[60] ^= 1
     path.write_bytes(data)
     with pytest.raises(ShardError):
-        export_sa1b(dataset, tmp_path / "out", tar=True)
+        export_dataset(dataset, tmp_path / "out", to="sa1b", tar=True)
 
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["sa_000000.tar"]
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_pycocotools_decodes_the_masks(dataset, tmp_path):
     """The oracle reads counts as they are exported."""
-    export_sa1b(dataset, tmp_path / "out", tar=True)
+    export_dataset(dataset, tmp_path / "out", to="sa1b", tar=True)
     with tarfile.open(fileobj=io.BytesIO((tmp_path / "out/sa_000000.tar").read_bytes())) as tar:
         document = json.load(tar.extractfile("sa_0.json"))
     decoded = [coco_mask.decode(item["segmentation"]) for item in document["annotations"]]

@@ -8,8 +8,8 @@ import pytest
 
 from sam_engine.dataset.originals import open_originals
 from sam_engine.dataset.reader import open_dataset
+from sam_engine.formats.export import export_dataset
 from sam_engine.formats.open import open_source
-from sam_engine.formats.webdataset import export_webdataset
 from sam_engine.ops.rle import decode_counts
 from tests.helpers.dataset_builder import image, rectangle_mask, write_dataset
 from tests.helpers.drawn_data import write_our_dataset
@@ -19,7 +19,7 @@ from tests.helpers.drawn_data import write_our_dataset
 def exported(tmp_path):
     """A dataset with images, and its tars."""
     dataset = open_dataset(write_our_dataset(tmp_path / "data", 2))
-    export_webdataset(dataset, tmp_path / "wds", originals=open_originals(dataset.run_info))
+    export_dataset(dataset, tmp_path / "wds", to="webdataset", originals=open_originals(dataset.run_info))
     return dataset, tmp_path / "wds"
 
 
@@ -27,7 +27,7 @@ def test_keys_are_ids_and_never_names(tmp_path):
     """Not even where names would merge into one sample, or lead out of the folder."""
     masks = [rectangle_mask(24, 32, 1, 1, 4, 4)]
     write_dataset(tmp_path / "data", [image(0, b"../a.b.jpg", masks), image(1, b"../a.c.jpg", masks)])
-    export_webdataset(open_dataset(tmp_path / "data"), tmp_path / "wds")
+    export_dataset(open_dataset(tmp_path / "data"), tmp_path / "wds", to="webdataset")
     with tarfile.open(tmp_path / "wds/shard-000000.tar") as tar:
         members = tar.getmembers()
 
@@ -49,7 +49,7 @@ def test_the_json_names_its_image(exported):
 def test_the_same_dataset_gives_the_same_bytes(exported, tmp_path):
     """No time, owner or host is in them."""
     dataset, folder = exported
-    export_webdataset(dataset, tmp_path / "again", originals=open_originals(dataset.run_info))
+    export_dataset(dataset, tmp_path / "again", to="webdataset", originals=open_originals(dataset.run_info))
 
     assert (tmp_path / "again/shard-000000.tar").read_bytes() == (folder / "shard-000000.tar").read_bytes()
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from sam_engine.dataset.reader import open_dataset
-from sam_engine.formats.yolo import export_yolo, polygon_of
+from sam_engine.formats.export import export_dataset
+from sam_engine.formats.yolo import polygon_of
 from tests.helpers.dataset_builder import image, rectangle_mask, write_dataset
 
 
@@ -48,7 +49,7 @@ def test_labels_are_relative_and_the_loss_is_measured(tmp_path):
     ring = disc((60, 80), 40, 30, 20) & ~disc((60, 80), 40, 30, 10)
     masks = [ring, rectangle_mask(60, 80, 3, 4, 1, 1), rectangle_mask(60, 80, 0, 0, 8, 6)]
     write_dataset(tmp_path / "data", [image(0, b"a.jpg", masks, size=(60, 80))])
-    summary, loss = export_yolo(open_dataset(tmp_path / "data"), tmp_path / "yolo")
+    summary = export_dataset(open_dataset(tmp_path / "data"), tmp_path / "yolo", to="yolo")
     lines = (tmp_path / "yolo/labels/000000000000.txt").read_text().splitlines()
     whole = disc((60, 80), 40, 30, 20)
     coordinates = np.array([float(value) for line in lines for value in line.split()[1:]])
@@ -58,5 +59,5 @@ def test_labels_are_relative_and_the_loss_is_measured(tmp_path):
     assert {line.split()[0] for line in lines} == {"0"}
     assert coordinates.min() >= 0
     assert coordinates.max() <= 1
-    assert loss.num_lost == 1
-    assert loss.mean_iou == pytest.approx((ring.sum() / whole.sum() + 1) / 2)
+    assert summary.polygons.num_lost == 1
+    assert summary.polygons.mean_iou == pytest.approx((ring.sum() / whole.sum() + 1) / 2)

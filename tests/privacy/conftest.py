@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sam_engine.inputs.open import open_input
-from sam_engine.inputs.source import ListingRules
+from sam_engine.inputs.source import ListingRules, sorted_files
 from tests.helpers.dataset_builder import image, rectangle_mask, write_dataset
 
 FACE_XYWH = (181.0, 58.0, 89.0, 120.0)
@@ -46,6 +46,6 @@ def dataset(tmp_path, astronaut):
     ]
     records = [replace(record, sha256=digest) for record, digest in zip(records, digests, strict=True)]
     photos = str(tmp_path / "photos")
-    files = open_input(photos, ListingRules()).list_files()
+    files = sorted_files(open_input(photos, ListingRules()))
     write_dataset(tmp_path / "out", records, input_root=photos, files=files)
     return tmp_path / "out"

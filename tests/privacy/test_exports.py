@@ -5,24 +5,18 @@ import json
 import tarfile
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from sam_engine.formats.export import EXPORTS
 from sam_engine.privacy.blur import region_of
 from tests.privacy.conftest import FACE_XYWH
 from tools import export
 from tools.command import run
 
-FORMS = {
-    "sa1b": ["--to", "sa1b"],
-    "tar": ["--to", "sa1b", "--tar"],
-    "labelme": ["--to", "labelme"],
-    "yolo": ["--to", "yolo"],
-    "coco": ["--to", "coco", "--images"],
-    "webdataset": ["--to", "webdataset"],
-    "label-studio": ["--to", "label-studio"],
-    "cvat": ["--to", "cvat"],
-}
+FORMS = {name: ["--to", name] for name in EXPORTS} | {"tar": ["--to", "sa1b", "--tar"]}
+FORMS["coco"] += ["--images"]
 
 
 def exported(dataset, name, *flags):
@@ -33,6 +27,9 @@ def exported(dataset, name, *flags):
     for path in output.glob("*.tar"):
         with tarfile.open(path) as tar:
             found |= {each.name: tar.extractfile(each).read() for each in tar if each.name.endswith(".jpg")}
+    for path in output.glob("data/*.parquet"):
+        images = pq.read_table(path, columns=["image"])["image"].to_pylist()
+        found |= {each["path"]: each["bytes"] for each in images}
     return [found[key] for key in sorted(found)]
 
 

@@ -70,8 +70,8 @@ def _identified(parent: ImageRecord, said: Sequence[Correction]) -> list[tuple[A
     """Return the masks of a parent's row as people left them, with their ids in its log."""
     end = annotation_id(parent.image_id, len(parent.annotations))
     masks = [
-        replace(mask, parent_id=number if number < end else None)
-        for number, mask in corrected_annotations(parent, said)
+        replace(mask, parent_id=mask.id if mask.id is not None and mask.id < end else None, id=None)
+        for mask in corrected_annotations(parent, said)
     ]
     names: list[MaskId] = [mask.mask_id for mask in apply_corrections(parent, said)]
     return list(zip(masks, names, strict=True))
