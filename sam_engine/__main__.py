@@ -49,6 +49,7 @@ TOOLS = {
     "bench-growth": ("bench.growth", "time the mask generator against points and pixels"),
     "bench-viewer": ("bench.viewer", "time the viewer on a dataset of a million rows"),
     "bench-onnx": ("bench.onnx_prompts", "time exported decoders, whole and split"),
+    "bench-browser": ("bench.browser_decoder", "time the decoder in a browser beside native onnxruntime"),
     "bench-soak": ("bench.soak", "watch a process's memory over many images"),
 }
 """Name -> module in ``tools``, which has ``main(arguments)``, and what it does."""

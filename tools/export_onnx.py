@@ -48,9 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--precision",
-        choices=("fp32", "fp16"),
+        choices=("fp32", "fp16", "int8"),
         default="fp32",
-        help="of the weights in the file: fp16 is half the size; inputs, outputs and arithmetic are fp32",
+        help="of the weights in the file: fp16 is half the size, arithmetic stays fp32; with int8\n"
+        "matrices are multiplied in integers, and masks differ: their IoU is printed",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     options = parser.parse_args(arguments)
@@ -84,9 +85,8 @@ def describe(summary: "ExportSummary") -> str:
     if summary.min_mask_iou is None:
         return "\n".join([*lines, f"{difference} images: {summary.max_difference:.1e} of the largest value"])
     found = f"logits {summary.max_difference:.1e}, predicted IoU {summary.max_score_difference:.1e}"
-    return "\n".join(
-        [*lines, f"{difference} prompts: {found}; least IoU of masks {summary.min_mask_iou:.5f}"]
-    )
+    ious = f"IoU of masks {summary.min_mask_iou:.5f} at least, {summary.mean_mask_iou:.5f} in the mean"
+    return "\n".join([*lines, f"{difference} prompts: {found}; {ious}"])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import mimetypes
 import socket
 import sys
 import threading
+import time
 import webbrowser
 from collections.abc import Iterator
 
@@ -54,6 +55,27 @@ def server_config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, lifespan="off")
 
 
+@contextlib.contextmanager
+def serving(viewer: Viewer, token: str | None = None) -> Iterator[str]:
+    """Serve in a thread of this process, on any port; yield the address with its token.
+
+    Its listing is not started.
+    """
+    token = token or make_token()
+    with bound(0) as listener:
+        port = listener.getsockname()[1]
+        server = uvicorn.Server(server_config(guarded(viewer, port, token)))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            while not server.started:
+                time.sleep(0.01)
+            yield f"http://{HOST}:{port}/?token={token}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
 def serve(viewer: Viewer, *, port: int, open_browser: bool, page: str = "") -> None:
     """Serve until interrupted. The address is the first line on stdout, before anything is read.
 
@@ -72,14 +94,11 @@ def serve(viewer: Viewer, *, port: int, open_browser: bool, page: str = "") -> N
         url = f"http://{HOST}:{port}/?token={token}{page}"
         sys.stdout.write(url + "\n")
         sys.stdout.flush()
-        config = uvicorn.Config(
-            guarded(viewer, port, token), log_config=None, access_log=False, lifespan="off"
-        )
         viewer.listing.start()
         if open_browser:
             threading.Timer(0.5, webbrowser.open, [url]).start()
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            uvicorn.Server(server_config(guarded(viewer, port, token))).run(sockets=[listener])
         finally:
             viewer.listing.close()
             viewer.prompting.close()

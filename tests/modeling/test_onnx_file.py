@@ -16,11 +16,13 @@ from sam_engine.modeling.onnx import SamOnnxModel
 from sam_engine.modeling.onnx_file import (
     check_decoder,
     check_encoder,
+    check_split,
     export_decoder,
     export_encoder,
     export_split,
 )
 from sam_engine.modeling.onnx_graphs import DecoderGraph, EncoderGraph
+from sam_engine.modeling.onnx_split import ImageGraph, PromptGraph
 from sam_engine.modeling.sam import Sam
 from tests.helpers.reference_models import SMALL, SMALL_TINY, randomise
 
@@ -112,6 +114,18 @@ def test_half_the_bytes_in_fp16(sam: Sam, onnxruntime: ModuleType, tmp_path: Pat
     assert 0 < half.max_difference < 0.02
 
 
+def test_a_quarter_in_int8_and_what_it_costs_is_measured(onnxruntime: ModuleType, tmp_path: Path) -> None:
+    """Masks are others, by how much is in the summary."""
+    sam = make_sam("vit")
+    whole = export_decoder(sam, tmp_path / "whole.onnx")
+    small = export_decoder(sam, tmp_path / "small.onnx", precision="int8")
+
+    assert whole.min_mask_iou == pytest.approx(1, abs=0.01)
+    assert small.max_difference > 10 * whole.max_difference
+    assert 0 < small.min_mask_iou < small.mean_mask_iou < 1
+    assert sum(small.num_bytes.values()) < sum(whole.num_bytes.values())
+
+
 def test_the_original_s_model_gives_the_same(onnxruntime: ModuleType, tmp_path: Path) -> None:
     """What was written for a file of segment_anything's script runs with ours."""
     sam = make_sam("vit")
@@ -162,15 +176,18 @@ def test_files_above_protobuf_s_limit_are_refused(
 
 
 @pytest.mark.slow
-def test_the_newer_exporter_writes_both(sam: Sam, onnxruntime: ModuleType, tmp_path: Path) -> None:
-    """torch.export's, of the same graphs."""
+@pytest.mark.parametrize("part", ["decoder", "full size", "encoder", "split"])
+def test_the_newer_exporter_writes_all(sam: Sam, onnxruntime: ModuleType, tmp_path: Path, part: str) -> None:
+    """torch.export's, of the same graphs: images of every shape, masks of every size, both of the split."""
     num_points = torch.export.Dim("num_points", min=2, max=100)
-    height = torch.export.Dim("height", min=1, max=sam.image_size)
-    decoder, encoder = DecoderGraph(sam), EncoderGraph(sam)
-    variable = {"point_coords": {1: num_points}, "point_labels": {1: num_points}, "image": {2: height}}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for graph, path in ((decoder, tmp_path / "decoder.onnx"), (encoder, tmp_path / "encoder.onnx")):
+    height, width = (torch.export.Dim(name, min=1, max=sam.image_size) for name in ("height", "width"))
+    points = {1: num_points}
+    variable = {"point_coords": points, "point_labels": points, "image": {2: height, 3: width}}
+
+    def write(graph: onnx_file.Graph) -> Path:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.onnx"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             torch.onnx.export(
                 graph,
                 (),
@@ -182,8 +199,16 @@ def test_the_newer_exporter_writes_both(sam: Sam, onnxruntime: ModuleType, tmp_p
                 dynamo=True,
                 verbose=False,
             )
+        return path
 
-    assert check_decoder(decoder, tmp_path / "decoder.onnx")["max_difference"] <= 1e-3
-    assert (
-        check_encoder(encoder, tmp_path / "encoder.onnx", sizes=[(1, 1), (0.5, 1)])["max_difference"] <= 1e-4
-    )
+    if part == "encoder":
+        encoder = EncoderGraph(sam)
+        found, limit = check_encoder(encoder, write(encoder)), 1e-4
+    elif part == "split":
+        image, prompt = ImageGraph(sam), PromptGraph(sam)
+        found, limit = check_split(image, prompt, write(image), write(prompt)), 1e-3
+    else:
+        decoder = DecoderGraph(sam, full_size=part == "full size")
+        found, limit = check_decoder(decoder, write(decoder)), 1e-3
+
+    assert found["max_difference"] <= limit

@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,17 +9,16 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
 from sam_engine.config import ModelConfig
 from sam_engine.dataset.reader import Dataset, open_dataset
 from sam_engine.storage.embedding_cache import EmbeddingCache
+from sam_engine.web import server
 from sam_engine.web.annotate_routes import Annotator
 from sam_engine.web.annotating import Annotating
 from sam_engine.web.app import Viewer
 from sam_engine.web.prompting import PromptModel
-from sam_engine.web.server import bound, guarded
 from tests.helpers import fakes
 
 TOKEN = "the-token-of-the-tests"
@@ -68,9 +66,7 @@ def served(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """The viewer of that dataset, running; prompts are answered by the bundled model."""
     cache = EmbeddingCache(tmp_path_factory.mktemp("cache") / "embeddings")
     viewer = Viewer(dataset, model=PromptModel(ModelConfig(device="cpu"), cache))
-    viewer.prompting.runtime = lambda: (
-        None
-    )  # masks are decoded by the server, if a test does not say otherwise
+    viewer.prompting.runtime = lambda: None  # the server decodes masks, if a test does not say otherwise
     with serving(viewer) as made:
         yield made
 
@@ -85,19 +81,8 @@ def serving(viewer: Viewer) -> Iterator[Served]:
     while not viewer.listing.is_whole():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    with bound(0) as listener:
-        port = listener.getsockname()[1]
-        config = uvicorn.Config(
-            guarded(viewer, port, TOKEN), log_config=None, access_log=False, lifespan="off"
-        )
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield Served(dataset, viewer, port)
-        server.should_exit = True
-        thread.join()
+    with server.serving(viewer, TOKEN) as address:
+        yield Served(dataset, viewer, urlsplit(address).port)
     viewer.listing.close()
     viewer.prompting.close()
 

@@ -4,17 +4,14 @@ import argparse
 import io
 import shutil
 import sys
-import threading
-import time
 from pathlib import Path
 
-import uvicorn
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.web.app import Viewer
-from sam_engine.web.server import bound, guarded, server_config
+from sam_engine.web.server import serving
 
 SIZE = (1280, 720)
 """Of a page, in pixels: width, height."""
@@ -36,16 +33,8 @@ def main() -> int:
     number = next(
         record.image_id for record in viewer.dataset.records() if record.path.decode() == options.image
     )
-    with bound(0) as listener:
-        port = listener.getsockname()[1]
-        server = uvicorn.Server(server_config(guarded(viewer, port, "picture")))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        page = shoot(f"http://127.0.0.1:{port}", number)
-        server.should_exit = True
-        thread.join()
+    with serving(viewer, "picture") as address:
+        page = shoot(address.partition("/?")[0], number)
     small = page.resize((round(page.width * SCALE), round(page.height * SCALE)), Image.Resampling.LANCZOS)
     small.save(options.folder / "viewer.jpg", quality=85)
     strip(sorted(Path(options.dataset, "previews").glob("*.jpg"))[:4]).save(

@@ -24,6 +24,8 @@ from ..command import command_line
 if TYPE_CHECKING:
     from sam_engine.modeling.sam import Sam
 
+NAMES = ("whole, each prompt", "split, once an image", "split, each prompt")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export, time and print."""
@@ -55,16 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(sam: "Sam", num_runs: int, num_threads: int) -> dict[str, list[float]]:
     """Return the milliseconds of each run of each graph, the first of which is left out."""
-    from sam_engine.modeling.onnx_file import export_decoder, export_split, split_paths
-
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "decoder.onnx"
-        export_decoder(sam, output)
-        export_split(sam, output)
-        image, prompt = split_paths(output)
-        graphs = {"whole, each prompt": output, "split, once an image": image, "split, each prompt": prompt}
-        sessions = {name: _open(path, num_threads) for name, path in graphs.items()}
-    inputs = {name: _inputs(session, sam.image_size / 2) for name, session in sessions.items()}
+        graphs = write_graphs(sam, Path(folder))
+        sessions = {name: open_session(path, num_threads) for name, path in graphs.items()}
+    inputs = {name: inputs_of(session, sam.image_size / 2) for name, session in sessions.items()}
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(1 + num_runs):
         for name, session in sessions.items():
@@ -74,7 +70,17 @@ def measure(sam: "Sam", num_runs: int, num_threads: int) -> dict[str, list[float
     return {name: ms[1:] for name, ms in times.items()}
 
 
-def _open(path: Path, num_threads: int) -> Any:
+def write_graphs(sam: "Sam", folder: Path) -> dict[str, Path]:
+    """Write a model's decoders into a folder; return the file of each of `NAMES`."""
+    from sam_engine.modeling.onnx_file import export_decoder, export_split, split_paths
+
+    output = folder / "decoder.onnx"
+    export_decoder(sam, output)
+    export_split(sam, output)
+    return dict(zip(NAMES, (output, *split_paths(output)), strict=True))
+
+
+def open_session(path: Path, num_threads: int) -> Any:
     """Return a session of onnxruntime on the CPU."""
     import onnxruntime
 
@@ -83,7 +89,7 @@ def _open(path: Path, num_threads: int) -> Any:
     return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
 
 
-def _inputs(session: Any, middle: float) -> dict[str, Any]:
+def inputs_of(session: Any, middle: float) -> dict[str, Any]:
     """Return a click in the middle of an image of noise, without a mask."""
     import numpy as np
 

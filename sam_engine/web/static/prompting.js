@@ -26,11 +26,11 @@ import { Upscaler } from "./upscale.js";
 const MAX_THREADS = 4; // more bring little for one prompt
 
 export class PromptSession extends EventTarget {
-  /** Return a session; `{ inBrowser: false }` leaves all decoding to the server. */
-  static async start({ inBrowser = true } = {}) {
+  /** Return a session; `{ inBrowser: false }` leaves all decoding to the server, `threads` is of the browser's. */
+  static async start({ inBrowser = true, threads = defaultThreads() } = {}) {
     const session = new PromptSession(await ask("/api/prompting"));
     if (session.about.why_no_browser) inBrowser = false;
-    if (inBrowser) session.startWorker();
+    if (inBrowser) session.startWorker(threads);
     return session;
   }
 
@@ -163,8 +163,7 @@ export class PromptSession extends EventTarget {
 
   // ---- the worker ----
 
-  async startWorker() {
-    const threads = crossOriginIsolated ? Math.max(1, Math.min(MAX_THREADS, navigator.hardwareConcurrency)) : 1;
+  async startWorker(threads) {
     this.worker = new Worker("/static/decoder_worker.js", { type: "module" });
     this.worker.addEventListener("message", ({ data: { id, ...answer } }) => {
       const { resolve, reject } = this.answers.get(id);
@@ -212,6 +211,11 @@ export class PromptSession extends EventTarget {
     this.decoding = decoding;
     this.dispatchEvent(new Event("decoding"));
   }
+}
+
+/** Return how many threads suit this machine; a page that is not isolated gets no others. */
+function defaultThreads() {
+  return crossOriginIsolated ? Math.max(1, Math.min(MAX_THREADS, navigator.hardwareConcurrency)) : 1;
 }
 
 /** Return whether a prompt means one mask: it is more than a click. */
