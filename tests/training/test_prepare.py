@@ -9,6 +9,7 @@ import pytest
 from sam_engine.errors import ConfigError, InputError
 from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.data.packed import PackedDataset
+from sam_engine.training.data.provenance import same_content
 from sam_engine.training.data.streaming import StreamedDataset
 from sam_engine.training.prepare import prepare_run
 from sam_engine.training.run import read_config, refuse_other_settings
@@ -131,6 +132,30 @@ def test_held_out_images_are_not_trained_on(begun: Path, name: str):
     with pytest.raises(ConfigError, match=rf"{name} of held_out is .*a\.tar of data\.sources"):
         prepare_run(settings(begun, held_out=[str(begun / name)]))
     assert not (begun / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("sources", "held_out"),
+    [
+        ("train", "train/a.tar"),
+        ("train/*.tar", "train/a.tar"),
+        ("train/{a,b}.tar", "copy.tar"),
+        ("train/a.tar", "train"),
+        (".", "train"),
+        ("train", "whole-copy"),
+    ],
+)
+def test_held_out_images_are_in_no_folder_that_is_trained_on(begun: Path, sources: str, held_out: str):
+    """A folder, a glob or a range has the tars that are in it; others beside them may be held out."""
+    (begun / "train").mkdir()
+    for name in ("a.tar", "b.tar"):
+        shutil.copy(begun / name, begun / "train" / name)
+    shutil.copytree(begun / "train", begun / "whole-copy")
+    shutil.copy(begun / "a.tar", begun / "copy.tar")
+    shutil.rmtree(begun / "run")
+
+    assert same_content([str(begun / sources)], [str(begun / held_out)])
+    assert not same_content([str(begun / "train/a.tar")], [str(begun / "train/b.tar")])
 
 
 def test_a_dataset_annotated_again_is_the_same_source(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from glob import glob
 from pathlib import Path
@@ -12,6 +13,7 @@ from sam_engine.dataset.correction_log import CORRECTIONS_FOLDER
 from sam_engine.dataset.schema import ANNOTATIONS_PREFIX
 from sam_engine.formats.ours import is_dataset
 from sam_engine.inputs.folder import expand_braces
+from sam_engine.inputs.many import is_container
 from sam_engine.training.config import DataConfig
 
 SOURCES = ("sources", "region_sources")
@@ -45,15 +47,50 @@ def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
 
 
 def same_content(paths: Sequence[str], others: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the pairs of a path and another that name the same file or folder, or hold the same bytes."""
-    digests = [digest_of(Path(path)) for path in others]
-    pairs = []
-    for path in paths:
-        digest = digest_of(Path(path))
-        for other, other_digest in zip(others, digests, strict=True):
-            if Path(path).resolve() == Path(other).resolve() or (digest and digest == other_digest):
-                pairs.append((path, other))
-    return pairs
+    """Return the pairs of a path and another that have a file, its bytes or a folder in common."""
+    return [
+        (path, other)
+        for path in paths
+        for other in others
+        if _overlap(_places_of(Path(path)), _places_of(Path(other))) or _is_copy(Path(path), Path(other))
+    ]
+
+
+def _is_copy(path: Path, other: Path) -> bool:
+    """Return whether two folders hold the same files."""
+    return path.is_dir() and other.is_dir() and digest_of(path) == digest_of(other)
+
+
+def _places_of(path: Path) -> set[Path]:
+    """Return the files and folders that a source is read from, those in folders too if they are containers."""
+    places: set[Path] = set()
+    for match in [path] if path.exists() else _matches(path):
+        inside = match.rglob("*") if _is_folder(match) else ()
+        places |= {match.resolve(), *(each.resolve() for each in inside if is_container(bytes(each)))}
+    return places
+
+
+def _is_folder(path: Path) -> bool:
+    """Return whether a path is a folder of files, and not a dataset, which is none to those that list it."""
+    return path.is_dir() and not is_dataset(path)
+
+
+def _overlap(places: set[Path], others: set[Path]) -> bool:
+    """Return whether they have a place in common, a folder of one lies in the other, or a file is a copy."""
+    for one, two in ((places, others), (others, places)):
+        inside = {parent for place in one if _is_folder(place) for parent in place.parents}
+        if not two.isdisjoint(one | inside):
+            return True
+    by_size = defaultdict(list)
+    for place in places:
+        if place.is_file():
+            by_size[place.stat().st_size].append(place)
+    return any(
+        digest_of(place) == digest_of(other)
+        for other in others
+        if other.is_file()
+        for place in by_size.get(other.stat().st_size, ())
+    )
 
 
 def digest_of(path: Path) -> str | None:
@@ -67,16 +104,19 @@ def digest_of(path: Path) -> str | None:
         stat = path.stat()
         return _digest_of_file(path, stat.st_size, stat.st_mtime_ns)
     if not path.is_dir():
-        matches = sorted(
-            Path(name) for each in expand_braces(str(path)) for name in glob(each, recursive=True)
-        )
-        text = "".join(f"{match}\0{digest_of(match)}\n" for match in matches if match != path)
+        text = "".join(f"{match}\0{digest_of(match)}\n" for match in _matches(path))
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest() if text else None
     tops = [path / ANNOTATIONS_PREFIX, path / CORRECTIONS_FOLDER] if is_dataset(path) else [path]
     digest = hashlib.sha256()
     for name, size in sorted(entry for top in tops for entry in _files_in(top, path)):
         digest.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def _matches(path: Path) -> list[Path]:
+    """Return what a glob or a range matches."""
+    names = (name for each in expand_braces(str(path)) for name in glob(each, recursive=True))
+    return sorted(Path(name) for name in names if Path(name) != path)
 
 
 @functools.cache
