@@ -31,11 +31,16 @@ def split_list(key: str, text: str) -> list[str | None]:
     """Return the items of ``[a,b]``, or ``text`` itself as the only one.
 
     Spaces, letters of any alphabet and parentheses are an item's own. A comma is so inside quotes, inside
-    braces (``sa_{0,1}.tar``), and after a backslash. Bare ``null`` is None, and ``~`` is the home folder.
+    braces (``sa_{0,1}.tar``), and after a backslash. Bare ``null`` is None, and by itself no item; ``~`` is
+    the home folder.
 
     Raises:
         ConfigError: A quote is not closed, or an item is empty.
     """
+    if not text:
+        raise ConfigError(f"{key} is empty; give a value, or leave it out")
+    if text == "null":
+        return []
     if not (text.startswith("[") and text.endswith("]")):
         return [_home(text)]
     inner = text[1:-1]

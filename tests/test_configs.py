@@ -305,6 +305,7 @@ def test_a_runs_file_that_is_missing_is_named(capsys, tmp_path):
         ("['a,b.tar',\"c's.tar\",d\\,e.tar]", ["a,b.tar", "c's.tar", "d,e.tar"]),
         ("[sa_{0,1}.tar,null,'null']", ["sa_{0,1}.tar", None, "null"]),
         ("[]", []),
+        ("null", []),
         ("a=b,c.tar", ["a=b,c.tar"]),
     ],
 )
@@ -332,6 +333,12 @@ def test_an_open_quote_in_a_list_is_named():
     """Rather than taken for a part of a name."""
     with pytest.raises(ConfigError, match=r"truth: the quote before 'a\.tar' is not closed"):
         load(evaluate.COMMAND, ["truth=['a.tar]"])
+
+
+def test_nothing_is_no_path_in_a_list():
+    """Rather than the working directory."""
+    with pytest.raises(ConfigError, match="truth is empty"):
+        load(evaluate.COMMAND, ["truth="])
 
 
 def test_commands_of_the_readme_work_in_zsh():

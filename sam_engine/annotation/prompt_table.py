@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from sam_engine.dataset.manifest import Manifest
 from sam_engine.errors import ConfigError, ShardError
+from sam_engine.inputs.origins import csv_form
 from sam_engine.storage.store import Store
 
 PROMPTS = "_meta/prompts.parquet"
@@ -105,7 +106,7 @@ def read_prompts(path: str) -> PromptTable:
     """
     try:
         if path.lower().endswith(".csv"):
-            table = pa.csv.read_csv(path)
+            table = pa.csv.read_csv(path, *csv_form(path))
         elif path.lower().endswith(".parquet"):
             table = pq.read_table(path)
         else:

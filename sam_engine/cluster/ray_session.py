@@ -82,7 +82,11 @@ def ray_session(config: ExecutorConfig) -> Iterator[None]:
 
 
 def refuse_unreachable(address: str) -> None:
-    """Raise `ConfigError` if nothing listens at ``host:port``."""
+    """Raise `ConfigError` if nothing listens at ``host:port``, or it is no address at all."""
+    if ":" not in address and address not in ("auto", "local"):
+        raise ConfigError(
+            f"executor.address is {address!r}; give host:port, or auto for this machine's cluster"
+        )
     try:
         check_reachable(address)
     except OSError as error:

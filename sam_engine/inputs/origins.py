@@ -1,5 +1,6 @@
 """What tables say of where images come from: licence, whom to name, address, key; under many names."""
 
+import codecs
 from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
@@ -72,16 +73,32 @@ def origins_of(batch: pa.RecordBatch, columns: Mapping[str, str]) -> Iterator[Or
         yield Origin(**dict(zip(columns, row, strict=True)))
 
 
+def csv_form(path: str) -> tuple[pa.csv.ReadOptions, pa.csv.ParseOptions]:
+    """Return how a CSV file is to be read: spreadsheets write UTF-16, and semicolons or tabs for commas.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with open(path, "rb") as file:
+        start = file.read(MAX_TEXT_BYTES)
+    is_utf_16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if is_utf_16 else "utf-8"
+    header = start.decode(encoding, "replace").partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    return pa.csv.ReadOptions(encoding=encoding), pa.csv.ParseOptions(delimiter=delimiter)
+
+
 def read_csv(path: str) -> pa.Table:
     """Return a CSV file with all of its columns as text: ``007`` is a name and no number.
 
     Raises:
         ArrowException, OSError: It cannot be read, or is no such table.
     """
-    with pa.csv.open_csv(path) as head:
+    reading, parsing = csv_form(path)
+    with pa.csv.open_csv(path, read_options=reading, parse_options=parsing) as head:
         names = head.schema.names
-    options = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string()))
-    return pa.csv.read_csv(path, convert_options=options)
+    converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string()))
+    return pa.csv.read_csv(path, reading, parsing, converting)
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -138,6 +138,7 @@ def open_parquet(path: str, column: str | None = None) -> InputSource:
             f"input {path!r} is not a readable Parquet file: {str(error).splitlines()[0]}"
         ) from error
     columns = ", ".join(schema.names)
+    typed = ", ".join(f"{field.name} ({field.type})" for field in schema)
     if column is not None and column not in schema.names:
         raise InputError(f"input {path!r} has no column {column!r} (input_column); it has {columns}")
     for name in _BYTES_COLUMNS if column is None else (column,):
@@ -160,7 +161,7 @@ def open_parquet(path: str, column: str | None = None) -> InputSource:
             f"input {path!r}: column {column!r} holds {kind}; images are bytes, or paths as text"
         )
     raise InputError(
-        f"input {path!r} has columns {columns}; images are looked for as bytes in "
+        f"input {path!r} has columns {typed}; images are looked for as bytes in "
         f"{', '.join(_BYTES_COLUMNS)} and as paths in {', '.join(_PATH_COLUMNS)}; input_column names another"
     )
 

@@ -98,6 +98,8 @@ def test_a_cluster_that_is_not_there_leaves_nothing_behind(tmp_path):
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(ConfigError, match=rf"executor\.address is '{address}': Ray does not answer"):
             prepare(run_of(tmp_path, executor__name="ray", executor__address=address))
+    with pytest.raises(ConfigError, match="give host:port, or auto"):
+        prepare(run_of(tmp_path, executor__name="ray", executor__address="head-node"))
     assert not (tmp_path / "out").exists()
 
 

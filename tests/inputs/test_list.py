@@ -48,3 +48,17 @@ def test_a_list_that_only_begins_as_utf_16_is_refused(tmp_path):
     (tmp_path / "list.txt").write_bytes("\ufeffa.jpg".encode("utf-16-le") + b"\n")
 
     assert "begins as UTF-16 does" in refusal(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_tables_of_spreadsheets_are_read(tmp_path, encoding, delimiter):
+    """Where decimals have a comma, columns have semicolons between them."""
+    put(tmp_path, "a, b.jpg", "c.jpg")
+    rows = ("file_name", "licence"), ('"a, b.jpg"', "CC0"), ("c.jpg", "CC BY")
+    text = "".join(delimiter.join(row) + "\r\n" for row in rows)
+    (tmp_path / "list.csv").write_bytes(text.encode(encoding))
+    [first, second] = open_input(str(tmp_path / "list.csv")).iter_files()
+
+    assert (first.path, first.origin.licence) == (b"a, b.jpg", "CC0")
+    assert (second.path, second.origin.licence) == (b"c.jpg", "CC BY")

@@ -53,7 +53,7 @@ def test_parquet_without_images_is_refused(tmp_path):
     """The message names the columns found and those looked for."""
     pq.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
 
-    assert "has columns x; images are looked for" in refusal(tmp_path / "x.parquet")
+    assert "has columns x (int64); images are looked for" in refusal(tmp_path / "x.parquet")
 
 
 @pytest.mark.parametrize("kind", ["binary", "large_binary", "binary_view", "dictionary"])

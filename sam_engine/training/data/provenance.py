@@ -62,7 +62,7 @@ def _is_copy(path: Path, other: Path) -> bool:
 
 
 def _places_of(path: Path) -> set[Path]:
-    """Return the files and folders that a source is read from, those in folders too if they are containers."""
+    """Return the files and folders that a source is read from, and the containers in its folders."""
     places: set[Path] = set()
     for match in [path] if path.exists() else _matches(path):
         inside = match.rglob("*") if _is_folder(match) else ()
