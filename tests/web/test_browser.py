@@ -109,6 +109,70 @@ def test_a_mask_has_its_colour_in_exactly_its_pixels(page, served):
     assert np.array_equal(np.array(found).reshape(record.width, record.height).T, on_top)
 
 
+def highlighted(page, image_id, number, view):
+    """Rows of 0, 1 and 2: outside, fill and edge of a mask as it is highlighted; and where that lies."""
+    return page.evaluate(
+        """async ({ id, number, view }) => {
+            const { MaskStack } = await import("/static/masks.js");
+            const { highlight } = await import("/static/highlight.js");
+            const image = await (await fetch(`/api/images/${id}`)).json();
+            const stack = new MaskStack(image.width, image.height, image.masks);
+            const found = highlight(stack, number, view, { fill: 1, edge: 2 });
+            return found && { x: found.x, y: found.y, width: found.image.width,
+                pixels: [...new Uint32Array(found.image.data.buffer)] };
+        }""",
+        {"id": image_id, "number": number, "view": view},
+    )
+
+
+def on_screen(found, size):
+    """The highlight on a screen of (H, W)."""
+    screen = np.zeros(size, int)
+    rows = np.array(found["pixels"]).reshape(-1, found["width"])
+    y, x = max(0, found["y"]), max(0, found["x"])
+    part = rows[y - found["y"] :, x - found["x"] :][: size[0] - y, : size[1] - x]
+    screen[y : y + part.shape[0], x : x + part.shape[1]] = part
+    return screen
+
+
+def test_a_highlight_covers_the_pixels_of_its_mask(page, served):
+    """At scale 1 just those, its edge two pixels wide; at 3 nine for each, also half out of view."""
+    record = served.viewer.places.find(1)
+    mask = decode_counts(record.annotations[0].counts, record.annotations[0].size)
+    height, width = mask.shape
+    view = {"scale": 1, "left": 0, "top": 0, "width": width, "height": height}
+    plain = on_screen(highlighted(page, 1, 0, view), mask.shape)
+    view = {"scale": 3, "left": -width, "top": 7, "width": width, "height": height}
+    zoomed = on_screen(highlighted(page, 1, 0, view), mask.shape)
+    expected = np.zeros(mask.shape, bool)
+    expected[7:] = np.kron(mask, np.ones((3, 3), bool))[: height - 7, width : 2 * width]
+    core = mask.copy()
+    for shift in (1, 2, -1, -2):
+        for axis in (0, 1):
+            core &= np.roll(np.pad(mask, 2), shift, axis)[2:-2, 2:-2]
+
+    assert np.array_equal(plain > 0, mask)
+    assert np.array_equal(plain == 1, core)
+    assert np.array_equal(zoomed > 0, expected)
+
+
+def test_a_mask_of_one_pixel_is_seen_from_afar(page):
+    """At a tenth of its size an image still shows the smallest mask under the pointer."""
+    found = page.evaluate(
+        """async () => {
+            const { MaskStack } = await import("/static/masks.js");
+            const { highlight } = await import("/static/highlight.js");
+            const mask = { segmentation: { counts: "`611", size: [10, 21] }, area: 1, bbox: [20, 8, 0, 0] };
+            const stack = new MaskStack(21, 10, [mask]);
+            const view = { scale: 0.1, left: 0, top: 0, width: 3, height: 1 };
+            const { image } = highlight(stack, 0, view, { fill: 1, edge: 2 });
+            return [...new Uint32Array(image.data.buffer)].filter((value) => value).length;
+        }"""
+    )
+
+    assert found == 1
+
+
 def test_the_canvas_shows_the_overlay(page, served):
     """With fills alone, a pixel under a mask is tinted by its colour and one beside it is the photo's."""
     open_image(page, served, 1)
@@ -172,6 +236,57 @@ def test_clicks_cycle_through_the_stack(page, served):
 
     assert len(stacked) > 1
     assert pinned == [str(65536 + number) for _, number in stacked]
+
+
+def test_masks_are_reached_by_keyboard(page, served):
+    """Arrows go through the table, also one that is sorted; n to the next mask under the last click."""
+    open_image(page, served, 1)
+    record = served.viewer.places.find(1)
+    pinned = []
+    for key in ("ArrowDown", "ArrowDown", "ArrowUp"):
+        page.keyboard.press(key)
+        pinned.append(page.inner_text("#mask-info").split()[1])
+    page.get_by_role("button", name="area").click()
+    page.keyboard.press("Escape")
+    page.keyboard.press("ArrowDown")
+    largest = max(range(len(record.annotations)), key=lambda number: record.annotations[number].area)
+
+    assert pinned == ["65536", "65537", "65536"]
+    assert page.locator("th[aria-sort=descending]").inner_text().startswith("area")
+    assert page.inner_text("#mask-info").split()[1] == str(65536 + largest)
+    x, y = (int(value) for value in record.annotations[0].point_coords[0])
+    page.mouse.click(*at_pixel(page, served, 1, x, y))
+    first = page.inner_text("#mask-info")
+    page.keyboard.press("n")
+    assert page.inner_text("#mask-info") != first
+
+
+def test_a_cut_out_has_the_pixels_of_its_mask(page, served):
+    """As PNG: the box of the mask, clear where the mask is not."""
+    open_image(page, served, 1, f"?mask={65536}")
+    mask = served.viewer.places.find(1).annotations[0]
+    x, y, width, height = (int(value) for value in mask.bbox)
+    page.wait_for_timeout(300)  # the picture
+    with page.expect_download() as download:
+        page.get_by_role("button", name="cut-out PNG").click()
+    cut = np.asarray(Image.open(download.value.path()))
+    inside = decode_counts(mask.counts, mask.size)[y : y + height + 1, x : x + width + 1]
+    jpeg = served.viewer.pictures.full(served.viewer.places.find(1))
+    shown = np.asarray(Image.open(io.BytesIO(jpeg)))[y : y + height + 1, x : x + width + 1]
+
+    assert np.array_equal(cut[..., 3] > 0, inside)
+    assert np.abs(cut[inside][:, :3].astype(int) - shown[inside]).mean() < 3  # another decoder's rounding
+
+
+def test_a_narrow_window_shows_the_image_above_its_masks(page, served):
+    """On a phone, or beside an editor."""
+    page.set_viewport_size({"width": 400, "height": 700})
+    open_image(page, served, 1)
+    stage, side = (page.locator(name).bounding_box() for name in (".stage", ".side"))
+    page.set_viewport_size({"width": 1000, "height": 700})
+
+    assert stage["width"] == side["width"] == 400
+    assert side["y"] >= stage["y"] + stage["height"]
 
 
 def test_a_failed_image_says_why(page, served):

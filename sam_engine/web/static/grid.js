@@ -22,15 +22,15 @@ export async function showGrid(page, parameters, signal) {
   query.set("limit", PAGE);
   const answer = await ask(`/api/images?${query}`, signal);
   if (signal.aborted) return;
-  const choice = (name, options, start) =>
+  const choice = (name, label, options, start) =>
     element(
       "select",
-      { name, onchange: (event) => go(parameters, { [name]: event.target.value, offset: null }) },
+      { name, "aria-label": label, onchange: (event) => go(parameters, { [name]: event.target.value, offset: null }) },
       ...Object.entries(options).map(([value, text]) =>
         element("option", { value, selected: value === (parameters.get(name) ?? start) }, text)),
     );
   const search = element("input", {
-    type: "search", name: "text", placeholder: "part of a name", value: parameters.get("text") ?? "",
+    type: "search", name: "text", "aria-label": "search in names", placeholder: "part of a name", value: parameters.get("text") ?? "",
     onchange: (event) => go(parameters, { text: event.target.value, offset: null }),
   });
   const least = element("input", {
@@ -46,9 +46,9 @@ export async function showGrid(page, parameters, signal) {
   const controls = element(
     "form", { class: "controls", onsubmit: (event) => event.preventDefault() },
     search,
-    choice("status", Object.fromEntries(STATUSES.map((value) => [value, STATUS_NAMES[value]])), ""),
+    choice("status", "which images", Object.fromEntries(STATUSES.map((value) => [value, STATUS_NAMES[value]])), ""),
     element("label", {}, "at least ", least, " masks"),
-    element("label", {}, "by ", choice("order", ORDERS, "image_id")),
+    element("label", {}, "by ", choice("order", "order", ORDERS, "image_id")),
     toggle("descending", "descending"),
     element("button", {
       type: "button", onclick: () => go(parameters, { sample: Math.floor(Math.random() * 2 ** 31), offset: null }),
@@ -72,7 +72,9 @@ export async function showGrid(page, parameters, signal) {
       disabled: last >= (answer.total ?? last), onclick: () => go(parameters, { offset: last }),
     }, "next"),
   );
-  page.replaceChildren(controls, element("div", { class: "cards" }, ...cards), pager);
+  const nothing = answer.is_read ? "No image is like that." : "None of the images read so far is like that.";
+  page.replaceChildren(
+    controls, cards.length ? element("div", { class: "cards" }, ...cards) : element("p", { class: "dim" }, nothing), pager);
 }
 
 function card(image, masks) {
@@ -81,11 +83,12 @@ function card(image, masks) {
       loading: "lazy", alt: "", onerror: (event) => event.target.replaceWith(element("span", { class: "gone" }, "image not found")),
       src: `/api/images/${image.image_id}/thumbnail.jpg${masks ? "" : "?masks=0"}`,
     })
-    : element("span", { class: "gone" }, image.status);
+    : element("span", { class: "gone" }, image.status.replaceAll("_", " "));
   return element(
     "a", { class: "card", href: `#/image/${image.image_id}`, "data-status": image.status },
     picture,
     element("span", { class: "name" }, image.file_name),
-    element("span", { class: "count" }, image.status === "ok" ? `${count(image.num_masks)} masks` : image.status),
+    element("span", { class: "count" }, image.status === "ok" ? `${count(image.num_masks)} masks`
+      : STATUS_NAMES[image.status] ?? image.status.replaceAll("_", " ")),
   );
 }

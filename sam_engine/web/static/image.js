@@ -1,6 +1,9 @@
 // One image: its masks over it, picked by pointer, filtered by sliders, looked at one by one.
 import { ask, count, download, element } from "./dom.js";
-import { COLOURS, MaskStack } from "./masks.js";
+import { highlight } from "./highlight.js";
+import { describe, drawBoxes, drawPoints } from "./marks.js";
+import { COLOURS, MaskStack, packed } from "./masks.js";
+import { cutOut, maskPicture, save } from "./take_away.js";
 
 const SLIDERS = {
   area: { label: "area, min %", max: 100, step: 0.1, of: (mask, pixels) => (100 * mask.area) / pixels, exponent: 3 },
@@ -11,18 +14,23 @@ const SWITCHES = {
   fill: ["fill", "f", true], outlines: ["outlines", "l", true], boxes: ["boxes", "b", false],
   points: ["prompts", "p", false], uncovered: ["uncovered", "u", false], beside: ["original beside", "o", false],
 };
-const HELP = "drag to move, wheel to zoom, 0 to fit; click to pin, Tab for the next mask under it; ← → images; Esc to let go";
+const PINNED = { fill: packed([255, 255, 255], 120), edge: packed([255, 255, 255], 255) };
+const HOVERED = { fill: packed([255, 230, 120], 90), edge: packed([255, 230, 120], 255) };
+const HELP =
+  "drag to move, wheel or + - to zoom, 0 to fit; click to pin, n for the next mask under it, ↑ ↓ masks, Esc to let go; ← → images";
+const MAX_OVERLAY = { side: 8192, pixels: 2 ** 25 }; // of a canvas that tabs can hold: of larger images, every so manieth pixel
 
 export async function showImage(page, imageId, parameters, signal) {
   const image = await ask(`/api/images/${imageId}`, signal);
   if (signal.aborted) return;
+  document.title = image.file_name;
   const view = new ImageView(image, signal);
   page.replaceChildren(view.root);
   view.fit();
   const wanted = Number(parameters.get("mask") ?? NaN);
   const number = image.masks.findIndex((mask) => mask.id === wanted);
   if (number >= 0) view.pin(number);
-  if (image.width) await view.loadPixels();
+  if (image.width && !view.failed) await view.loadPixels();
 }
 
 class ImageView {
@@ -39,17 +47,22 @@ class ImageView {
     this.options = Object.fromEntries(Object.entries(SWITCHES).map(([name, [, , start]]) => [name, start]));
     this.colour = "mask";
     this.opacity = 1;
-    this.outlines = new Map();
-    this.cuts = new Map();
-    this.overlay = element("canvas", { width: this.width, height: this.height });
-    this.overlayImage = new ImageData(this.width, this.height);
-    this.canvas = element("canvas");
-    this.tip = element("div", { class: "tip", id: "tip" }, HELP);
-    this.stage = element("div", { class: "stage" }, this.canvas, this.tip);
+    this.timed = new Map();
+    this.layers = [element("canvas", { width: 1, height: 1 }), element("canvas", { width: 1, height: 1 })];
+    this.failed = image.status !== "ok" && image.status !== "ok_empty";
+    this.step = Math.max(
+      1, Math.ceil(Math.max(this.width, this.height) / MAX_OVERLAY.side),
+      Math.ceil(Math.sqrt((this.width * this.height) / MAX_OVERLAY.pixels)));
+    this.overlayImage = new ImageData(Math.ceil(this.width / this.step), Math.ceil(this.height / this.step));
+    this.overlay = element("canvas", { width: this.overlayImage.width, height: this.overlayImage.height });
+    this.base = element("canvas"); // picture and masks: drawn anew when the view changes
+    this.canvas = element("canvas", { role: "img", "aria-label": `${image.file_name}, ${image.masks.length} masks` }); // what is hovered and pinned, over it
+    this.tip = element("div", { class: "tip", id: "tip", "aria-live": "polite" }, this.failed ? "there is no image to show" : HELP);
+    this.stage = element("div", { class: "stage" }, this.base, this.canvas, this.tip);
     this.root = element("div", { class: "workspace" }, this.stage, this.sidebar());
     this.listen();
     this.repaint();
-    performance.measure("masks decoded", "image-start");
+    this.timed.set("masks decoded", performance.getEntriesByName("image-start").at(-1).startTime);
   }
 
   async loadPixels() {
@@ -59,7 +72,8 @@ class ImageView {
       await picture.decode();
       this.picture = picture;
     } catch {
-      this.tip.textContent = "the image itself cannot be had: masks alone";
+      const reason = await ask(picture.src, this.signal).then(() => "it cannot be shown", (error) => error.message);
+      this.tip.textContent = `masks alone, for the image cannot be had: ${reason}`;
     }
     if (!this.signal.aborted) this.draw();
   }
@@ -72,14 +86,15 @@ class ImageView {
       const output = element("output", {}, "0");
       const input = element("input", {
         type: "range", name, min: 0, max, step, value: 0,
-        oninput: () => {
+        oninput: (event) => {
+          this.timed.set("slider to masks", event.timeStamp);
           const { exponent } = SLIDERS[name];
           this.limits[name] = max * (input.value / max) ** exponent; // small things are many: finer there
           output.textContent = this.limits[name].toFixed(max > 10 ? 2 : 3);
           this.refilter();
         },
       });
-      return element("div", { class: "row" }, element("span", { class: "label" }, label), input, output);
+      return element("label", { class: "row" }, element("span", { class: "label" }, label), input, output);
     };
     const toggle = ([name, [text, key, start]]) =>
       element("label", { title: `key ${key}` }, element("input", {
@@ -98,18 +113,22 @@ class ImageView {
       element("td", {}, mask.predicted_iou.toFixed(3)), element("td", {}, mask.stability_score.toFixed(3)),
     ));
     this.body = element("tbody", {}, ...this.rows);
-    const heading = (text, key) => element("th", { onclick: () => this.sortRows(key) }, text);
+    const heading = (text, key) => element(
+      "th", { scope: "col", "data-key": key }, element("button", { onclick: () => this.sortRows(key) }, text));
+    const step = (text, label, by) => element("a", { href: `#/image/${image.image_id + by}`, "aria-label": label }, text);
     return element(
       "div", { class: "side" },
       element("div", {},
         element("h1", {}, image.file_name),
-        element("p", { class: "dim" }, image.status === "ok" || image.status === "ok_empty"
+        element("p", { class: "steps" }, ...(image.image_id > 0 ? [step("← previous", "previous image", -1)] : []),
+          step("next →", "next image", 1)),
+        element("p", { class: "dim" }, !this.failed
           ? `${this.width} × ${this.height} · image ${image.image_id}` : `${image.status}: ${image.error ?? ""}`),
         ...(image.width ? [element("p", {}, element("a", { href: `#/segment/images/${image.image_id}` }, "Segment: click for masks"))] : []),
         this.summary),
       element("div", {}, ...Object.entries(SLIDERS).map(([name, slide]) => slider(name, slide)),
-        element("div", { class: "row" }, element("span", { class: "label" }, "opacity"), opacity),
-        element("div", { class: "row" }, element("span", { class: "label" }, "colour by"), element(
+        element("label", { class: "row" }, element("span", { class: "label" }, "opacity"), opacity),
+        element("label", { class: "row" }, element("span", { class: "label" }, "colour by"), element(
           "select", { name: "colour", onchange: (event) => { this.colour = event.target.value; this.repaint(); } },
           ...Object.keys(COLOURS).map((name) => element("option", { value: name }, name)))),
         element("div", { class: "row" }, ...Object.entries(SWITCHES).map(toggle))),
@@ -124,6 +143,10 @@ class ImageView {
     const order = this.image.masks.map((_, number) => number);
     order.sort((a, b) => this.image.masks[b][key] - this.image.masks[a][key]);
     if (this.sortedBy === key) order.reverse();
+    for (const each of this.root.querySelectorAll("th")) {
+      if (each.dataset.key === key) each.ariaSort = this.sortedBy === key ? "ascending" : "descending";
+      else each.removeAttribute("aria-sort");
+    }
     this.sortedBy = this.sortedBy === key ? null : key;
     this.body.append(...order.map((number) => this.rows[number]));
   }
@@ -141,10 +164,10 @@ class ImageView {
   // ---- drawing ----
 
   repaint() {
-    this.stack.paint(this.overlayImage, { colour: this.colour, ...this.options });
+    this.stack.paint(this.overlayImage, { colour: this.colour, step: this.step, ...this.options });
     this.overlay.getContext("2d").putImageData(this.overlayImage, 0, 0);
     const uncovered = (100 * this.stack.uncovered()).toFixed(1);
-    this.summary.textContent =
+    this.summary.textContent = this.failed ? "" :
       `${count(this.stack.shown.length)} of ${count(this.image.masks.length)} masks · ${uncovered} % uncovered`;
     this.draw();
   }
@@ -158,7 +181,9 @@ class ImageView {
     this.draw();
   }
 
-  draw() {
+  /** Draw in the next frame: all of it, or only what is hovered and pinned. */
+  draw({ marksOnly = false } = {}) {
+    this.isStale ||= !marksOnly;
     if (this.waiting || this.scale === undefined) return;
     this.waiting = true;
     requestAnimationFrame(() => {
@@ -168,40 +193,70 @@ class ImageView {
   }
 
   drawNow() {
-    const { canvas, stage, scale } = this;
     const ratio = devicePixelRatio || 1;
-    const [width, height] = [stage.clientWidth * ratio, stage.clientHeight * ratio].map(Math.round);
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-    canvas.style.width = `${stage.clientWidth}px`;
-    canvas.style.height = `${stage.clientHeight}px`;
-    const context = canvas.getContext("2d");
+    const { clientWidth, clientHeight } = this.stage;
+    const [width, height] = [clientWidth * ratio, clientHeight * ratio].map(Math.round);
+    for (const canvas of [this.base, this.canvas]) {
+      if (canvas.width === width && canvas.height === height) continue;
+      Object.assign(canvas, { width, height });
+      Object.assign(canvas.style, { width: `${clientWidth}px`, height: `${clientHeight}px` });
+      this.isStale = true;
+    }
+    const view = { scale: this.scale * ratio, left: this.left * ratio, top: this.top * ratio, width, height };
+    if (this.isStale) this.drawBase(this.base.getContext("2d"), view);
+    this.isStale = false;
+    this.drawMarks(this.canvas.getContext("2d"), view);
+    this.afterPaint();
+  }
+
+  drawBase(context, { scale, left, top, width, height }) {
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.fillStyle = "#06090c";
     context.fillRect(0, 0, width, height);
-    const toImage = (shift) => context.setTransform(
-      scale * ratio, 0, 0, scale * ratio, (this.left + shift * this.width * scale) * ratio, this.top * ratio);
-    context.imageSmoothingEnabled = scale < 2;
+    const toImage = (shift) => context.setTransform(scale, 0, 0, scale, left + shift * this.width * scale, top);
+    context.imageSmoothingEnabled = this.scale < 2;
     toImage(0);
     this.drawPicture(context);
     context.globalAlpha = this.opacity;
-    context.drawImage(this.overlay, 0, 0);
+    context.drawImage(this.overlay, 0, 0, this.step * this.overlay.width, this.step * this.overlay.height);
     context.globalAlpha = 1;
     if (this.options.beside) {
       toImage(1);
       this.drawPicture(context);
       toImage(0);
     }
-    if (this.options.boxes) this.drawBoxes(context);
-    if (this.pinned >= 0) this.drawMask(context, this.pinned, [255, 255, 255, 120], "#fff");
-    if (this.hovered >= 0 && this.hovered !== this.pinned) this.drawMask(context, this.hovered, [255, 230, 120, 90], "#ffe678");
-    if (this.options.points) this.drawPoints(context);
-    if (this.moved !== undefined) {
-      performance.measure("pointer to outline", { start: this.moved, end: performance.now() });
-      this.moved = undefined;
+    if (this.options.boxes) drawBoxes(context, this.stack);
+  }
+
+  drawMarks(context, view) {
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, view.width, view.height);
+    if (this.pinned >= 0) this.drawMask(context, this.pinned, view, PINNED);
+    if (this.hovered >= 0 && this.hovered !== this.pinned) this.drawMask(context, this.hovered, view, HOVERED);
+    if (this.options.points) {
+      context.setTransform(view.scale, 0, 0, view.scale, view.left, view.top);
+      const numbers = this.pinned >= 0 ? [this.pinned] : this.stack.shown;
+      drawPoints(context, numbers.map((number) => this.image.masks[number]), this.scale);
     }
   }
 
+  /** Note how long it took from the events to when what they changed has been painted. */
+  afterPaint() {
+    if (!this.timed.size) return;
+    const timed = [...this.timed];
+    this.timed.clear();
+    const { port1, port2 } = new MessageChannel(); // its message comes behind the frame that is being made
+    port1.onmessage = () => {
+      for (const [name, start] of timed) {
+        performance.clearMeasures(name);
+        performance.measure(name, { start, end: performance.now() });
+      }
+    };
+    port2.postMessage(null);
+  }
+
   drawPicture(context) {
+    if (this.failed) return;
     if (this.picture) context.drawImage(this.picture, 0, 0, this.width, this.height);
     else {
       context.fillStyle = "#39434d";
@@ -209,46 +264,14 @@ class ImageView {
     }
   }
 
-  drawMask(context, number, rgba, stroke) {
-    const key = `${number} ${rgba}`;
-    if (!this.cuts.has(key)) {
-      const image = this.stack.cut(number, rgba);
-      const picture = element("canvas", { width: image.width, height: image.height });
-      picture.getContext("2d").putImageData(image, 0, 0);
-      if (this.cuts.size > 64) this.cuts.clear();
-      this.cuts.set(key, picture);
-    }
-    const { left, top } = this.stack.box(number);
-    context.drawImage(this.cuts.get(key), left, top);
-    if (!this.outlines.has(number)) this.outlines.set(number, this.stack.outline(number));
-    context.strokeStyle = stroke;
-    context.lineWidth = 2 / this.scale;
-    context.stroke(this.outlines.get(number));
-  }
-
-  drawBoxes(context) {
-    context.lineWidth = 1 / this.scale;
-    context.strokeStyle = "#ffffffb0";
-    for (const number of this.stack.shown) {
-      const { left, top, width, height } = this.stack.box(number);
-      context.strokeRect(left, top, width, height);
-    }
-  }
-
-  drawPoints(context) {
-    const numbers = this.pinned >= 0 ? [this.pinned] : this.stack.shown;
-    const radius = 3.5 / this.scale;
-    context.lineWidth = 1.2 / this.scale;
-    for (const number of numbers) {
-      for (const [x, y] of this.image.masks[number].point_coords) {
-        context.beginPath();
-        context.arc(x, y, radius, 0, 2 * Math.PI);
-        context.fillStyle = "#7dff9b";
-        context.strokeStyle = "#000";
-        context.fill();
-        context.stroke();
-      }
-    }
+  drawMask(context, number, view, colours) {
+    const found = highlight(this.stack, number, view, colours);
+    if (!found) return;
+    const { width, height } = found.image;
+    const layer = this.layers[colours === PINNED ? 0 : 1];
+    if (layer.width < width || layer.height < height) Object.assign(layer, { width, height });
+    layer.getContext("2d").putImageData(found.image, 0, 0);
+    context.drawImage(layer, 0, 0, width, height, found.x, found.y, width, height);
   }
 
   // ---- picking ----
@@ -265,7 +288,7 @@ class ImageView {
     if (number === this.hovered) return;
     this.hovered = number;
     this.tip.textContent = number < 0 ? HELP : describe(this.image.masks[number], this.width * this.height);
-    this.draw();
+    this.draw({ marksOnly: true });
   }
 
   pin(number) {
@@ -280,7 +303,7 @@ class ImageView {
       this.rows[number].scrollIntoView({ block: "nearest" });
       this.tip.textContent = describe(mask, this.width * this.height);
     }
-    this.draw();
+    this.draw({ marksOnly: true });
   }
 
   /** Pin the next smallest of the masks under the last click. */
@@ -289,35 +312,35 @@ class ImageView {
     if (stacked.length) this.pin(stacked[(stacked.indexOf(this.pinned) + 1) % stacked.length]);
   }
 
+  /** Pin the next or the last mask of the table that is shown. */
+  walk(by) {
+    const rows = [...this.body.rows].filter((row) => !row.classList.contains("hidden"));
+    if (!rows.length) return;
+    const here = rows.indexOf(this.rows[this.pinned]);
+    const next = here < 0 ? (by > 0 ? 0 : rows.length - 1) : (here + by + rows.length) % rows.length;
+    this.pin(this.rows.indexOf(rows[next]));
+  }
+
+  /** Make the image larger or smaller round a point of the stage. */
+  zoom(factor, x, y) {
+    const scale = Math.min(64, Math.max(0.02, this.scale * factor));
+    this.left = x - ((x - this.left) * scale) / this.scale;
+    this.top = y - ((y - this.top) * scale) / this.scale;
+    this.scale = scale;
+    this.draw();
+  }
+
   about(mask, number) {
     const name = `${String(this.image.image_id).padStart(9, "0")}-${mask.id}`;
     const button = (text, onclick) => element("button", { onclick }, text);
     return [
       element("p", { id: "mask-info" }, describe(mask, this.width * this.height)),
       element("div", { class: "row" },
-        button("mask PNG", () => this.save(number, false, `${name}-mask.png`)),
-        button("cut-out PNG", () => this.save(number, true, `${name}-cut.png`)),
+        button("mask PNG", () => save(maskPicture(this.stack, number), `${name}-mask.png`)),
+        button("cut-out PNG", () => save(cutOut(this.stack, number, this.picture), `${name}-cut.png`)),
         button("RLE", () => download(new Blob([JSON.stringify(mask)], { type: "application/json" }), `${name}.json`)),
-        button("next under it", () => this.cycle())),
+        ...(this.clicked ? [button("next under it", () => this.cycle())] : [])),
     ];
-  }
-
-  /** Download a mask in white on black, or its pixels of the image on nothing. */
-  save(number, cutOut, name) {
-    const { left, top, width, height } = cutOut
-      ? this.stack.box(number) : { left: 0, top: 0, width: this.width, height: this.height };
-    const canvas = element("canvas", { width, height });
-    const context = canvas.getContext("2d");
-    const mask = element("canvas", { width: this.stack.box(number).width, height: this.stack.box(number).height });
-    mask.getContext("2d").putImageData(this.stack.cut(number, [255, 255, 255, 255]), 0, 0);
-    const box = this.stack.box(number);
-    if (!cutOut) context.fillRect(0, 0, width, height);
-    context.drawImage(mask, box.left - left, box.top - top);
-    if (cutOut) {
-      context.globalCompositeOperation = "source-in";
-      if (this.picture) context.drawImage(this.picture, -left, -top, this.width, this.height);
-    }
-    canvas.toBlob((blob) => download(blob, name), "image/png");
   }
 
   // ---- events ----
@@ -332,8 +355,9 @@ class ImageView {
         this.draw();
         return;
       }
-      this.moved = event.timeStamp;
-      this.hover(this.stack.at(...this.pixelAt(event)));
+      const number = this.stack.at(...this.pixelAt(event));
+      if (number !== this.hovered) this.timed.set("pointer to outline", event.timeStamp);
+      this.hover(number);
     });
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
@@ -343,6 +367,7 @@ class ImageView {
       const wasDragged = this.drag && this.drag.moved > 4;
       this.drag = undefined;
       if (wasDragged) return;
+      this.timed.set("click to pinned", event.timeStamp);
       this.clicked = this.pixelAt(event);
       const stacked = this.stack.stackedAt(...this.clicked);
       if (stacked.includes(this.pinned)) this.cycle();
@@ -351,26 +376,25 @@ class ImageView {
     canvas.addEventListener("pointerleave", () => this.hover(-1));
     canvas.addEventListener("wheel", (event) => {
       event.preventDefault();
-      const factor = Math.exp(-event.deltaY / 400);
       const box = this.stage.getBoundingClientRect();
-      const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-      const scale = Math.min(64, Math.max(0.02, this.scale * factor));
-      this.left = x - ((x - this.left) * scale) / this.scale;
-      this.top = y - ((y - this.top) * scale) / this.scale;
-      this.scale = scale;
-      this.draw();
+      this.zoom(Math.exp(-event.deltaY / 400), event.clientX - box.left, event.clientY - box.top);
     }, { passive: false });
     addEventListener("resize", () => this.fit(), { signal });
     addEventListener("keydown", (event) => this.key(event), { signal });
   }
 
   key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input:not([type=checkbox]), select")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input:not([type=checkbox]), select, textarea")) return;
+    const middle = [this.stage.clientWidth / 2, this.stage.clientHeight / 2];
     const named = Object.entries(SWITCHES).find(([, [, key]]) => key === event.key);
     if (named) {
       this.root.querySelector(`input[name=${named[0]}]`).click();
       if (named[0] === "beside") this.fit();
-    } else if (event.key === "Tab" && this.clicked) this.cycle();
+    } else if (event.key === "n" && this.clicked) this.cycle();
+    else if (event.key === "ArrowDown") this.walk(1);
+    else if (event.key === "ArrowUp") this.walk(-1);
+    else if (event.key === "+" || event.key === "=") this.zoom(1.25, ...middle);
+    else if (event.key === "-") this.zoom(0.8, ...middle);
     else if (event.key === "Escape") this.pin(-1);
     else if (event.key === "0") this.fit();
     else if (event.key === "ArrowRight") location.hash = `#/image/${this.image.image_id + 1}`;
@@ -378,11 +402,4 @@ class ImageView {
     else return;
     event.preventDefault();
   }
-}
-
-function describe(mask, pixels) {
-  const share = ((100 * mask.area) / pixels).toFixed(2);
-  const label = mask.label ? `${mask.label} · ` : "";
-  return `${label}mask ${mask.id} · ${count(mask.area)} px (${share} %) · predicted IoU ${mask.predicted_iou.toFixed(3)}` +
-    ` · stability ${mask.stability_score.toFixed(3)}`;
 }

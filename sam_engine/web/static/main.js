@@ -21,6 +21,8 @@ async function show() {
   const name = image ? "image" : segment ? "segment" : annotate ? "annotate" : path === "/statistics" ? "statistics" : "grid";
   for (const link of document.querySelectorAll("nav a")) link.classList.toggle("here", link.dataset.page === name);
   page.className = name;
+  document.title = name === "statistics" ? "Statistics" : "Images";
+  if (name === "grid") document.querySelector("nav a[data-page=grid]").href = location.hash || "#/"; // to come back to
   try {
     if (image) await showImage(page, Number(image[1]), parameters, visit.signal);
     else if (annotate) await showAnnotate(page, annotate[1] && Number(annotate[1]), visit.signal);
@@ -29,7 +31,8 @@ async function show() {
     else await showGrid(page, parameters, visit.signal);
   } catch (error) {
     if (visit.signal.aborted) return;
-    page.replaceChildren(element("p", { class: "problem" }, error.message));
+    page.replaceChildren(element("p", { class: "problem", role: "alert" }, error.message),
+      element("p", {}, element("a", { href: document.querySelector("nav a[data-page=grid]").href }, "back to the images")));
   }
 }
 
