@@ -25,6 +25,7 @@ PIPELINES = {
 TOOLS = {
     "view": ("view", "look at a dataset in the browser, also while it is being made"),
     "correct": ("annotate", "correct masks in the browser, or draw them on bare photos"),
+    "audit": ("audit", "have people judge a sample of a dataset, and say how good its masks are"),
     "export": ("export", "write a dataset in a form that other tools read"),
     "export-onnx": ("export_onnx", "write a model for ONNX Runtime, checked against torch"),
     "import": ("import_annotations", "take what was corrected in other tools back"),
@@ -48,6 +49,7 @@ TOOLS = {
     "bench-gpu": ("bench.gpu_proof", "prove on a GPU what the tests show on a fake one"),
     "bench-growth": ("bench.growth", "time the mask generator against points and pixels"),
     "bench-viewer": ("bench.viewer", "time the viewer on a dataset of a million rows"),
+    "bench-page": ("bench.viewer_page", "time the viewer's page of an image with a thousand masks"),
     "bench-onnx": ("bench.onnx_prompts", "time exported decoders, whole and split"),
     "bench-browser": ("bench.browser_decoder", "time the decoder in a browser beside native onnxruntime"),
     "bench-soak": ("bench.soak", "watch a process's memory over many images"),

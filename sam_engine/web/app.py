@@ -19,6 +19,7 @@ from sam_engine.dataset.schema import SUCCESS, annotation_id, display_path
 from sam_engine.errors import ImageError, SamEngineError
 from sam_engine.structures import Annotation, ImageRecord, ImageStatus
 from sam_engine.web.annotate_routes import Annotator, annotate_routes
+from sam_engine.web.audit_routes import Audit, audit_routes
 from sam_engine.web.listing import ORDERS, Listing, Query
 from sam_engine.web.pictures import NOTHING_MORE, Pictures
 from sam_engine.web.prompt_images import DatasetImages
@@ -62,6 +63,8 @@ class Viewer:
         )
         self.annotator: Annotator | None = None
         """What its pages may say of it; None: nothing."""
+        self.audit: Audit | None = None
+        """The sample of it that is judged; None: there is none."""
 
     def about(self) -> dict[str, Any]:
         """Return what the head of every page says."""
@@ -81,6 +84,7 @@ class Viewer:
             "statuses": self.listing.statuses(),
             "blurred": list(self.pictures.blurred),
             "annotates": self.annotator is not None,
+            "audits": self.audit is not None,
         }
 
     def images(self, query: Query, offset: int, limit: int) -> dict[str, Any]:
@@ -192,6 +196,7 @@ def make_app(viewer: Viewer) -> Starlette:
             Route("/api/statistics", statistics),
             *prompt_routes(viewer.prompting),
             *(annotate_routes(viewer.annotator) if viewer.annotator else ()),
+            *(audit_routes(viewer.audit) if viewer.audit else ()),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         exception_handlers={SamEngineError: _failed, HTTPException: _refused},

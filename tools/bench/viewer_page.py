@@ -14,10 +14,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +33,10 @@ from sam_engine.inputs.source import InputFile
 from sam_engine.ops.rle import area_of, bbox_of, runs_to_counts
 from sam_engine.storage.local import LocalStore
 from sam_engine.structures import Annotation, ImageRecord, ImageStatus, Shard
+from sam_engine.web.app import Viewer
+from sam_engine.web.server import serving
 
-from ..command import run
+from ..command import command_line
 
 MEASURES = {
     "masks decoded": "opened: masks decoded and painted",
@@ -76,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(options.folder or temporary)
         if not (folder / "out").exists():
             write_image(folder, options.masks, tuple(options.size))
-        with served(folder / "out") as address:
+        viewer = Viewer(open_dataset(folder / "out"))
+        viewer.listing.look()
+        with serving(viewer) as address:
             times = measure(address, options.repeats, options.events)
     figures = {name: summary(times[name]) for name in MEASURES}
     sys.stdout.write((json.dumps(figures) if options.json else table(figures)) + "\n")
@@ -154,28 +155,6 @@ def _runs(part: NDArray[np.bool_], corner: tuple[int, int], size: tuple[int, int
     columns, rows = np.nonzero(np.diff(padded, axis=1))
     places = (corner[0] + columns) * height + corner[1] + rows
     return np.diff(places, prepend=0, append=height * width)
-
-
-@contextmanager
-def served(dataset: Path) -> Iterator[str]:
-    """Serve a dataset; yield its address with the token."""
-    import uvicorn
-
-    from sam_engine.web.app import Viewer
-    from sam_engine.web.server import bound, guarded, server_config
-
-    viewer = Viewer(open_dataset(dataset))
-    viewer.listing.look()
-    with bound(0) as listener:
-        port = listener.getsockname()[1]
-        server = uvicorn.Server(server_config(guarded(viewer, port, "bench")))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{port}/?token=bench"
-        server.should_exit = True
-        thread.join()
 
 
 def measure(address: str, repeats: int, num_events: int) -> Mapping[str, list[float]]:
@@ -257,4 +236,4 @@ def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    command_line(main)

@@ -1,5 +1,6 @@
-// Which page is shown: `#/`, `#/image/ID`, `#/segment/IMAGE`, `#/annotate/ID`, `#/statistics`, each with its own ?parameters.
+// Which page is shown: `#/`, `#/image/ID`, `#/segment/IMAGE`, `#/annotate/ID`, `#/audit`, `#/statistics`, each with its own ?parameters.
 import { showAnnotate } from "./annotate.js";
+import { showAudit } from "./audit.js";
 import { ask, count, element } from "./dom.js";
 import { showGrid } from "./grid.js";
 import { showImage } from "./image.js";
@@ -18,15 +19,17 @@ async function show() {
   leave = () => visit.abort();
   const segment = /^\/segment(?:\/(images\/\d+|uploads\/[0-9a-f]{64}))?$/.exec(path);
   const annotate = /^\/annotate(?:\/(\d+))?$/.exec(path);
-  const name = image ? "image" : segment ? "segment" : annotate ? "annotate" : path === "/statistics" ? "statistics" : "grid";
+  const plain = ["/statistics", "/audit"].find((each) => each === path)?.slice(1);
+  const name = image ? "image" : segment ? "segment" : annotate ? "annotate" : plain ?? "grid";
   for (const link of document.querySelectorAll("nav a")) link.classList.toggle("here", link.dataset.page === name);
   page.className = name;
-  document.title = name === "statistics" ? "Statistics" : "Images";
+  document.title = plain ?? "images";
   if (name === "grid") document.querySelector("nav a[data-page=grid]").href = location.hash || "#/"; // to come back to
   try {
     if (image) await showImage(page, Number(image[1]), parameters, visit.signal);
     else if (annotate) await showAnnotate(page, annotate[1] && Number(annotate[1]), visit.signal);
     else if (segment) await showSegment(page, segment[1], visit.signal);
+    else if (name === "audit") await showAudit(page, visit.signal);
     else if (name === "statistics") await showStatistics(page, visit.signal);
     else await showGrid(page, parameters, visit.signal);
   } catch (error) {
@@ -43,6 +46,7 @@ async function tell() {
     if (about.blurred.length) parts.push(`${about.blurred.join(" and ")} blurred`);
     if (!about.is_read) parts.push(`reading ${count(about.num_read)} of ${count(about.num_shards)} shards`);
     document.querySelector("[data-page=annotate]").classList.toggle("hidden", !about.annotates);
+    document.querySelector("[data-page=audit]").classList.toggle("hidden", !about.audits);
     if (!about.is_finished) parts.push("being made");
     if (about.problems.length) parts.push(`${about.problems.length} shards cannot be read`);
     document.getElementById("about").textContent = parts.filter(Boolean).join(" · ");
