@@ -18,7 +18,7 @@ import numpy as np
 from sam_engine.dataset.reader import Dataset
 from sam_engine.errors import ConfigError
 from sam_engine.files import new_file, new_folder, refuse_used, write_atomically
-from sam_engine.formats.each_image import LINEAGE_FIELDS, ImagesToWrite, copy_name, name_of, said_of
+from sam_engine.formats.each_image import LINEAGE_FIELDS, ImagesToWrite, copy_name, name_of
 from sam_engine.formats.polygons import PolygonCount, PolygonLoss, outlines_of
 from sam_engine.ops.rle import counts_to_runs
 from sam_engine.structures import Annotation, ImageStatus
@@ -144,7 +144,8 @@ def coco_annotation(
 ) -> dict[str, Any]:
     """Return one COCO annotation, by default with the mask as compressed run lengths.
 
-    Its id is one more than the dataset's: COCOeval takes an annotation of id 0 for unmatched.
+    Its id is one more than the dataset's: COCOeval takes an annotation of id 0 for unmatched. Its category is
+    its label; there is no key ``label``, which FiftyOne would take for its own.
     """
     assert mask.id is not None, "masks that are exported have ids"
     return {
@@ -159,7 +160,7 @@ def coco_annotation(
         "stability_score": mask.stability_score,
         "crop_box": list(mask.crop_box),
         "point_coords": [list(point) for point in mask.point_coords],
-        **said_of(mask),
+        **({} if mask.parent_id is None else {"parent_id": mask.parent_id}),
     }
 
 

@@ -130,34 +130,6 @@ def test_copies_are_named_by_ids(tmp_path):
             assert copy.size == (each["width"], each["height"])
 
 
-def test_supervision_reads_the_masks(tmp_path):
-    """Its own reader, from compressed run lengths with copies: every pixel."""
-    supervision = pytest.importorskip("supervision", reason="supervision is not installed")
-    dataset = open_dataset(write_our_dataset(tmp_path / "data", 2))
-    export_dataset(dataset, tmp_path / "c.json", to="coco", originals=open_originals(dataset.run_info))
-    read = supervision.DetectionDataset.from_coco(
-        images_directory_path=str(tmp_path / "c"), annotations_path=str(tmp_path / "c.json"), force_masks=True
-    )
-    [record, *_] = dataset.records()
-    detections = read.annotations[str(tmp_path / "c" / "000000000000.jpg")]
-
-    assert len(detections) == len(record.annotations) > 0
-    for found, mask in zip(detections.mask, record.annotations, strict=True):
-        assert np.array_equal(found, decode_counts(mask.counts, mask.size))
-
-
-def test_labelformat_reads_the_masks(root, tmp_path):
-    """The reader of LightlyStudio, from uncompressed crowds: every pixel."""
-    reader = pytest.importorskip("labelformat.formats.coco", reason="labelformat is not installed")
-    export(root, tmp_path / "c.json", rle="uncompressed", iscrowd=True)
-    labels = reader.COCOInstanceSegmentationInput(tmp_path / "c.json").get_labels()
-    found = [each.segmentation.get_binary_mask() for label in labels for each in label.objects]
-
-    assert len(found) == 4
-    for mask, expected in zip(found, masks_of_rows().values(), strict=True):
-        assert np.array_equal(mask, expected)
-
-
 def take_back(root, path, **options):
     dataset = open_dataset(root)
     masks = read_coco(path, highest_id=highest_id(dataset, root))

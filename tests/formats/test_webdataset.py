@@ -3,14 +3,12 @@
 import json
 import tarfile
 
-import numpy as np
 import pytest
 
 from sam_engine.dataset.originals import open_originals
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.formats.export import export_dataset
 from sam_engine.formats.open import open_source
-from sam_engine.ops.rle import decode_counts
 from tests.helpers.dataset_builder import image, rectangle_mask, write_dataset
 from tests.helpers.drawn_data import write_our_dataset
 
@@ -63,20 +61,3 @@ def test_training_reads_the_tars(exported):
     assert len(source) == dataset.num_images
     assert source.read(0).image_id == record.image_id
     assert len(source.read(0).runs) == len(record.annotations)
-
-
-def test_webdataset_reads_every_mask(exported):
-    """Its own reader: one sample an image, with pixels and masks."""
-    webdataset = pytest.importorskip("webdataset", reason="webdataset is not installed")
-    dataset, folder = exported
-    tars = [str(path) for path in sorted(folder.iterdir())]
-    samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode("rgb8"))
-    records = list(dataset.records())
-
-    assert [sample["__key__"] for sample in samples] == [f"{record.image_id:012d}" for record in records]
-    for sample, record in zip(samples, records, strict=True):
-        assert sample["jpg"].shape == (record.height, record.width, 3)
-        for found, mask in zip(sample["json"]["annotations"], record.annotations, strict=True):
-            segmentation = found["segmentation"]
-            decoded = decode_counts(segmentation["counts"], tuple(segmentation["size"]))
-            assert np.array_equal(decoded, decode_counts(mask.counts, mask.size))

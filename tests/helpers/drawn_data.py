@@ -4,8 +4,9 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -82,19 +83,36 @@ def write_folder(path: Path, count: int = NUM_IMAGES) -> Path:
     return path
 
 
-def write_our_dataset(root: Path, count: int = NUM_IMAGES) -> Path:
-    """Write the first drawn images as PNG files and a dataset of them, ids from 0; the last has no masks."""
+def write_our_dataset(
+    root: Path,
+    count: int = NUM_IMAGES,
+    *,
+    masks: Sequence[np.ndarray] | None = None,
+    labels: Sequence[str | None] = (),
+) -> Path:
+    """Write the first drawn images as PNG files and a dataset of them, ids from 0; the last has no masks.
+
+    Args:
+        root: Folder for both.
+        count: Of images.
+        masks: Of each image, in place of those that were drawn.
+        labels: Of masks, again and again.
+    """
     photos = root / "photos"
     photos.mkdir(parents=True)
     records = []
     for number in range(count):
-        pixels, masks = draw(number)
+        pixels, drawn = draw(number)
         path = photos / f"{number}.png"
         Image.fromarray(pixels).save(path)
-        masks = masks if number < count - 1 else []
-        record = image(number, path.name.encode(), masks, size=(SIZE, SIZE))
+        found = (drawn if masks is None else masks) if number < count - 1 else []
+        record = image(number, path.name.encode(), found, size=(SIZE, SIZE))
+        if labels:
+            named = zip(record.annotations, cycle(labels), strict=False)
+            record = replace(record, annotations=tuple(replace(mask, label=name) for mask, name in named))
         records.append(replace(record, sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
-    write_dataset(root / "dataset", records, input_root=str(photos))
+    extras = ("annotations.label",) if labels else ()
+    write_dataset(root / "dataset", records, input_root=str(photos), extras=extras)
     return root / "dataset"
 
 
