@@ -77,6 +77,15 @@ class Prompting:
             )
         return image
 
+    def neighbours(self, shelf: str, name: str) -> dict[str, str | None]:
+        """Return the images before and after one of the dataset, where they have pixels."""
+        if shelf != "images":
+            return {"previous": None, "next": None}
+        around = {"previous": str(int(name) - 1), "next": str(int(name) + 1)}
+        return {
+            where: f"images/{other}" if self.images.find(other) else None for where, other in around.items()
+        }
+
     def decoder(self, name: str) -> Path:
         """Return a graph's file.
 
@@ -112,7 +121,9 @@ def prompt_routes(prompting: Prompting) -> list[Route]:
 
     async def image(request: Request) -> Response:
         shelf, name = request.path_params["shelf"], request.path_params["name"]
-        return JSONResponse(_described(shelf, name, await run_in_threadpool(prompting.find, shelf, name)))
+        found = await run_in_threadpool(prompting.find, shelf, name)
+        around = await run_in_threadpool(prompting.neighbours, shelf, name)
+        return JSONResponse(_described(shelf, name, found) | around)
 
     async def pixels(request: Request) -> Response:
         return Response(await _of_image((await _found(request)).jpeg), media_type="image/jpeg")

@@ -11,6 +11,7 @@ from pycocotools import mask as coco
 from sam_engine.ops.resize import ResizeLongestSide, upscale_logits
 from sam_engine.ops.rle import decode_counts
 from sam_engine.predictor import SamPredictor
+from tests.helpers.dataset_builder import rectangle_mask
 from tests.web.test_browser import random_masks
 
 
@@ -128,6 +129,34 @@ def test_a_dropped_photo_is_opened_and_a_bad_one_is_refused(page, served, datase
     assert refused.startswith("no.png cannot be used. unsupported")
     assert page.inner_text(".side h1") == "mine.jpg"
     assert "#/segment/uploads/" in page.url
+
+
+def test_the_next_image_is_a_link_away_and_the_last_has_none(page, served):
+    """Image 3 is followed by one without pixels; that one is not asked for."""
+    open_segment(page, served, "images/2")
+    page.get_by_text("next →").click()
+    page.wait_for_function("() => document.querySelector('.side h1')?.textContent === 'c/d.png'")
+    page.wait_for_function("() => document.querySelector('#status')?.textContent.startsWith('Click')")
+
+    assert page.get_by_text("next →").count() == 0
+    assert page.get_by_text("← previous").count() == 1
+
+
+def test_everything_is_shown_and_one_of_it_taken(page, served):
+    """A click picks the mask on top, which can be kept like any other."""
+    mask = rectangle_mask(120, 160, 20, 30, 50, 40)
+    segmentation = {"size": [120, 160], "counts": mask.counts}
+    found = {"segmentation": segmentation, "area": mask.area, "bbox": list(mask.bbox), "predicted_iou": 0.875}
+    open_segment(page, served)
+    page.route("**/everything", lambda route: route.fulfill(json={"masks": [found]}))
+    page.keyboard.press("e")
+    page.wait_for_function("() => document.querySelector('#status').textContent.includes('1 masks. Click')")
+    click(page, *np.add(mask.bbox[:2], 3))
+    taken = page.inner_text("#status")
+    page.unroute("**/everything")
+    page.keyboard.press("Escape")
+
+    assert taken == f"{mask.area:,} pixels, {100 * mask.area / 19200:.1f} % of the image · score 0.88"
 
 
 def test_who_decodes_is_said(page, served):

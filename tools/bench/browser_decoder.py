@@ -2,14 +2,16 @@
 
 Milliseconds for one prompt in headless Chromium by ONNX Runtime Web, beside native onnxruntime on the same
 graphs, in turn. First graphs alone, one thread each: the whole decoder, and the split one. Then what a page
-of the viewer does, with the threads that it takes: its worker, on an image of the dataset. Weights make no
-difference to it: without released ones at hand, ``--checkpoint random`` will do. Needs Debian's chromium,
-playwright, the extras ``viewer`` and ``onnx``, and what ``view --fetch-runtime`` brings.
+of the viewer does, with the threads that it takes: its worker, on an image of the dataset. CPU time, of all
+threads together, is what other programs on the machine change less. Weights make no difference: without
+released ones at hand, ``--checkpoint random`` will do. Needs Debian's chromium, playwright, the extras
+``viewer`` and ``onnx``, and what ``view --fetch-runtime`` brings.
 """
 
 import argparse
 import base64
 import json
+import os
 import shutil
 import statistics
 import sys
@@ -117,24 +119,31 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     with served(options.dataset, config) as address, chromium() as new_page:
         page = new_page(address)
         page.evaluate(GRAPHS, {name: {"file": files[name], "inputs": _sent(inputs[name])} for name in NAMES})
-        for turn in range(1 + options.runs):
-            for name in NAMES:
-                native = _milliseconds(lambda name=name: sessions[name].run(None, inputs[name]))
-                browser = page.evaluate(RUN_GRAPH, name)
-                if turn:
-                    times.setdefault(f"native, 1 thread: {name}", []).append(native)
-                    times.setdefault(f"browser, 1 thread: {name}", []).append(browser)
+        for name in NAMES:
+            session, given = sessions[name], inputs[name]
+            session.run(None, given)
+            native, browser = [], []
+            before = time.thread_time(), _cpu_s_of_browser()
+            for _ in range(options.runs):
+                native.append(_milliseconds(lambda session=session, given=given: session.run(None, given)))
+                browser.append(page.evaluate(RUN_GRAPH, name))
+            after = time.thread_time(), _cpu_s_of_browser()
+            cpu = [1000 * (end - start) / options.runs for start, end in zip(before, after, strict=True)]
+            times |= {f"native, 1 thread: {name}": native, f"native, CPU time: {name}": cpu[:1]}
+            times |= {f"browser, 1 thread: {name}": browser, f"browser, CPU time: {name}": cpu[1:]}
         page.context.close()
         page = new_page(address)
         decoding = page.evaluate(SESSION, ["images/0", options.threads])
         if decoding["by"] != "browser":
             raise ConfigError(f"the page does not decode: {decoding['why']}")
         page_name = f"page, {decoding['threads']} threads"
-        for _ in range(options.runs):
-            for kind, refine in (("click", False), ("with a mask to refine", True)):
-                ms, whole = page.evaluate(PROMPT, refine)
-                times.setdefault(f"{page_name}: {kind}", []).append(ms)
-                times.setdefault(f"{page_name}: {kind}, to the mask", []).append(whole)
+        for kind, refine in (("click", False), ("with a mask to refine", True)):
+            before = _cpu_s_of_browser()
+            pairs = [page.evaluate(PROMPT, refine) for _ in range(options.runs)]
+            cpu = 1000 * (_cpu_s_of_browser() - before) / options.runs
+            decoded, shown = ([pair[i] for pair in pairs] for i in (0, 1))
+            times |= {f"{page_name}: {kind}": decoded, f"{page_name}: {kind}, to the mask": shown}
+            times[f"{page_name}, CPU time: {kind}"] = [cpu]
     return times
 
 
@@ -180,6 +189,23 @@ def chromium() -> Iterator[Callable[[str], Any]]:
 
         yield new_page
         browser.close()
+
+
+def _cpu_s_of_browser() -> float:
+    """Return the CPU time that the processes below this one have used."""
+    parents, used = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        pid = int(path.parent.name)
+        parents[pid], used[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
+
+    def is_ours(pid: int) -> bool:
+        return pid in parents and (parents[pid] == os.getpid() or is_ours(parents[pid]))
+
+    return sum(ticks for pid, ticks in used.items() if is_ours(pid)) / os.sysconf("SC_CLK_TCK")
 
 
 def _sent(inputs: dict[str, Any]) -> dict[str, Any]:

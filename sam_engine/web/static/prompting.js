@@ -61,7 +61,10 @@ export class PromptSession extends EventTarget {
     return answerOf(response);
   }
 
-  /** Take an image to prompt on; it is encoded if it was not before. Return { ref, name, width, height, encodeMs }. */
+  /**
+   * Take an image to prompt on; it is encoded if it was not before. Return { ref, name, width, height, encodeMs,
+   * previous, next }, the last two being images beside it in the dataset, or null.
+   */
   async open(ref, { signal } = {}) {
     this.image = undefined;
     this.opening = ref;

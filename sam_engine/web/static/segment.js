@@ -99,8 +99,7 @@ class Workspace {
     this.cross = [this.image.width / 2, this.image.height / 2].map(Math.floor);
     this.panel.showImage(this.image);
     this.show();
-    const id = /^images\/(\d+)$/.exec(ref);
-    if (id) session.ahead(`images/${Number(id[1]) + 1}`);
+    if (this.image.next) session.ahead(this.image.next);
   }
 
   get state() {

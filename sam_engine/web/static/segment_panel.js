@@ -85,15 +85,14 @@ export class SegmentPanel {
     return mode !== undefined || named === "h";
   }
 
-  showImage({ ref, name, width, height, encodeMs }) {
+  showImage({ ref, name, width, height, encodeMs, previous, next }) {
     this.title.textContent = name || "pasted image";
     this.about.textContent = `${width} × ${height} · encoded in ${(encodeMs / 1000).toFixed(1)} s`;
     const id = /^images\/(\d+)$/.exec(ref);
-    const link = (number, text) => element("a", { href: `#/segment/images/${number}` }, text);
-    this.neighbours.replaceChildren(...(id ? [
-      ...(Number(id[1]) > 0 ? [link(Number(id[1]) - 1, "← previous")] : []), link(Number(id[1]) + 1, "next →"),
-      element("a", { href: `#/image/${id[1]}` }, "its masks in the dataset"),
-    ] : [element("a", { href: "#/segment" }, "another photo")]));
+    const link = (other, text) => (other ? [element("a", { href: `#/segment/${other}` }, text)] : []);
+    this.neighbours.replaceChildren(
+      ...link(previous, "← previous"), ...link(next, "next →"),
+      id ? element("a", { href: `#/image/${id[1]}` }, "its masks in the dataset") : element("a", { href: "#/segment" }, "another photo"));
   }
 
   showTime({ ms, by }) {
