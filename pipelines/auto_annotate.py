@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sam_engine.annotation.plan import Plan
+from sam_engine.annotation.preflight import PreflightReport
 from sam_engine.annotation.report import ERRORS
-from sam_engine.annotation.run import RunEvent, RunSummary, annotate_dataset
+from sam_engine.annotation.run import RunEvent, RunSummary, annotate_dataset, preflight_dataset
 from sam_engine.compute.signals import leave, stopped_by_signals
 from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.previews import PREVIEWS_PREFIX
@@ -19,6 +20,7 @@ from sam_engine.structures import ImageStatus
 
 from .config import CommandLine, main
 from .logs import set_up_logging
+from .preflight import preflight_lines
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ Usage: python -m pipelines.auto_annotate [input=PHOTOS] [output=DATASET] [key=va
   python -m pipelines.auto_annotate input=photos output=dataset   a folder; again, to resume
   python -m pipelines.auto_annotate input=photos model=vit_h amg=sa1b
   python -m pipelines.auto_annotate input=photos limit=100 executor=inline amg.points_per_side=8
+  python -m pipelines.auto_annotate input=photos preflight=only   try the machines, estimate time and size
 
 Flags: --help, --cfg job (print the configuration and stop), --config-dir DIR (more choices, as YAML),
 --config FILE (all settings of a run: its _meta/config.yaml).
@@ -68,11 +71,19 @@ def run(config: AutoAnnotateConfig, make_model: "Callable[[], Segmenter] | None"
         make_model: Returns the model instead of the configured one; picklable.
     """
     set_up_logging(config.log.format)
+    if config.preflight.name == "only":
+        with stopped_by_signals():
+            report = preflight_dataset(config, make_model=make_model)
+        print("\n".join(preflight_lines(report)))
+        return 1 if report.refused else 0
     with stopped_by_signals() as check_signals, Progress(config.log.format) as progress:
 
         def follow(event: RunEvent) -> None:
             check_signals()
-            if isinstance(event, Plan):
+            if isinstance(event, PreflightReport):
+                for line in preflight_lines(event):
+                    log.info("%s", line)
+            elif isinstance(event, Plan):
                 _announce(event)
                 total = sum(shard.num_images for shard in event.part)
                 left = sum(shard.num_images for shard in event.open_shards)

@@ -51,6 +51,7 @@ Usage: python -m pipelines.launch launch=WHERE [launch.KEY=VALUE ...] [key=value
   python -m pipelines.launch launch=slurm launch.parts=8 launch.gpus=1 input=/data/photos output=/data/masks
   python -m pipelines.launch launch=k8s_job launch.parts=8 launch.image=... launch.volumes=[data:/data] ...
   python -m pipelines.launch launch=ray_job launch.address=http://head:8265 input=/data/photos
+  python -m pipelines.launch launch=slurm launch.parts=8 ... preflight     try the machines, and stop
 
 Settings other than launch.* are those of the program, pipelines.auto_annotate unless launch.program= says
 evaluate or train; they are checked here and read there. launch.dry_run=true prints what would be run or
@@ -124,6 +125,11 @@ def _prepare(where: LaunchConfig, command: CommandLine, arguments: list[str]) ->
     )
 
 
+def _with_preflight(arguments: list[str]) -> list[str]:
+    """Return them with what the word ``preflight`` stands for."""
+    return ["preflight=only" if argument == "preflight" else argument for argument in arguments]
+
+
 def _is_own(argument: str) -> bool:
     """Return whether an argument is the launcher's, not the program's."""
     key = argument.lstrip("+").partition("=")[0]
@@ -133,7 +139,7 @@ def _is_own(argument: str) -> bool:
 def command_line(argv: Sequence[str] | None = None) -> int:
     """Run from a command line; return the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
-    rest = [argument for argument in arguments if not _is_own(argument)]
+    rest = _with_preflight([argument for argument in arguments if not _is_own(argument)])
     return main(COMMAND, functools.partial(run, arguments=rest), list(filter(_is_own, arguments)))
 
 

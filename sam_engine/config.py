@@ -12,6 +12,7 @@ from sam_engine.settings.checks import check_setting, check_types
 from sam_engine.settings.executor import ExecutorConfig
 from sam_engine.settings.images import MAX_STORED_SIDE, SCALE_PATTERN, DecodeConfig, VideoConfig
 from sam_engine.settings.model import MODEL_NAMES, PRECISIONS, ModelConfig
+from sam_engine.settings.preflight import PreflightConfig
 from sam_engine.settings.privacy import BLURS, PrivacyConfig
 from sam_engine.structures import Partition
 
@@ -26,6 +27,7 @@ __all__ = [
     "ExecutorConfig",
     "LogConfig",
     "ModelConfig",
+    "PreflightConfig",
     "PrivacyConfig",
     "VideoConfig",
     "is_on",
@@ -62,6 +64,7 @@ class AutoAnnotateConfig:
     video: VideoConfig = field(default_factory=VideoConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     partition: Partition = field(default_factory=Partition)
+    preflight: PreflightConfig = field(default_factory=PreflightConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     log: LogConfig = field(default_factory=LogConfig)
     shard_size: int | None = None

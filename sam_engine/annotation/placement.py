@@ -28,6 +28,11 @@ class Placement:
     device: str
     """The model's."""
 
+    def room_on(self, machine: Machine, threads: int) -> int:
+        """Return how many of them a machine holds, with so many CPU threads each."""
+        cpus = int(machine.cpus // threads)
+        return min(cpus, int(machine.gpus / self.gpus_per_worker)) if self.gpus_per_worker else cpus
+
     @property
     def shape(self) -> tuple[float, str]:
         """What tells its workers from others."""

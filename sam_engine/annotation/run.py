@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sam_engine.annotation.card import CARD, dataset_card
-from sam_engine.annotation.copies import MakeCopy
+from sam_engine.annotation.checkup import Checkup
 from sam_engine.annotation.leases import Event
+from sam_engine.annotation.makers import LoadModel, MakeAnnotator
 from sam_engine.annotation.plan import Plan, open_run
+from sam_engine.annotation.preflight import PreflightReport, preflight
 from sam_engine.annotation.preparation import Preparation, prepare
 from sam_engine.annotation.preview_files import previews_in, publish_previews
-from sam_engine.annotation.prompt_table import NO_PROMPTS, PromptTable, kept_prompts
 from sam_engine.annotation.report import (
     ERRORS,
     REPORT,
@@ -30,23 +31,16 @@ from sam_engine.annotation.report import (
     session_stats,
 )
 from sam_engine.annotation.run_shards import run_shards
-from sam_engine.catalogue import NO_MODEL
-from sam_engine.checkpoints.resolve import Checkpoint
 from sam_engine.config import AutoAnnotateConfig
-from sam_engine.dataset.hidden import HIDDEN, hidden_in
-from sam_engine.dataset.manifest import Manifest
 from sam_engine.dataset.published import committed_shards
-from sam_engine.dataset.schema import MANIFEST, SUCCESS
+from sam_engine.dataset.schema import SUCCESS
 from sam_engine.dataset.shards import shard_sha256, success_json
-from sam_engine.errors import ConfigError
-from sam_engine.inputs.source import InputSource, short_name
-from sam_engine.privacy.open import kept_blur
+from sam_engine.errors import ConfigError, ModelLoadError
+from sam_engine.inputs.source import short_name
 from sam_engine.settings.checks import settings_from
-from sam_engine.storage.store import Store
 from sam_engine.structures import Partition, ShardReport
 
 if TYPE_CHECKING:
-    from sam_engine.annotation.worker import ShardAnnotator
     from sam_engine.modeling.segmenter import Segmenter
 
 log = logging.getLogger(__name__)
@@ -54,81 +48,9 @@ log = logging.getLogger(__name__)
 TOO_MANY_FAILED = 3
 """Exit code."""
 
-RunEvent = Plan | Event
-"""What a run says while it works: its plan, once; then progress, and a report for each shard."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MakeAnnotator:
-    """Builds a worker in the process that will run it. Small enough to be sent there."""
-
-    config: AutoAnnotateConfig
-    source: InputSource
-    store: Store
-    fingerprint: str
-    make_model: "Callable[[], Segmenter]"
-
-    def __call__(self) -> "ShardAnnotator":
-        """Load the model."""
-        import torch
-
-        from sam_engine.annotation.worker import ShardAnnotator
-
-        torch.set_num_threads(self.config.executor.threads_per_worker)
-        return ShardAnnotator(
-            model=self.make_model(),
-            source=self.source,
-            store=self.store,
-            manifest=Manifest.from_bytes(self.store.read(MANIFEST)),
-            fingerprint=self.fingerprint,
-            amg=self.config.amg,
-            decode=self.config.decode,
-            threads=self.config.executor.threads_per_worker,
-            decode_threads=self.config.executor.decode_threads,
-            prompts=self._prompts(),
-            copy=self._copy() if self.config.store_images else None,
-        )
-
-    def _copy(self) -> MakeCopy:
-        """Return what makes the image of a row; the dataset keeps what it must not show."""
-        if self.config.privacy.blur == "none":
-            return MakeCopy()
-        hidden = hidden_in(self.store)
-        assert hidden is not None  # kept before there are workers
-        return MakeCopy(kept_blur(faces=hidden.faces, boxes=hidden.boxes, name=HIDDEN))
-
-    def on_cpu(self) -> "MakeAnnotator":
-        """Return what builds a worker that leaves GPUs alone; a model of the caller's own stays as it is."""
-        make_model = self.make_model
-        if isinstance(make_model, LoadModel):
-            model = dataclasses.replace(make_model.config.model, device="cpu")
-            config = dataclasses.replace(make_model.config, model=model)
-            make_model = dataclasses.replace(make_model, config=config)
-        return dataclasses.replace(self, make_model=make_model)
-
-    def _prompts(self) -> PromptTable | None:
-        """Return what is asked of each image in place of a grid: nothing, where there is no model."""
-        if self.config.model.name == NO_MODEL:
-            return NO_PROMPTS
-        return None if self.config.amg.prompts is None else kept_prompts(self.store)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadModel:
-    """Loads the configured model. Picklable without torch."""
-
-    config: AutoAnnotateConfig
-    checkpoint: Checkpoint
-
-    def __call__(self) -> "Segmenter":
-        """Return it on its device, in eval mode."""
-        if self.config.model.name == NO_MODEL:
-            from sam_engine.modeling.no_model import NoModel
-
-            return NoModel()
-        from sam_engine.build_sam import load_model
-
-        return load_model(self.config.model, self.checkpoint)
+RunEvent = PreflightReport | Plan | Event
+"""What a run says while it works: what its preflight found, if it has one; its plan, once; then progress, and
+a report for each shard."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,12 +132,14 @@ def run_prepared(
     """
     if preparation.choice.reason:
         log.info("%s", preparation.choice.reason)
+    tell, config = on_event or (lambda event: None), preparation.config
+    checkup = None
+    if make_shards is None and config.preflight.name != "skip":
+        checkup = _fly_first(preparation, make_model, tell)
     plan = open_run(preparation)
-    tell = on_event or (lambda event: None)
     tell(plan)
-    config = preparation.config
     if make_shards is None:
-        factory = worker_factory(plan, make_model)
+        factory = dataclasses.replace(worker_factory(plan, make_model), checkup=checkup)
         events = run_shards(
             plan.open_shards,
             factory,
@@ -252,6 +176,51 @@ def _keeping_torch_threads() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _fly_first(
+    preparation: Preparation,
+    make_model: "Callable[[], Segmenter] | None",
+    tell: Callable[[RunEvent], object],
+) -> Checkup:
+    """Try the machines; return what sick ones are refused by, those that come later among them.
+
+    Raises:
+        ConfigError: No dataset is asked for.
+        ModelLoadError: No worker is sound.
+    """
+    if preparation.config.preflight.name == "only":
+        raise ConfigError("preflight=only makes no dataset; from Python, call preflight_dataset")
+    report, checkup = _preflight(preparation, make_model)
+    tell(report)
+    if not report.sound:
+        raise ModelLoadError(f"no worker is sound: {'; '.join(report.refused[0].problems)}")
+    return checkup
+
+
+def preflight_dataset(
+    config: AutoAnnotateConfig, *, make_model: "Callable[[], Segmenter] | None" = None
+) -> PreflightReport:
+    """Try every machine that would make a dataset, and estimate what it takes; nothing is begun.
+
+    Args:
+        config: Of the run.
+        make_model: As of `annotate_dataset`.
+
+    Raises:
+        ConfigError: A setting, the input, the checkpoint or the output is wrong.
+        StorageError: The output cannot be written.
+    """
+    return _preflight(prepare(config), make_model)[0]
+
+
+def _preflight(
+    preparation: Preparation, make_model: "Callable[[], Segmenter] | None"
+) -> tuple[PreflightReport, Checkup]:
+    """Call `preflight` with the configured model, or the caller's."""
+    load = LoadModel(config=preparation.config, checkpoint=preparation.checkpoint)
+    with _keeping_torch_threads():
+        return preflight(preparation, make_model or load, make_model or load.on_cpu(precision="fp32"))
 
 
 def worker_factory(plan: Plan, make_model: "Callable[[], Segmenter] | None" = None) -> MakeAnnotator:

@@ -11,6 +11,7 @@ class Node:
     """A machine that is there."""
 
     id: str
+    host: str
     cpus: float
     gpus: float
     is_leaving: bool
@@ -26,6 +27,7 @@ def alive_nodes() -> list[Node]:
     return [
         Node(
             id=node["NodeID"],
+            host=node["NodeManagerHostname"],
             cpus=node["Resources"].get("CPU", 0),
             gpus=node["Resources"].get("GPU", 0),
             is_leaving=node["NodeID"] in leaving,
