@@ -77,8 +77,9 @@ wait
 
 
 @pytest.mark.parametrize("by", ["scancel", pytest.param("limit", marks=pytest.mark.slow)])
-def test_drivers_of_an_array_are_asked_to_stop_and_queued_again(nodes, tmp_path, by):
+def test_drivers_of_an_array_are_asked_to_stop_and_queued_again(nodes, tmp_path, monkeypatch, by):
     """One on each node; the signal comes from us, or from Slurm before a limit of one minute."""
+    monkeypatch.chdir(tmp_path)  # where Slurm writes logs
     driver = executable(tmp_path / "driver", WAITING.format(log=tmp_path / "log"))
     limit, before = (30, 60) if by == "scancel" else (1, 55)
     job = submit(driver, tmp_path, parts=2, time_limit_min=limit, stop_before_s=before)
