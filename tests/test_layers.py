@@ -15,7 +15,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for room in ("sam_engine", "pipelines", "tools") for path in (ROOT / room).rglob("*.py"))
 TORCH_ROOMS = ("amg", "compute", "modeling", "ops", "training", "evaluation", "utils")
-TORCH_FILES = ("predictor.py", "automatic_mask_generator.py", "build_sam.py", "annotation/worker.py")
+TORCH_FILES = (
+    "predictor.py",
+    "automatic_mask_generator.py",
+    "build_sam.py",
+    "annotation/worker.py",
+    "annotation/canary.py",
+)
 TORCH_TOOLS = (
     "bench/calibration.py",
     "bench/decoder.py",
