@@ -108,7 +108,7 @@ def preflight(
         numbers = itertools.count()
 
         def check_on(device: str) -> Checkup:
-            sample = _sample(preparation.manifest, config.preflight.images, next(numbers))
+            sample = _sample(preparation.manifest, config.preflight.num_images, next(numbers))
             maker = make_cpu_model if device == "cpu" else make_model
             return dataclasses.replace(checkup, sample=sample, make_model=maker)
 

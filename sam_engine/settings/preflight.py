@@ -13,7 +13,7 @@ class PreflightConfig:
 
     name: str = "skip"
     """skip; first: try, estimate, and go on with the workers that are sound; only: and stop."""
-    images: int = 4
+    num_images: int = 4
     """Images that each worker annotates for the estimate, spread over the input. More are more certain."""
     price_per_hour: float | None = None
     """Of a worker, in whatever currency: the estimate then has a cost."""
@@ -22,6 +22,6 @@ class PreflightConfig:
         """Check types, then ranges."""
         check_types(self, "preflight.")
         check_setting("preflight.name", self.name, self.name in PREFLIGHTS, f"one of {', '.join(PREFLIGHTS)}")
-        check_setting("preflight.images", self.images, self.images >= 1, "at least 1")
+        check_setting("preflight.num_images", self.num_images, self.num_images >= 1, "at least 1")
         price = self.price_per_hour
         check_setting("preflight.price_per_hour", price, price is None or price >= 0, "at least 0")

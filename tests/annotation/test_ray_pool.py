@@ -218,10 +218,10 @@ def test_poisoned_folder_is_annotated_but_for_the_poison(cluster, tmp_path):
 
 
 SCRIPT = """
-import functools, sys
+import functools, os, sys
 from tests.helpers import fakes
 from pipelines import auto_annotate
-make_model = functools.partial(fakes.make_troubled_segmenter, 0.05)
+make_model = functools.partial(fakes.make_troubled_segmenter, float(os.environ.get("IMAGE_S", 0.05)))
 auto_annotate.run = functools.partial(auto_annotate.run, make_model=make_model)
 sys.exit(auto_annotate.command_line(sys.argv[1:]))
 """

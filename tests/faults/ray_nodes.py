@@ -1,7 +1,8 @@
 """A Ray cluster of several nodes on this machine, hosted by a process of its own.
 
-Its process reads a word per line and answers with one: ``add`` starts a node, ``kill`` sends SIGKILL to the
-raylet of the oldest. The campaign that gives the words stays free of Ray, and of threads.
+Its process reads an order per line and answers with a word: ``add CPUS GPUS`` starts a node, ``kill N`` sends
+SIGKILL to the raylet of the N-th that there is, ``drain N`` says that it will be pre-empted. The campaign
+that gives the orders stays free of Ray, and of threads.
 """
 
 import contextlib
@@ -10,8 +11,10 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 PYTHONPATH = str(Path(__file__).resolve().parents[2])
 """Of workers: the program and the fakes."""
@@ -30,17 +33,21 @@ class Nodes:
         """Of the host: all raylets and workers are its children."""
         return self._process.pid
 
-    def add(self) -> None:
-        """Start a node for one worker."""
-        self._ask("add")
+    def add(self, cpus: int = 1, gpus: int = 0) -> None:
+        """Start a node. GPUs are counted, not there."""
+        self._ask(f"add {cpus} {gpus}")
 
-    def kill(self) -> None:
-        """Kill the raylet of the oldest node that works."""
-        self._ask("kill")
+    def kill(self, number: int = 0) -> None:
+        """Kill the raylet of a node that works, by default the oldest."""
+        self._ask(f"kill {number}")
 
-    def _ask(self, word: str) -> None:
+    def drain(self, number: int) -> None:
+        """Say that a node will be pre-empted; it works as before."""
+        self._ask(f"drain {number}")
+
+    def _ask(self, order: str) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{word}\n")
+        self._process.stdin.write(f"{order}\n")
         self._process.stdin.flush()
         self._answer()
 
@@ -53,8 +60,10 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def ray_nodes(folder: Path, environment: Mapping[str, str]) -> Iterator[Nodes]:
-    """Host a head without workers and two nodes for one worker each; end them with the block.
+def ray_nodes(
+    folder: Path, environment: Mapping[str, str], machines: Sequence[tuple[int, int]] = ((1, 0), (1, 0))
+) -> Iterator[Nodes]:
+    """Host a head without workers and nodes of so many CPUs and GPUs; end them with the block.
 
     Sets what this process, as a driver's parent, needs to be let in.
     """
@@ -74,7 +83,10 @@ def ray_nodes(folder: Path, environment: Mapping[str, str]) -> Iterator[Nodes]:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, process_group=0,
         )  # fmt: skip
         try:
-            yield Nodes(process)
+            nodes = Nodes(process)
+            for cpus, gpus in machines:
+                nodes.add(cpus, gpus)
+            yield nodes
         finally:
             process.stdin.close()  # type: ignore[union-attr]
             try:
@@ -92,21 +104,38 @@ def _host() -> None:
 
     from sam_engine.cluster.ray_session import private_folder
 
+    Path("/tmp/ray").mkdir(exist_ok=True)  # where Ray notes the address, whatever its folder is
     settings = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
     cluster = Cluster(
         initialize_head=True, head_node_args={**settings, "num_cpus": 0, "temp_dir": private_folder()}
     )
-    nodes = [cluster.add_node(num_cpus=1, **settings) for _ in range(2)]
+    nodes: list[Any] = []
     answers.write(f"{cluster.address}\n")
-    for word in sys.stdin:
-        if word.strip() == "add":
-            nodes.append(cluster.add_node(num_cpus=1, **settings))
+    for line in sys.stdin:
+        order, *numbers = line.split()
+        first, *rest = map(int, numbers)
+        if order == "add":
+            nodes.append(cluster.add_node(num_cpus=first, num_gpus=rest[0], **settings))
+        elif order == "drain":
+            _drain(cluster.address, nodes[first].node_id)
         else:
-            node = nodes.pop(0)
+            node = nodes.pop(first)
             os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
             cluster.remove_node(node, allow_graceful=False)
         answers.write("done\n")
     cluster.shutdown()
+
+
+def _drain(address: str, node_id: str) -> None:
+    """Do what an autoscaler does that has heard of a pre-emption."""
+    import ray
+    from ray.core.generated import autoscaler_pb2
+
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    accepted, why = ray._raylet.GcsClient(address=address).drain_node(
+        node_id, reason, "pre-empted", int((time.time() + 60) * 1000)
+    )
+    assert accepted, why
 
 
 if __name__ == "__main__":

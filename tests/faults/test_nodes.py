@@ -18,7 +18,7 @@ from tests.helpers import fakes
 @pytest.mark.ray
 def test_machines_that_come_and_go_make_what_one_process_makes(tmp_path):
     """Three unequal ones, a GPU among them: one is killed, two are pre-empted; a late one does the rest."""
-    fakes.write_images(tmp_path / "in", 120)
+    fakes.write_images(tmp_path / "in", 240)
     calm = fakes.run_settings(input=str(tmp_path / "in"), output=str(tmp_path / "calm"), shard_size=2)
     run(calm, fakes.make_disc_segmenter)
     shards = tmp_path / "out" / "annotations"
@@ -31,7 +31,7 @@ def test_machines_that_come_and_go_make_what_one_process_makes(tmp_path):
         token = {name: os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
         driver = start(
             tmp_path / "in", tmp_path / "out", f"executor.address={nodes.address}", "executor.num_workers=1",
-            "executor.cpu_workers=3", "preflight=first", "preflight.images=1", **token,
+            "executor.cpu_workers=3", "preflight=first", "preflight.num_images=1", IMAGE_S="0.4", **token,
         )  # fmt: skip
         more_are_done(6)
         nodes.kill(0)
@@ -43,12 +43,12 @@ def test_machines_that_come_and_go_make_what_one_process_makes(tmp_path):
         nodes.drain(0)
         time.sleep(6)
         nodes.kill(0)
-        assert len(list(shards.glob("*.parquet"))) < 60, "nothing was left for the late one"
+        assert len(list(shards.glob("*.parquet"))) < 120, "nothing was left for the late one"
         out, err = driver.communicate(timeout=300)
 
     assert driver.returncode == 0, err
     assert "workers   4 of 4 are sound" in err
-    assert "images    120 of 120" in out
+    assert "images    240 of 240" in out
     assert "machines are leaving" in err
     assert fakes.shard_bytes(tmp_path / "out") == fakes.shard_bytes(tmp_path / "calm")
     assert not verify_dataset(open_dataset(tmp_path / "out")).problems
