@@ -88,35 +88,47 @@ def draw_previews(
                     yield f"{PREVIEWS_PREFIX}{record.image_id:09d}.jpg", _to_jpeg(draw_masks(shown, record))
 
 
-def draw_masks(pixels: NDArray[np.uint8], record: ImageRecord) -> NDArray[np.uint8]:
+def draw_masks(pixels: NDArray[np.uint8], record: ImageRecord, max_side: int = MAX_SIDE) -> NDArray[np.uint8]:
     """Return the image with its masks over it: translucent fills of many colours, darker outlines.
 
-    Large masks are drawn first, so that what lies in them stays visible.
+    Large masks are drawn first, so that what lies in them stays visible. What a mask costs is its part of
+    the picture, so that a thousand are drawn in seconds.
 
     Args:
         pixels: (H, W, 3) uint8 RGB, upright.
         record: Of the same size.
+        max_side: Longer sides are scaled down to this, in pixels.
 
     Returns:
-        (h, w, 3) uint8 RGB, with its longer side at most `MAX_SIDE`.
+        (h, w, 3) uint8 RGB, with its longer side at most ``max_side``.
     """
     height, width = pixels.shape[:2]
-    scale = min(1.0, MAX_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    canvas = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-    by_area = sorted(enumerate(record.annotations), key=lambda item: -item[1].area)
-    for number, annotation in by_area:
-        mask = decode_counts(annotation.counts, annotation.size).astype(np.uint8)
-        small = cv2.resize(mask, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
-        colour = _colour(number)
-        inside = small > 0
-        canvas[inside] += OPACITY * (colour - canvas[inside])
-        outline = np.zeros_like(small)
-        contours, _ = cv2.findContours(small, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(outline, contours, -1, 1, thickness=1)
-        edge = outline > 0
-        canvas[edge] += OUTLINE_OPACITY * (0.6 * colour - canvas[edge])
+    scale = min(1.0, max_side / max(height, width))
+    h, w = max(1, round(height * scale)), max(1, round(width * scale))
+    canvas = cv2.resize(pixels, (w, h), interpolation=cv2.INTER_AREA).astype(np.float32)
+    # Which pixel of the image lies in the middle of each of the picture.
+    rows, columns = (np.arange(h) + 0.5) * height / h, (np.arange(w) + 0.5) * width / w
+    for number, annotation in sorted(enumerate(record.annotations), key=lambda item: -item[1].area):
+        mask = decode_counts(annotation.counts, annotation.size)
+        x, y, box_w, box_h = annotation.bbox
+        top, bottom = np.searchsorted(rows, (y, y + box_h + 1))
+        left, right = np.searchsorted(columns, (x, x + box_w + 1))
+        chosen = np.ix_(rows[top:bottom].astype(np.intp), columns[left:right].astype(np.intp))
+        small = np.ascontiguousarray(mask[chosen]).view(np.uint8)
+        if small.any():
+            _paint(canvas[top:bottom, left:right], small, _colour(number))
     return canvas.round().clip(0, 255).astype(np.uint8)
+
+
+def _paint(canvas: NDArray[np.float32], mask: NDArray[np.uint8], colour: NDArray[np.float32]) -> None:
+    """Paint a mask of 0 and 1 over a canvas of its size, in place."""
+    inside = mask > 0
+    canvas[inside] += OPACITY * (colour - canvas[inside])
+    outline = np.zeros_like(mask)
+    contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(outline, contours, -1, 1, thickness=1)
+    edge = outline > 0
+    canvas[edge] += OUTLINE_OPACITY * (0.6 * colour - canvas[edge])
 
 
 def _records_with_masks(store: Store, index: int, places: list[int]) -> Iterator[ImageRecord]:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -92,7 +91,9 @@ class Pictures:
 
         def draw() -> bytes:
             pixels = self.pixels(record)
-            return to_jpeg(_shrink(draw_masks(pixels, record) if masks else pixels))
+            return to_jpeg(
+                draw_masks(pixels, record if masks else replace(record, annotations=()), THUMBNAIL_SIDE)
+            )
 
         return self._cached((record.image_id, f"thumbnail {masks}"), draw)
 
@@ -124,14 +125,6 @@ class Pictures:
 def _blur(hidden: Hidden | None) -> Blur | None:
     """Return what hides it."""
     return None if hidden is None else kept_blur(faces=hidden.faces, boxes=hidden.boxes, name=HIDDEN)
-
-
-def _shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an image whose longer side is at most `THUMBNAIL_SIDE`."""
-    height, width = pixels.shape[:2]
-    scale = min(1.0, THUMBNAIL_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def to_jpeg(pixels: NDArray[np.uint8]) -> bytes:

@@ -8,8 +8,8 @@ from PIL import Image
 
 from sam_engine.dataset.previews import MAX_SIDE, choose_images, draw_masks
 from sam_engine.dataset.shards import ShardSummary
-from sam_engine.ops.rle import encode_mask
-from sam_engine.structures import Annotation, ImageRecord, ImageStatus, Shard
+from sam_engine.structures import ImageRecord, ImageStatus, Shard
+from tests.helpers.dataset_builder import annotation
 
 
 def summary(index, num_ok):
@@ -21,19 +21,7 @@ def summary(index, num_ok):
 
 def record_of(*masks):
     height, width = masks[0].shape
-    annotations = tuple(
-        Annotation(
-            size=(height, width),
-            counts=encode_mask(mask),
-            bbox=(0.0, 0.0, 1.0, 1.0),
-            area=int(mask.sum()),
-            predicted_iou=1.0,
-            stability_score=1.0,
-            crop_box=(0.0, 0.0, float(width), float(height)),
-            point_coords=((1.0, 1.0),),
-        )
-        for mask in masks
-    )
+    annotations = tuple(annotation(mask) for mask in masks)
     return ImageRecord(
         image_id=0, path=b"a.png", status=ImageStatus.OK, width=width, height=height, annotations=annotations
     )
@@ -76,6 +64,20 @@ def test_small_mask_shows_on_a_large_one():
     painted = draw_masks(pixels, record_of(small, large)).astype(int)
 
     assert abs(painted[25, 35] - painted[5, 5]).max() > 40
+
+
+def test_a_mask_is_painted_where_it_lies_when_scaled_down():
+    """Half and a seventh of the size: the pixels whose middles it covers, and no others."""
+    mask = np.random.default_rng(0).random((60, 80)) > 0.5
+    mask[:, :9] = False
+    for side in (40, 11):
+        painted = draw_masks(np.full((60, 80, 3), 100, np.uint8), record_of(mask), side)
+        h, w = painted.shape[:2]
+        rows, columns = ((np.arange(n) + 0.5) * full / n for n, full in ((h, 60), (w, 80)))
+
+        assert np.array_equal(
+            (painted != 100).any(axis=2), mask[np.ix_(rows.astype(int), columns.astype(int))]
+        )
 
 
 def test_large_images_are_scaled_down():
