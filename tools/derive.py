@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from sam_engine.__main__ import called
 from sam_engine.dataset.rewrite.parents import Parent, open_parent
@@ -32,7 +31,7 @@ def parser_of(module: str, description: str, *, several: bool = False) -> argpar
         parser.add_argument("datasets", nargs="+", help="finished datasets")
     else:
         parser.add_argument("dataset", help="a finished dataset")
-    parser.add_argument("--output", type=Path, required=True, help="a new directory, or the same as before")
+    parser.add_argument("--output", required=True, help="a new directory, or the same as before")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     return parser
 

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dataset = open_dataset(options.dataset)
     if not options.partial:
         dataset.refuse_half_made("--partial")
-    corrections = read_corrections(Path(options.dataset))
+    corrections = read_corrections(options.dataset)
     if options.corrections == "ignore" and corrections:
         sys.stderr.write(f"corrections of {len(corrections)} images are ignored\n")
         corrections = {}

@@ -23,7 +23,7 @@ What differs from the dataset as it is now (changed, deleted and new masks) beco
 log; the rows themselves never change. tools.export applies them, and so does training.
 """
 
-Read = Callable[[Dataset, Path, Path], list[ReturnedImage]]
+Read = Callable[[Dataset, str, Path], list[ReturnedImage]]
 """Takes the dataset, its directory and what came back."""
 
 FORMS: dict[str, Read] = {
@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dataset = open_dataset(options.dataset)
     summary = log_differences(
         dataset,
-        Path(options.dataset),
-        FORMS[options.form](dataset, Path(options.dataset), options.path),
+        options.dataset,
+        FORMS[options.form](dataset, options.dataset, options.path),
         by=options.by,
         exhaustive=options.exhaustive,
     )

@@ -12,6 +12,7 @@ from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.statistics_page import dataset_statistics, statistics_page
 from sam_engine.files import refuse_used, write_atomically, writing_to
 from sam_engine.inputs.source import short_name
+from sam_engine.storage.place import absolute
 
 from .command import command_line
 
@@ -31,13 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refuse_used(options.html)
     dataset = open_dataset(options.dataset)
     found = dataset_statistics(dataset)
-    if corrections := read_corrections(Path(options.dataset)):
+    if corrections := read_corrections(options.dataset):
         sys.stderr.write(
             f"corrections of {len(corrections)} images are not counted; tools.apply_corrections makes a "
             "dataset that has them\n"
         )
     if options.html is not None:
-        name = short_name(str(Path(options.dataset).absolute()), keep_extension=True)
+        name = short_name(absolute(options.dataset), keep_extension=True)
         with writing_to(options.html):
             write_atomically(options.html, statistics_page(name, found))
     if options.json:

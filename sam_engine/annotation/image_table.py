@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from sam_engine.dataset.manifest import Manifest
 from sam_engine.errors import ConfigError, InputError
 from sam_engine.inputs.origins import NAMES, PATH_NAMES, origin_columns, read_csv, texts
+from sam_engine.storage.anywhere import open_file
 
 KINDS = (
     "a .csv or .parquet table with a column file_name, as the dataset has it, and at least one of "
@@ -70,12 +71,13 @@ def read_image_table(path: str) -> ImageTable:
         ConfigError: It cannot be read, is no such table, or names an image twice or none.
     """
     try:
-        with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        with open_file(path) as file:
+            sha256 = hashlib.sha256(file.read()).hexdigest()
         if os.fspath(path).lower().endswith(".csv"):
             table = read_csv(path)
         elif os.fspath(path).lower().endswith(".parquet"):
-            table = pq.read_table(path)
+            with open_file(path) as file:
+                table = pq.read_table(file)
         else:
             raise ConfigError(f"image_table is {path!r}; wanted is {KINDS}")
     except (pa.ArrowException, OSError) as error:

@@ -19,8 +19,9 @@ from sam_engine.errors import ConfigError
 from sam_engine.inputs.open import open_input
 from sam_engine.inputs.source import Account, InputSource, ListingRules
 from sam_engine.privacy.open import Blur, kept_blur, open_blur
+from sam_engine.storage.anywhere import exists, is_file
 from sam_engine.storage.open import open_store
-from sam_engine.storage.place import is_object_url, scheme_of
+from sam_engine.storage.place import is_object_url, lies_in, scheme_of
 from sam_engine.storage.store import Store
 
 
@@ -116,7 +117,7 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
 
 def _image_table(path: str | None, store: Store) -> ImageTable | None:
     """Return the table in a file; None where it is gone and a dataset was begun with it."""
-    if path is None or (not os.path.exists(path) and store.has(RUN_INFO)):
+    if path is None or (not exists(path) and store.has(RUN_INFO)):
         return None
     return read_image_table(path)
 
@@ -150,13 +151,9 @@ def _refuse_nesting(config: AutoAnnotateConfig, source: InputSource, output: str
     """Raise `ConfigError` if the next listing of the input would find the output in it."""
     if config.input is None:
         return
-    if is_object_url(source.root) or is_object_url(output):
-        root, inside = source.root.rstrip("/"), output.rstrip("/")
-        is_inside = inside == root or inside.startswith(f"{root}/")
+    if is_object_url(config.input):
+        is_folder = not is_file(config.input)
     else:
-        if not os.path.isdir(source.root) or not os.path.isdir(config.input):
-            return
-        root, inside = os.path.realpath(source.root), os.path.realpath(output)
-        is_inside = os.path.commonpath([root, inside]) == root
-    if is_inside:
+        is_folder = os.path.isdir(source.root) and os.path.isdir(config.input)
+    if is_folder and lies_in(output, source.root):
         raise ConfigError(f"output {output} lies inside input {source.root}; give an output= beside it")

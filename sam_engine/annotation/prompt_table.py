@@ -7,7 +7,6 @@ the file, and workers elsewhere have it.
 
 import hashlib
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from sam_engine.dataset.manifest import Manifest
 from sam_engine.errors import ConfigError, ShardError
 from sam_engine.inputs.origins import csv_form
+from sam_engine.storage.anywhere import exists, open_file
 from sam_engine.storage.store import Store
 
 PROMPTS = "_meta/prompts.parquet"
@@ -106,9 +106,12 @@ def read_prompts(path: str) -> PromptTable:
     """
     try:
         if path.lower().endswith(".csv"):
-            table = pa.csv.read_csv(path, *csv_form(path))
+            form = csv_form(path)
+            with open_file(path) as file:
+                table = pa.csv.read_csv(file, *form)
         elif path.lower().endswith(".parquet"):
-            table = pq.read_table(path)
+            with open_file(path) as file:
+                table = pq.read_table(file)
         else:
             raise ConfigError(f"amg.prompts is {path!r}; wanted is {KINDS}")
     except (pa.ArrowException, OSError) as error:
@@ -169,7 +172,7 @@ def prompts_of_run(path: str, store: Store) -> PromptTable:
         ConfigError: As `read_prompts`.
         ShardError: What the dataset keeps is damaged.
     """
-    if not os.path.exists(path) and store.has(PROMPTS):
+    if not exists(path) and store.has(PROMPTS):
         return kept_prompts(store)
     return read_prompts(path)
 

@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,10 @@ from sam_engine.formats.source import (
     checked_runs,
 )
 from sam_engine.images.decode import decode_image
+from sam_engine.inputs.source import located
 from sam_engine.ops.rle import Runs, decode_runs, mask_to_runs
+from sam_engine.storage.anywhere import open_file
+from sam_engine.storage.place import is_object_url
 from sam_engine.structures import ImageStatus
 
 log = logging.getLogger(__name__)
@@ -48,8 +51,8 @@ _MAX_OVERHANG = 100.0
 class CocoSource:
     """The images of a COCO instances file that have an annotation which is not a crowd."""
 
-    path: Path
-    folder: Path
+    path: str
+    folder: str
     """Of the images."""
     images: Sequence[Mapping[str, Any]]
     """As in the file: id, file_name, license."""
@@ -63,7 +66,7 @@ class CocoSource:
     @property
     def name(self) -> str:
         """Of the file."""
-        return self.path.stem
+        return PurePosixPath(self.path).stem
 
     def __len__(self) -> int:
         return len(self.images)
@@ -79,20 +82,21 @@ class CocoSource:
     def read(self, index: int) -> AnnotatedImage:
         """Return an image with its masks; raises as `Source.read`."""
         image = self.images[index]
-        path = self.folder / _file_name(image)
+        path = os.fsdecode(located(os.fsencode(self.folder), os.fsencode(_file_name(image))))
         try:
-            data = path.read_bytes()
+            with open_file(path) as file:
+                data = file.read()
         except OSError as error:
             raise ImageError(ImageStatus.UNREADABLE, f"{path}: {error.strerror}") from error
         except ValueError as error:
-            raise ImageError(ImageStatus.VANISHED, f"{str(path)!a}: {error}") from error
+            raise ImageError(ImageStatus.VANISHED, f"{path!a}: {error}") from error
         pixels = _pixels_in_frame(data, image, self.frame)
         size = (pixels.shape[0], pixels.shape[1])
         runs = [_runs(segmentation, size) for segmentation in self.segmentations[self.image_id(index)]]
         return AnnotatedImage(image_id=self.image_id(index), pixels=pixels, runs=runs)
 
 
-def open_coco_source(path: Path, options: ReadOptions) -> CocoSource:
+def open_coco_source(path: str | Path, options: ReadOptions) -> CocoSource:
     """Return the source of a COCO instances file and the folder of its images.
 
     Raises:
@@ -104,10 +108,12 @@ def open_coco_source(path: Path, options: ReadOptions) -> CocoSource:
             f"{path} holds annotations alone, and data.images names no folder for it; give that of its "
             "images (an evaluation takes images=[FOLDER])"
         )
-    if not Path(images).expanduser().is_dir():
+    images = os.path.expanduser(images)
+    if not is_object_url(images) and not os.path.isdir(images):
         raise InputError(f"{path} holds annotations alone, and there is no folder {images} with its images")
     try:
-        data = path.read_bytes()
+        with open_file(os.fspath(path)) as file:
+            data = file.read()
         document = json.loads(data.decode(json.detect_encoding(data), "surrogateescape"))
         segmentations: dict[int, list[Any]] = defaultdict(list)
         num_boxes = 0
@@ -132,8 +138,8 @@ def open_coco_source(path: Path, options: ReadOptions) -> CocoSource:
     if frame not in (*FRAMES, None):
         raise InputError(f"{path}: info.frame is {frame!r}; {' or '.join(FRAMES)} can be")
     return CocoSource(
-        path=path,
-        folder=Path(images).expanduser(),
+        path=os.fspath(path),
+        folder=images,
         images=listed,
         segmentations=dict(segmentations),
         licences=licences,

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,9 @@ from sam_engine.formats.source import (
     bad_annotations,
     checked_runs,
 )
+from sam_engine.storage.anywhere import is_file
 from sam_engine.storage.open import open_store
+from sam_engine.storage.place import join
 from sam_engine.structures import ImageRecord, ImageStatus
 
 log = logging.getLogger(__name__)
@@ -46,7 +49,7 @@ class Row:
 class DatasetSource:
     """The images of a dataset that have masks, or were corrected."""
 
-    path: Path
+    path: str
     rows: Sequence[Row]
     originals: Originals
     corrections: Mapping[int, Sequence[Correction]]
@@ -55,7 +58,7 @@ class DatasetSource:
     @property
     def name(self) -> str:
         """Of the directory."""
-        return self.path.name
+        return os.path.basename(self.path)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -83,17 +86,17 @@ class DatasetSource:
     def record(self, index: int) -> ImageRecord:
         """Return an image as the dataset has it, uncorrected."""
         row = self.rows[index]
-        table = _row_group(str(self.path), row.shard, row.group)
+        table = _row_group(self.path, row.shard, row.group)
         [record] = table_to_records(table.slice(row.place, 1))
         return record
 
 
-def is_dataset(path: Path) -> bool:
-    """Return whether a path is a dataset directory of ours."""
-    return (path / RUN_INFO).is_file()
+def is_dataset(path: str | Path) -> bool:
+    """Return whether a path, or a URL, is a dataset of ours."""
+    return is_file(join(os.fspath(path), RUN_INFO))
 
 
-def open_dataset_source(path: Path, options: ReadOptions) -> DatasetSource:
+def open_dataset_source(path: str | Path, options: ReadOptions) -> DatasetSource:
     """Return a dataset as a source.
 
     Args:
@@ -126,7 +129,8 @@ def open_dataset_source(path: Path, options: ReadOptions) -> DatasetSource:
     if corrections:
         log.info("%s: corrections of %d images are applied", path, len(corrections))
     originals = open_images(dataset, options.images)
-    return DatasetSource(path=path, rows=rows, originals=originals, corrections=corrections)
+    place = os.fspath(path).rstrip("/")
+    return DatasetSource(path=place, rows=rows, originals=originals, corrections=corrections)
 
 
 @functools.lru_cache(maxsize=8)  # a group is 100 images, and neighbours are rarely drawn together

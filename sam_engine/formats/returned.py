@@ -59,19 +59,24 @@ class ReturnSummary:
     """Of those that are left."""
 
 
-def highest_id(dataset: Dataset, root: Path) -> int:
+def highest_id(dataset: Dataset, root: str | Path) -> int:
     """Return the highest id of all masks that were exported, added ones included; -1 if there are none.
 
     Args:
         dataset: What was exported.
-        root: Its directory.
+        root: Its directory, or URL.
     """
     masks = (masks for _, masks in records_to_write(dataset, read_corrections(root)))
     return max((mask.id for each in masks for mask in each if mask.id is not None), default=-1)
 
 
 def log_differences(
-    dataset: Dataset, root: Path, returned: Sequence[ReturnedImage], *, by: str, exhaustive: bool = False
+    dataset: Dataset,
+    root: str | Path,
+    returned: Sequence[ReturnedImage],
+    *,
+    by: str,
+    exhaustive: bool = False,
 ) -> ReturnSummary:
     """Write the differences of returned images from the dataset, corrected as it is until now, to its log.
 
@@ -80,7 +85,7 @@ def log_differences(
 
     Args:
         dataset: What was exported.
-        root: Its directory.
+        root: Its directory, or URL.
         returned: What came back, each image once.
         by: Who corrected.
         exhaustive: Somebody looked at these images as a whole: their masks are right, and none is missing.

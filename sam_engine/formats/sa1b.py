@@ -33,6 +33,7 @@ from sam_engine.inputs.source import (
     sorted_files,
 )
 from sam_engine.inputs.tar import TarInput
+from sam_engine.storage.place import is_object_url
 from sam_engine.structures import Annotation, ImageRecord, ManifestEntry
 
 _ID_IN_NAME = re.compile(rb"sa_(\d+)\.jpg")
@@ -97,16 +98,17 @@ class Sa1bSource:
         return f"{self.files.root}/{os.fsdecode(self.pairs[index][part].path)}"
 
 
-def open_sa1b_source(path: Path, options: ReadOptions) -> Sa1bSource:
+def open_sa1b_source(path: str | Path, options: ReadOptions) -> Sa1bSource:
     """Return the source of pairs in a folder and below, in a tar, a zip, or all that match a glob or range.
 
     Raises:
         InputError: There is no such thing, it holds no pairs or is not whole; or images are given, which it
             holds itself.
     """
-    if not path.exists() and not set(str(path)) & set("*?[{"):
+    place = os.fspath(path)
+    if not is_object_url(place) and not os.path.exists(place) and not set(place) & set("*?[{"):
         raise InputError(f"{path}: there is no such file or folder; give {KINDS}")
-    files = open_input(str(path), ListingRules(suffixes=(".jpg", ".json")))
+    files = open_input(place, ListingRules(suffixes=(".jpg", ".json")))
     if options.images is not None:
         raise InputError(
             f"{path} holds its images itself; data.images must be null for it, got {options.images!r}"

@@ -31,7 +31,7 @@ class ImagesWithMasks:
             ConfigError: It is no dataset; `InputError`, if it has no masks or its images are gone.
             ShardError: It is damaged.
         """
-        self._source = open_dataset_source(Path(path), ReadOptions(images=images, **options))
+        self._source = open_dataset_source(path, ReadOptions(images=images, **options))
 
     def __len__(self) -> int:
         return len(self._source)

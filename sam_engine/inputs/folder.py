@@ -1,4 +1,4 @@
-"""Images that lie as files: below a folder, matching a glob, named by a list, or those of scikit-image."""
+"""Images that lie as files or objects: below a folder, matching a glob, in a list, or scikit-image's."""
 
 import codecs
 import dataclasses
@@ -11,18 +11,23 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-from sam_engine.errors import InputError
+from sam_engine.errors import InputError, StorageError
 from sam_engine.inputs.source import (
     Account,
     FileInput,
     InputFile,
+    located,
     looked_for,
     refuse_no_path,
     short_name,
     stat_file,
     why_left_out,
 )
+from sam_engine.storage.anywhere import exists, is_file, open_file
+from sam_engine.storage.bucket import Bucket
+from sam_engine.storage.place import is_object_url, join, split_url
 from sam_engine.structures import UNKNOWN_ORIGIN
 
 SAMPLE_PHOTOS = (
@@ -40,6 +45,10 @@ GLOB = re.compile(r"[*?[]")
 _BRACES = re.compile(r"\{(-?\d+\.\.-?\d+|[^{}/]*,[^{}/]*)\}")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 MAX_RANGE = 100_000
+OBJECTS_AT_ONCE = 32
+"""Asked for by as many threads, where a list names objects."""
+_OF_DATASETS = {"previews", "annotations"}
+"""Folders of a dataset of ours in which images are, or what looks like a container of them."""
 
 
 def sample_photos() -> FileInput:
@@ -64,10 +73,11 @@ def sample_photos() -> FileInput:
 
 def folder_input(path: str, suffixes: tuple[str, ...]) -> FileInput:
     """Return all files in a folder and below that have one of the suffixes."""
+    walk = _walk_objects if is_object_url(path) else _walk_folder
     return FileInput(
         name=short_name(path, keep_extension=True),
         root=path,
-        walk=functools.partial(_walk_folder, path, (), suffixes),
+        walk=functools.partial(walk, path, (), suffixes),
         if_empty=f"no images in {path!r} or below: {looked_for(suffixes)} in any case, hidden files left out",
     )
 
@@ -76,29 +86,32 @@ def glob_input(paths: Sequence[str], spec: str, suffixes: tuple[str, ...]) -> Fi
     """Return the files with one of the suffixes that match one of several patterns.
 
     Args:
-        paths: The patterns, absolute; one without magic characters is a path that must be there.
+        paths: The patterns, absolute or URLs; one without magic characters is a path that must be there.
         spec: What the user wrote.
         suffixes: To look for.
 
     Raises:
         InputError: A path is not there, or the folder that all patterns start with.
     """
-    missing = [path for path in paths if not GLOB.search(path) and not os.path.lexists(path)]
+    is_local = not is_object_url(spec)
+    missing = [path for path in paths if is_local and not GLOB.search(path) and not os.path.lexists(path)]
     if missing:
         count = f"{len(missing)} of {len(paths)}"
         raise InputError(f"input {spec!r}: {count} are not there, the first is {missing[0]!r}")
-    split = [[*path.split("/"), *(["**", "*"] if os.path.isdir(path) else [])] for path in paths]
+    split = [[*path.split("/"), *(["**", "*"] if _is_folder(path) else [])] for path in paths]
     fixed = min(_num_fixed(parts) for parts in split)
     while any(parts[:fixed] != split[0][:fixed] for parts in split):
         fixed -= 1
     root = "/".join(split[0][:fixed]) or "/"
-    if not os.path.isdir(root):
+    if not is_local and fixed < len(["s3:", "", "bucket"]):
+        raise InputError(f"input {spec!r}: the patterns are of several buckets; give one input each")
+    if is_local and not os.path.isdir(root):
         raise InputError(f"input {spec!r}: there is no folder {root!r}{suggest(root)}")
     patterns = tuple(tuple(os.fsencode(part) for part in parts[fixed:]) for parts in split)
     return FileInput(
         name=short_name(root, keep_extension=True),
         root=root,
-        walk=functools.partial(_walk_folder, root, patterns, suffixes),
+        walk=functools.partial(_walk_folder if is_local else _walk_objects, root, patterns, suffixes),
         if_empty=f"no images match {spec!r}: {looked_for(suffixes)}, hidden files left out",
     )
 
@@ -170,6 +183,67 @@ def _walk_folder(
             raise InputError(f"input: cannot list {os.fsdecode(folder)!r}: {error.strerror}") from error
 
 
+def _walk_objects(
+    root: str, patterns: tuple[tuple[bytes, ...], ...], suffixes: tuple[str, ...], account: Account
+) -> Iterator[InputFile]:
+    """Yield the objects below a URL as `_walk_folder` yields files, from one listing.
+
+    What lies in folders as a dataset of ours has them is held back until it is known not to be of one.
+    """
+    bucket, folder = split_url(root)
+    held: list[tuple[tuple[str, ...], InputFile]] = []
+    datasets: set[tuple[str, ...]] = set()
+    try:
+        if is_file(join(root, "_meta/run.json")):
+            raise InputError(f"input {root!r} is a dataset made by this engine, not a folder of images")
+        for each in Bucket(bucket).scan(folder):
+            name = each.name.removeprefix(f"{folder}/") if folder else each.name
+            parts = tuple(name.split("/"))
+            if parts[-2:] == ("_meta", "run.json"):
+                datasets.add(parts[:-2])
+            path = tuple(os.fsencode(part) for part in parts)
+            if patterns and not any(_matches(path, pattern) for pattern in patterns):
+                continue
+            is_hidden = any(part.startswith(".") for part in parts[:-1])
+            if reason := "hidden folders" if is_hidden else why_left_out(path[-1], suffixes):
+                account.leave_out(reason)
+                continue
+            file = InputFile(path=b"/".join(path), size=each.size, mtime_ns=round(each.modified * 1e9))
+            if _OF_DATASETS.isdisjoint(parts):
+                yield file
+            else:
+                held.append((parts, file))
+    except (StorageError, FileNotFoundError) as error:
+        raise InputError(f"input: cannot list {root!r}: {error}") from error
+    for parts, file in held:
+        if any(parts[:depth] in datasets for depth in range(len(parts))):
+            account.leave_out("files in datasets of this engine")
+        else:
+            yield file
+
+
+def _is_folder(path: str) -> bool:
+    """Return whether a path without magic is a folder; of a URL, whether no object has that name."""
+    if GLOB.search(path):
+        return False
+    return not exists(path) if is_object_url(path) else os.path.isdir(path)
+
+
+def stat_files(folder: bytes, names: Iterable[bytes]) -> Iterator[InputFile]:
+    """Yield the listing of each name, relative to a folder, in order; objects are asked for side by side."""
+    with ThreadPoolExecutor(OBJECTS_AT_ONCE) as pool:
+        for some in _batched(names, 32 * OBJECTS_AT_ONCE):
+            places = [located(folder, name) for name in some]
+            is_remote = any(is_object_url(os.fsdecode(place)) for place in places)
+            yield from (pool.map if is_remote else map)(stat_file, places, some)
+
+
+def _batched(names: Iterable[bytes], count: int) -> Iterator[list[bytes]]:
+    """Yield the names in lists of at most ``count``."""
+    remaining = iter(names)
+    return iter(lambda: list(itertools.islice(remaining, count)), [])
+
+
 def _why_not(
     item: "os.DirEntry[bytes]", is_folder: bool, real_root: bytes, suffixes: tuple[str, ...]
 ) -> str | None:
@@ -186,12 +260,16 @@ def _why_not(
 
 def walk_list(list_path: str, _account: Account) -> Iterator[InputFile]:
     """Yield the paths of a list file as they are written there, one a line; also those that do not exist."""
-    folder = os.path.dirname(os.fsencode(list_path))
+    return stat_files(os.path.dirname(os.fsencode(list_path)), _paths_in(list_path))
+
+
+def _paths_in(list_path: str) -> Iterator[bytes]:
+    """Yield the lines of a list file that name something."""
     try:
         for number, path in enumerate(_read_lines(list_path), 1):
             if path.strip():
                 refuse_no_path(path, f"input {list_path!r}, line {number}")
-                yield stat_file(os.path.join(folder, path), path)
+                yield path
     except UnicodeError as error:
         raise InputError(f"input: {list_path!r} begins as UTF-16 does, and is not ({error})") from error
     except OSError as error:
@@ -200,7 +278,7 @@ def walk_list(list_path: str, _account: Account) -> Iterator[InputFile]:
 
 def _read_lines(list_path: str) -> Iterator[bytes]:
     """Yield the lines of a text file as file systems spell paths: as they are, of UTF-16 as UTF-8."""
-    with open(list_path, "rb") as file:
+    with open_file(list_path) as file:
         start = file.read(3)
         if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             file.seek(0)
@@ -231,18 +309,20 @@ def walk_csv(list_path: str, _account: Account) -> Iterator[InputFile]:
     columns, folder = origin_columns(table.schema), os.path.dirname(os.fsencode(list_path))
     for batch in table.to_batches():
         origins = origins_of(batch, columns) if columns else itertools.repeat(UNKNOWN_ORIGIN)
-        for path, origin in zip(batch.column(named).to_pylist(), origins, strict=False):
+        names = []
+        for path in batch.column(named).to_pylist():
             if not path:
                 raise InputError(f"input {list_path!r}: a row of column {named!r} names no file")
-            name = os.fsencode(path)
-            refuse_no_path(name, f"input {list_path!r}: column {named!r}")
-            yield dataclasses.replace(stat_file(os.path.join(folder, name), name), origin=origin)
+            names.append(os.fsencode(path))
+            refuse_no_path(names[-1], f"input {list_path!r}: column {named!r}")
+        for file, origin in zip(stat_files(folder, names), origins, strict=False):
+            yield dataclasses.replace(file, origin=origin)
 
 
 def stat_existing(root: str, names: Iterable[str], _account: Account) -> Iterator[InputFile]:
     """Yield those of the named files that exist."""
     for name in names:
-        if os.path.isfile(os.path.join(root, name)):
+        if is_file(os.path.join(root, name)):
             yield stat_file(os.fsencode(os.path.join(root, name)), os.fsencode(name))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from sam_engine.config import DecodeConfig
+from sam_engine.errors import InputError
 from sam_engine.inputs.source import (
     Account,
     EmptyInputError,
@@ -21,6 +22,8 @@ from sam_engine.inputs.source import (
     short_name,
 )
 from sam_engine.inputs.unpack import compression_of
+from sam_engine.storage.anywhere import is_file, open_file
+from sam_engine.storage.place import is_object_url
 from sam_engine.structures import ManifestEntry
 
 # What the kinds need is imported late: most runs need neither pyarrow nor OpenCV here.
@@ -39,13 +42,13 @@ def _open_archive(path: str, rules: ListingRules) -> InputSource:
 
 def _is_zip(path: str) -> bool:
     """Return whether a file begins as a zip does."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return file.read(4) == b"PK\x03\x04"
 
 
 def looks_like_tar(path: str) -> bool:
     """Return whether a file of any name is a tar, or compressed and so perhaps one."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         head = file.read(512)
     return head[257:262] == b"ustar" or compression_of(path) is not None
 
@@ -59,6 +62,8 @@ def _open_parquet(path: str, rules: ListingRules) -> InputSource:
 
 def _open_video(path: str, rules: ListingRules) -> InputSource:
     """Return the frames of a video."""
+    if is_object_url(path):
+        raise InputError(f"input {path!r}: videos are not read from object stores; download it")
     from sam_engine.inputs.video import open_video
 
     return open_video(path, rules)
@@ -137,7 +142,7 @@ class ManyInput:
             container, inner = match[1], os.path.basename(entry.path)
         else:
             return self.files.read(entry, config)
-        if not os.path.isfile(os.path.join(os.fsencode(self.root), container)):
+        if not is_file(os.path.join(self.root, os.fsdecode(container))):
             return self.files.read(entry, config)  # a folder of such a name, or nothing any more
         child = _child(self.root, container, self.rules)
         return child.read(dataclasses.replace(entry, path=inner), config)

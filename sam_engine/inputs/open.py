@@ -17,6 +17,8 @@ from sam_engine.inputs.folder import (
 )
 from sam_engine.inputs.many import CONTAINER_SUFFIXES, ManyInput, is_container, looks_like_tar, open_container
 from sam_engine.inputs.source import URL, FileInput, InputSource, ListingRules, short_name
+from sam_engine.storage.anywhere import is_file, open_file
+from sam_engine.storage.place import is_object_url, join, split_url
 
 _KINDS = "a folder, a glob, a list of paths (.txt, .csv), an image, a .parquet, a tar, a zip or a video"
 _OTHER_KINDS = (
@@ -52,9 +54,11 @@ def open_input(spec: str | None, rules: ListingRules | None = None) -> InputSour
     rules = rules or ListingRules()
     if spec is None:
         return sample_photos()
-    path = os.path.abspath(os.path.expanduser(spec) if spec.startswith("~") else spec)
     if not spec:
         raise InputError(f"input is empty; give {_KINDS}")
+    if is_object_url(spec):
+        return _open_url(spec, rules)
+    path = os.path.abspath(os.path.expanduser(spec) if spec.startswith("~") else spec)
     if os.path.isdir(path):
         return ManyInput(
             files=folder_input(path, rules.suffixes),
@@ -66,7 +70,9 @@ def open_input(spec: str | None, rules: ListingRules | None = None) -> InputSour
     if os.path.lexists(path):
         raise InputError(f"input {spec!r} is neither a file nor a folder, or a link to nothing")
     if URL.match(spec):
-        raise InputError(f"input {spec!r} is a URL; download it first and give {_KINDS}")
+        raise InputError(
+            f"input {spec!r} is a URL of a kind that is not read (s3://, gs:// and az:// are); give {_KINDS}"
+        )
     paths = expand_braces(path)
     if GLOB.search(spec) or len(paths) > 1:
         return ManyInput(
@@ -75,6 +81,26 @@ def open_input(spec: str | None, rules: ListingRules | None = None) -> InputSour
             rules=rules,
         )
     raise InputError(f"input {spec!r} does not exist{suggest(path)}; give {_KINDS}")
+
+
+def _open_url(spec: str, rules: ListingRules) -> InputSource:
+    """Return the input that the URL of an object, of all below one, or of a pattern of them stands for."""
+    paths = expand_braces(spec)
+    try:
+        url = join(*split_url(spec))
+    except ValueError as error:
+        raise InputError(f"input: {error}") from error
+    if GLOB.search(spec) or len(paths) > 1:
+        return ManyInput(
+            files=glob_input(paths, spec, rules.suffixes),
+            containers=glob_input(paths, spec, CONTAINER_SUFFIXES),
+            rules=rules,
+        )
+    if split_url(url)[1] and is_file(url):
+        return _open_file(url, spec, rules)
+    return ManyInput(
+        files=folder_input(url, rules.suffixes), containers=folder_input(url, CONTAINER_SUFFIXES), rules=rules
+    )
 
 
 def _open_file(path: str, spec: str, rules: ListingRules) -> InputSource:
@@ -97,7 +123,7 @@ def _open_file(path: str, spec: str, rules: ListingRules) -> InputSource:
 
 def _what_is(path: str) -> str:
     """Return what a file is that is not read, in words."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         head = file.read(64)
     if not head:
         return "an empty file"

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from sam_engine.errors import InputError
+from sam_engine.storage.anywhere import open_file
 from sam_engine.structures import Origin
 
 NAMES: Mapping[str, Sequence[str]] = {
@@ -79,7 +80,7 @@ def csv_form(path: str) -> tuple[pa.csv.ReadOptions, pa.csv.ParseOptions]:
     Raises:
         OSError: It cannot be read.
     """
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         start = file.read(MAX_TEXT_BYTES)
     is_utf_16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     encoding = "utf-16" if is_utf_16 else "utf-8"
@@ -95,10 +96,11 @@ def read_csv(path: str) -> pa.Table:
         ArrowException, OSError: It cannot be read, or is no such table.
     """
     reading, parsing = csv_form(path)
-    with pa.csv.open_csv(path, read_options=reading, parse_options=parsing) as head:
+    with open_file(path) as file, pa.csv.open_csv(file, read_options=reading, parse_options=parsing) as head:
         names = head.schema.names
     converting = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string()))
-    return pa.csv.read_csv(path, reading, parsing, converting)
+    with open_file(path) as file:
+        return pa.csv.read_csv(file, reading, parsing, converting)
 
 
 def _is_text(kind: pa.DataType) -> bool:

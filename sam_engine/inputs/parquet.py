@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,12 +19,14 @@ from sam_engine.config import DecodeConfig
 from sam_engine.errors import ImageError, InputError
 from sam_engine.inputs.origins import origin_columns, origins_of
 from sam_engine.inputs.source import (
+    URL,
     Account,
     FileInput,
     InputFile,
     InputSource,
     container_mtime_ns,
     listed,
+    located,
     read_file,
     refuse_large,
     refuse_no_path,
@@ -32,6 +34,8 @@ from sam_engine.inputs.source import (
     stat_file,
     unreadable,
 )
+from sam_engine.storage.anywhere import open_file, status_of
+from sam_engine.storage.place import is_object_url
 from sam_engine.structures import UNKNOWN_ORIGIN, ImageStatus, ManifestEntry, Origin
 
 _BYTES_COLUMNS = ("image", "jpg", "jpeg", "png", "bytes", "image_bytes")
@@ -68,7 +72,7 @@ class ParquetInput:
 
     def _walk(self, _account: Account) -> Iterator[InputFile]:
         """Yield one image a row."""
-        mtime_ns = os.stat(self.root).st_mtime_ns
+        mtime_ns = status_of(self.root).mtime_ns
         prefix = _row_prefix(self.root)
         with _open_columns(self.root, [self.column, *self.origins.values()]) as file:
             num_rows = file.metadata.num_rows
@@ -106,17 +110,17 @@ class ParquetInput:
     def _read_beside(self, row: int, mtime_ns: int, entry: ManifestEntry, config: DecodeConfig) -> bytes:
         """Return the bytes of the file that a row of Hugging Face's names in place of holding them."""
         column = self.column.removesuffix("bytes") + "path"
-        names = pq.read_metadata(self.root).schema
+        names = pq.read_metadata(_source(self.root)).schema
         has_path = column in {names.column(index).path for index in range(len(names))}
         value = self._value(column, row, mtime_ns) if has_path else None
         if value is None:
             raise ImageError(ImageStatus.UNREADABLE, "the row holds no image bytes")
         path = os.fsencode(value.as_py())
-        if b"\0" in path or len(path) > MAX_PATH_BYTES:
+        if b"\0" in path or len(path) > MAX_PATH_BYTES or URL.match(os.fsdecode(path)):
             raise ImageError(
                 ImageStatus.UNREADABLE, f"the row holds no bytes, and {path[:80]!r} is not a path"
             )
-        absolute = os.path.join(os.path.dirname(os.fsencode(self.root)), path)
+        absolute = located(os.path.dirname(os.fsencode(self.root)), path)
         now = stat_file(absolute, path)
         return read_file(absolute, replace(entry, size=now.size, mtime_ns=now.mtime_ns), config)
 
@@ -132,7 +136,7 @@ def open_parquet(path: str, column: str | None = None) -> InputSource:
         InputError: It is no Parquet file, or has no column known to hold images.
     """
     try:
-        schema = pq.read_schema(path)
+        schema = pq.read_schema(_source(path))
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"input {path!r} is not a readable Parquet file: {str(error).splitlines()[0]}"
@@ -203,8 +207,13 @@ def _walk_path_column(
                 if value is None:
                     raise InputError(f"input {path!r}: column {column!r} has a null")
                 refuse_no_path(os.fsencode(value), f"input {path!r}: column {column!r}")
-                file_there = stat_file(os.path.join(folder, os.fsencode(value)), os.fsencode(value))
+                file_there = stat_file(located(folder, os.fsencode(value)), os.fsencode(value))
                 yield replace(file_there, origin=origin)
+
+
+def _source(path: str) -> str | BinaryIO:
+    """Return what pyarrow reads: its own way to a file of this machine, ours to an object."""
+    return open_file(path) if is_object_url(path) else path
 
 
 def _open_columns(path: str, columns: Sequence[str]) -> pq.ParquetFile:
@@ -216,7 +225,7 @@ def _open_columns(path: str, columns: Sequence[str]) -> pq.ParquetFile:
     Raises:
         InputError: Its footer claims more than any set of images has.
     """
-    file = pq.ParquetFile(path, read_dictionary=list(columns))
+    file = pq.ParquetFile(_source(path), read_dictionary=list(columns))
     groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
     chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
     sizes = (
@@ -246,7 +255,7 @@ def _row_prefix(path: str) -> bytes:
 @functools.lru_cache(maxsize=4)
 def _row_group_starts(path: str, _mtime_ns: int) -> tuple[int, ...]:
     """Return the first row of every row group."""
-    metadata = pq.read_metadata(path)
+    metadata = pq.read_metadata(_source(path))
     starts, start = [], 0
     for group in range(metadata.num_row_groups):
         starts.append(start)

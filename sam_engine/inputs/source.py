@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sam_engine.config import DecodeConfig, VideoConfig
-from sam_engine.errors import ImageError, InputError
+from sam_engine.errors import ConfigError, ImageError, InputError
+from sam_engine.storage.anywhere import recent_status_of, status_of, storage_as_os_error
+from sam_engine.storage.bucket import Bucket
+from sam_engine.storage.place import is_object_url, split_url
 from sam_engine.structures import UNKNOWN_ORIGIN, ImageStatus, ManifestEntry, Origin
 
 log = logging.getLogger(__name__)
@@ -172,7 +175,7 @@ class FileInput:
     def read(self, entry: ManifestEntry, config: DecodeConfig) -> bytes:
         """Return the file's bytes."""
         refuse_raw(entry.path)
-        return read_file(os.path.join(os.fsencode(self.root), entry.path), entry, config)
+        return read_file(located(os.fsencode(self.root), entry.path), entry, config)
 
 
 # O_NONBLOCK: opening a named pipe would otherwise wait for a writer for ever. Where there are no such pipes
@@ -180,12 +183,28 @@ class FileInput:
 _READ_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
 
 
+def located(folder: bytes, name: bytes) -> bytes:
+    """Return where a name is that is relative to a folder; from a bucket no name leads to this machine."""
+    if is_object_url(os.fsdecode(name)):
+        return name
+    if is_object_url(os.fsdecode(folder)):
+        return folder.rstrip(b"/") + b"/" + name
+    return os.path.join(folder, name)
+
+
 def read_file(path: bytes, entry: ManifestEntry, config: DecodeConfig) -> bytes:
     """Return a regular file's bytes if it is still the one in the manifest, in one pass and without blocking.
+
+    Args:
+        path: Or the URL of an object.
+        entry: Of the manifest.
+        config: Its ``max_file_bytes`` counts.
 
     Raises:
         ImageError: VANISHED, CHANGED, UNREADABLE or TOO_LARGE.
     """
+    if is_object_url(os.fsdecode(path)):
+        return _read_object(os.fsdecode(path), entry, config)
     try:
         descriptor = os.open(path, _READ_FLAGS)
     except (FileNotFoundError, NotADirectoryError):
@@ -210,6 +229,26 @@ def read_file(path: bytes, entry: ManifestEntry, config: DecodeConfig) -> bytes:
         raise unreadable(error) from None
     finally:
         os.close(descriptor)
+    return data
+
+
+def _read_object(url: str, entry: ManifestEntry, config: DecodeConfig) -> bytes:
+    """Return an object's bytes, in one request; raises as `read_file`."""
+    refuse_large(entry.size, config)
+    try:
+        bucket, name = split_url(url)
+        with storage_as_os_error():
+            data = Bucket(bucket).get(name)
+    except (FileNotFoundError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise unreadable(error) from None
+        raise ImageError(ImageStatus.VANISHED, "the object does not exist") from None
+    except OSError as error:
+        raise unreadable(error) from None
+    refuse_large(len(data), config)
+    if len(data) != entry.size:
+        message = f"{len(data)} bytes now, {entry.size} when it was listed"
+        raise ImageError(ImageStatus.CHANGED, message)
     return data
 
 
@@ -240,9 +279,10 @@ def listed(
 
 
 def refuse_no_path(path: bytes, where: str) -> None:
-    """Raise `InputError` for what cannot be a path, or is a URL: nothing is fetched for a stranger's list."""
-    if b"\0" in path or URL.match(os.fsdecode(path)):
-        raise InputError(f"{where}: {os.fsdecode(path)!r} is not a path")
+    """Raise `InputError` for what is neither a path nor an object's URL: lists fetch nothing from the web."""
+    text = os.fsdecode(path)
+    if b"\0" in path or (URL.match(text) and not is_object_url(text)):
+        raise InputError(f"{where}: {text!r} is not a path")
 
 
 def why_left_out(name: bytes, suffixes: tuple[str, ...]) -> str | None:
@@ -282,7 +322,13 @@ def short_name(path: str, *, keep_extension: bool = False) -> str:
 
 
 def stat_file(absolute: bytes, path: bytes) -> InputFile:
-    """Return the listing of one path; zeros where there is no file, or none any more, or none yet."""
+    """Return the listing of one path, or URL; zeros where there is no file, or none any more, or none yet."""
+    if is_object_url(os.fsdecode(absolute)):
+        try:
+            known = status_of(os.fsdecode(absolute))
+        except FileNotFoundError:
+            return InputFile(path=path, size=0, mtime_ns=0)
+        return InputFile(path=path, size=known.size, mtime_ns=known.mtime_ns)
     with contextlib.suppress(OSError):
         status = os.stat(absolute)
         if stat.S_ISREG(status.st_mode):
@@ -297,7 +343,7 @@ def container_mtime_ns(path: str) -> int:
         ImageError: VANISHED if it is gone.
     """
     try:
-        return os.stat(path).st_mtime_ns
+        return recent_status_of(path).mtime_ns
     except OSError as error:
         raise ImageError(
             ImageStatus.VANISHED, f"the file with the images is gone: {error.strerror}"

@@ -28,6 +28,7 @@ from sam_engine.inputs.source import (
     why_left_out,
 )
 from sam_engine.inputs.unpack import plain_file
+from sam_engine.storage.anywhere import open_file, status_of
 from sam_engine.structures import ImageStatus, ManifestEntry, Origin
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
@@ -93,7 +94,7 @@ class TarInput:
 
     def _walk(self, account: Account) -> Iterator[InputFile]:
         """Yield every image member, and count the others."""
-        index = self._index(os.stat(self.root).st_mtime_ns)
+        index = self._index(status_of(self.root).mtime_ns)
         if index.problem:
             account.accept(index.problem, self.rules)
         for reason, count in index.left_out.items():
@@ -123,9 +124,9 @@ def webdataset_key(path: bytes) -> str | None:
 def _open_plain(path: str) -> BinaryIO:
     """Open the plain bytes of a tar, unpacking them again if the cache had to let them go."""
     try:
-        return open(plain_file(path)[0], "rb")
+        return open_file(plain_file(path)[0])
     except FileNotFoundError:
-        return open(plain_file(path)[0], "rb")
+        return open_file(plain_file(path)[0])
 
 
 class TarEnd(Exception):  # noqa: N818 - how a walk over a tar ends that is not whole, caught by who walks
@@ -145,7 +146,7 @@ def tar_index(path: str, _mtime_ns: int, suffixes: tuple[str, ...]) -> TarIndex:
     problem = None
     try:
         plain, problem = plain_file(path)
-        with open(plain, "rb") as file:
+        with open_file(plain) as file:
             for info in walk_tar(file):
                 _enter(info, suffixes, members, links, left_out)
     except TarEnd as error:
@@ -266,7 +267,7 @@ def _resolve(
     ends = {name: _end_of_chain(name, links) for name in links}
     wanted = set(ends.values()) - members.keys()
     targets = {target: members[target] for target in ends.values() if target in members}
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         try:
             for info in walk_tar(file) if wanted else ():
                 if info.isreg() and not info.issparse() and (name := _path(info.name)) in wanted:

@@ -17,19 +17,21 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sam_engine.errors import InputError
 from sam_engine.files import new_file, write_atomically
+from sam_engine.storage.anywhere import open_file, recent_status_of, status_of
+from sam_engine.storage.place import is_object_url
 
 log = logging.getLogger(__name__)
 
-OPENERS: dict[str, tuple[bytes, Callable[[str], Any]]] = {
+OPENERS: dict[str, tuple[bytes, Callable[[BinaryIO], Any]]] = {
     "gzip": (b"\x1f\x8b", gzip.open),
     "bzip2": (b"BZh", bz2.open),
     "xz": (b"\xfd7zXZ\x00", lzma.open),
 }
-"""Magic bytes, and what opens a path, by the name of the compression."""
+"""Magic bytes, and what reads through an open file, by the name of the compression."""
 CHUNK_BYTES = 2**20
 KEPT_UNUSED_S = 14 * 24 * 3600.0
 FREE_FRACTION = 0.05
@@ -41,7 +43,7 @@ BOMB_RATIO = 20
 
 def compression_of(path: str) -> str | None:
     """Return the name of a file's compression by its first bytes; None if it has none that is read."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         head = file.read(8)
     return next((name for name, (magic, _) in OPENERS.items() if head.startswith(magic)), None)
 
@@ -58,8 +60,9 @@ def plain_file(path: str) -> tuple[str, str | None]:
     compression = compression_of(path)
     if compression is None:
         return path, None
-    status = os.stat(path)
-    identity = f"{os.path.realpath(path)}\0{status.st_size}\0{status.st_mtime_ns}"
+    status = recent_status_of(path)
+    real = path if is_object_url(path) else os.path.realpath(path)
+    identity = f"{real}\0{status.size}\0{status.mtime_ns}"
     plain = cache_folder() / f"{hashlib.sha256(os.fsencode(identity)).hexdigest()[:24]}.tar"
     note = plain.with_suffix(".json")
     try:
@@ -101,10 +104,10 @@ def _found(plain: Path, note: Path) -> tuple[str, str | None]:
 def _unpack(path: str, compression: str, plain: Path) -> str | None:
     """Write the plain bytes; return in what way they are not all. Memory holds a chunk."""
     _, open_stream = OPENERS[compression]
-    packed, written, problem = os.path.getsize(path), 0, None
+    packed, written, problem = status_of(path).size, 0, None
     log.info("unpacking %s (%s, %d bytes) into %s", path, compression, packed, plain.parent)
     _make_room(plain.parent, packed)
-    with new_file(plain) as file, open_stream(path) as stream:
+    with new_file(plain) as file, open_file(path) as source, open_stream(source) as stream:
         while True:
             try:
                 chunk = stream.read1(CHUNK_BYTES)

@@ -23,6 +23,8 @@ from sam_engine.inputs.source import (
     unreadable,
     why_left_out,
 )
+from sam_engine.storage.anywhere import open_file, status_of
+from sam_engine.storage.place import is_object_url
 from sam_engine.structures import ImageStatus, ManifestEntry
 
 _ENCRYPTED = 0x1
@@ -64,8 +66,8 @@ class ZipInput:
 
     def _walk(self, account: Account) -> Iterator[InputFile]:
         """Yield every image member, and count the others."""
-        archive = _open(self.root, os.stat(self.root).st_mtime_ns)
-        if problem := _why_not_whole(archive):
+        archive = _open(self.root, status_of(self.root).mtime_ns)
+        if problem := _why_not_whole(archive, self.root):
             account.accept(f"input {self.root!r} is not whole: {problem}", self.rules)
         last = archive.NameToInfo
         for info in archive.infolist():
@@ -83,13 +85,13 @@ class ZipInput:
                 account.leave_out(reason)
 
 
-def _why_not_whole(archive: zipfile.ZipFile) -> str | None:
+def _why_not_whole(archive: zipfile.ZipFile, path: str) -> str | None:
     """Return what a zip's directory does not tell of its files; None if it tells of all.
 
     zipfile reads the last of several zips in one file, and as much of a directory as is there.
     """
     listed = archive.infolist()
-    with open(str(archive.filename), "rb") as file:
+    with open_file(path) as file:
         begins_with_member = file.read(4) == _MEMBER
         file.seek(-_END.size - len(archive.comment), os.SEEK_END)
         mark, *_, stated, _size, _offset, _comment = _END.unpack(file.read(_END.size))
@@ -114,6 +116,6 @@ def _open(path: str, _mtime_ns: int) -> zipfile.ZipFile:
         InputError: It is none, or not whole: its directory lies at its end.
     """
     try:
-        return zipfile.ZipFile(path)
+        return zipfile.ZipFile(open_file(path) if is_object_url(path) else path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise InputError(f"input {path!r} is not a readable zip, or not whole: {error}") from error

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sam_engine.errors import ConfigError
 from sam_engine.inputs.origins import read_csv
+from sam_engine.storage.anywhere import open_file
 
 NAME = "file_name"
 NUMBERS = ("x", "y", "width", "height")
@@ -75,7 +76,8 @@ def read_boxes(path: str) -> BoxTable:
         if path.lower().endswith(".csv"):
             table = read_csv(path)
         elif path.lower().endswith(".parquet"):
-            table = pq.read_table(path)
+            with open_file(path) as file:
+                table = pq.read_table(file)
         else:
             raise ConfigError(f"boxes is {path!r}; wanted is {KINDS}")
     except (pa.ArrowException, OSError) as error:

@@ -12,6 +12,8 @@ END_BYTES = 2**16
 """Read as one: what lies there in Parquet is the footer, which is asked for in small pieces."""
 AHEAD_BYTES = 2**16
 """Read behind what is asked for: files are mostly read on."""
+MOST_AHEAD_BYTES = 2**23
+"""The same of a file that is read on and on: it doubles with each request."""
 
 
 def open_object(bucket: Bucket, name: str, size: int | None = None) -> BinaryIO:
@@ -37,6 +39,7 @@ class _ObjectFile(io.RawIOBase):
         self._bucket, self._name, self._size = bucket, name, size
         self._position = 0
         self._start, self._data = 0, b""
+        self._ahead = AHEAD_BYTES
 
     def readable(self) -> bool:
         return True
@@ -71,6 +74,8 @@ class _ObjectFile(io.RawIOBase):
     def _fetch(self, start: int, stop: int) -> None:
         """Read a range, and what is likely to be wanted next."""
         start = min(start, max(0, self._size - END_BYTES)) if start >= self._size - END_BYTES else start
-        stop = min(stop + AHEAD_BYTES, self._size)
+        is_read_on = start == self._start + len(self._data)
+        self._ahead = min(2 * self._ahead, MOST_AHEAD_BYTES) if is_read_on else AHEAD_BYTES
+        stop = min(stop + self._ahead, self._size)
         self._data = self._bucket.get_range(self._name, start, stop)
         self._start = start

@@ -1,5 +1,6 @@
 """Where something lies: a path of this machine, or the URL of an object store."""
 
+import os
 import re
 
 SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
@@ -43,9 +44,14 @@ def join(place: str, name: str) -> str:
     return f"{place.rstrip('/')}/{name}" if name else place
 
 
-def parent_of(place: str) -> str:
-    """Return the place that something lies in; of a bucket the bucket itself."""
-    if not is_object_url(place):
-        raise ValueError(f"{place!r} is no URL")
-    bucket, name = split_url(place)
-    return join(bucket, name.rpartition("/")[0])
+def absolute(place: str) -> str:
+    """Return a place as it is called from anywhere: a path from the root, a URL without a last slash."""
+    return place.rstrip("/") if is_object_url(place) else os.path.abspath(place)
+
+
+def lies_in(place: str, folder: str) -> bool:
+    """Return whether a place is a folder, or below it; links of this machine are followed."""
+    if is_object_url(place) or is_object_url(folder):
+        return f"{absolute(place)}/".startswith(f"{absolute(folder)}/")
+    real, root = os.path.realpath(place), os.path.realpath(folder)
+    return os.path.commonpath([root, real]) == root

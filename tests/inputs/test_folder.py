@@ -294,7 +294,7 @@ def test_mistakes_are_named(tmp_path):
         tmp_path / "y.lz4": "compressed with lz4, which is not read",
         tmp_path / "y.json": "is JSON",
         tmp_path / "y.tar.bz2": "bzip2 stream is cut or damaged after 0 plain bytes",
-        "s3://bucket/photos": "is a URL",
+        "ftp://host/photos": "is a URL of a kind that is not read",
     }
     got = {spec: refusal(spec) for spec in messages}
 

@@ -1,5 +1,6 @@
 """What can be made of datasets: each a dataset of its own, whose rows lead back to where they came from."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sam_engine.dataset.rewrite.parents import Parent
 from sam_engine.dataset.rewrite.rules import Rules
 from sam_engine.dataset.rewrite.write import Derived, Source, derive
 from sam_engine.errors import ConfigError, InputError
+from sam_engine.storage.place import join
 
 
 def filter_dataset(parent: Parent, output: str | Path, rules: Rules) -> Derived:
@@ -59,7 +61,7 @@ def merge_datasets(parents: Sequence[Parent], output: str | Path, *, names: Sequ
     """
     if len(parents) < 2:
         raise ConfigError(f"a merge takes two datasets or more, got {len(parents)}")
-    fingerprints: dict[str, Path] = {}
+    fingerprints: dict[str, str] = {}
     for parent in parents:
         if (first := fingerprints.setdefault(parent.dataset.fingerprint, parent.path)) is not parent.path:
             raise ConfigError(f"{parent.path} and {first} are the same dataset, by fingerprint; give it once")
@@ -97,7 +99,7 @@ def split_dataset(
     return {
         name: derive(
             [Source(parent=parent, image_ids=image_ids)],
-            Path(output) / name,
+            join(os.fspath(output), name),
             operation={"name": "split", "side": name, "fractions": dict(fractions), "seed": seed},
         )
         for name, image_ids in chosen.items()

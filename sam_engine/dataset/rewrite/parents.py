@@ -3,6 +3,7 @@
 import bisect
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from sam_engine.dataset.schema import MANIFEST, SUCCESS
 from sam_engine.dataset.verify import foundation_problems, recorded_digests
 from sam_engine.errors import InputError, ShardError
 from sam_engine.inputs.source import short_name
+from sam_engine.storage.place import absolute
 from sam_engine.structures import ImageRecord
 
 
@@ -25,7 +27,8 @@ from sam_engine.structures import ImageRecord
 class Parent:
     """A finished dataset, its frozen listing and what people said about it. Made by `open_parent`."""
 
-    path: Path
+    path: str
+    """Or URL."""
     dataset: Dataset
     manifest: Manifest
     corrections: Mapping[int, Sequence[Correction]]
@@ -34,7 +37,7 @@ class Parent:
     @property
     def name(self) -> str:
         """Of the directory."""
-        return short_name(str(self.path.absolute()), keep_extension=True)
+        return short_name(absolute(self.path), keep_extension=True)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -129,7 +132,7 @@ def open_parent(path: str | Path, *, corrections: bool = True) -> Parent:
     said = read_corrections(path) if corrections else {}
     refuse_unknown(dataset, said)
     return Parent(
-        path=Path(path),
+        path=os.fspath(path),
         dataset=dataset,
         manifest=Manifest.from_bytes(dataset.store.read(MANIFEST)),
         corrections=said,

@@ -1,6 +1,7 @@
 """A derived dataset, written shard by shard. The same call goes on where a killed one stopped."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from sam_engine.dataset.schema import EXTRAS, IMAGE, MANIFEST, RUN_INFO, SCHEMA_
 from sam_engine.dataset.shards import publish_shard, shard_sha256, success_json
 from sam_engine.errors import ConfigError, FingerprintError, InputError
 from sam_engine.storage.open import open_store
+from sam_engine.storage.place import lies_in
 from sam_engine.storage.store import Store
 from sam_engine.structures import Shard
 
@@ -109,7 +111,7 @@ def derive(
         LockedError, StorageError: The output cannot be written.
     """
     store = open_store(str(output))
-    _refuse_inside(Path(output), sources)
+    _refuse_inside(os.fspath(output), sources)
     refuse_foreign(store)
     plan = _plan(sources, operation, rules)
     with store.lock():
@@ -282,9 +284,8 @@ def _selection(sources: Sequence[Source]) -> dict[str, Any]:
     return {"input": None, "limit": None, "sample": None, "seed": 0, "inputs": inputs}
 
 
-def _refuse_inside(output: Path, sources: Sequence[Source]) -> None:
+def _refuse_inside(output: str, sources: Sequence[Source]) -> None:
     """Raise `ConfigError` if the output lies in a parent, whose tree is not to be written to."""
     for source in sources:
-        parent = source.parent.path.resolve()
-        if output.resolve().is_relative_to(parent):
+        if lies_in(output, source.parent.path):
             raise ConfigError(f"--output {output} lies in {source.parent.path}; give a directory beside it")
