@@ -43,7 +43,13 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>\s*(\w+)")
 _MESSAGE = re.compile(r"<Message>\s*([^<\n]*)")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")
-_NO_CREDENTIALS = ("169.254.169.254", "metadata.google.internal", "token request", "must be specified")
+_NO_CREDENTIALS = (
+    "169.254.169.254",
+    "latest/api/token",
+    "metadata.google.internal",
+    "token request",
+    "must be specified",
+)
 _PASSING_CODES = ("RequestTimeout", "SlowDown", "IncompleteBody", "ConditionalRequestConflict")
 _PASSING_STATUSES = (408, 409, 425, 429)
 _answered: set[str] = set()
@@ -118,6 +124,7 @@ class Bucket:
         self._ask(
             name,
             lambda: _library().put(_client(self.url), name, data, mode="create", use_multipart=False),
+            is_conditional=True,
         )
 
     def put(self, name: str, data: bytes) -> None:
@@ -131,10 +138,10 @@ class Bucket:
         except FileNotFoundError:
             log.debug("%s was gone already", join(self.url, name))
 
-    def _ask(self, name: str, request: Callable[[], Result]) -> Result:
-        """Make a request, again after what may pass; raises as `get` and `create` do."""
-        library = _library()
-        errors = library.exceptions
+    def _ask(self, name: str, request: Callable[[], Result], *, is_conditional: bool = False) -> Result:
+        """Make a request, again after what may pass; raises as `get` and, on a condition, as `create`."""
+        errors = _library().exceptions
+        taken = (errors.AlreadyExistsError, errors.PreconditionError) if is_conditional else ()
         started, pause = time.monotonic(), FIRST_PAUSE_S
         while True:
             try:
@@ -144,7 +151,7 @@ class Bucket:
                     raise self._failure(name, error) from error
                 _answered.add(self.url)
                 raise FileNotFoundError(f"{join(self.url, name)} does not exist") from error
-            except (errors.AlreadyExistsError, errors.PreconditionError) as error:
+            except taken as error:  # the library takes any 409 for it, also where nothing was conditional
                 _answered.add(self.url)
                 raise TakenError(join(self.url, name)) from error
             except (errors.BaseError, ConnectionError, ValueError) as error:
@@ -230,8 +237,10 @@ def _may_pass(error: Exception) -> bool:
     text = str(error)
     if _says(error, (*_NO_BUCKET, *_NO_CREDENTIALS)):
         return False
-    if status := _STATUS.search(text):
-        return int(status[1]) >= 500 or int(status[1]) in _PASSING_STATUSES or _says(error, _PASSING_CODES)
+    if found := _STATUS.search(text):
+        status = int(found[1])
+        is_bare = status == 400 and not _CODE.search(text)  # of a HEAD nobody is told which kind it is
+        return status >= 500 or status in _PASSING_STATUSES or is_bare or _says(error, _PASSING_CODES)
     return isinstance(error, ConnectionError) or ("HTTP error" in text and "builder error" not in text)
 
 

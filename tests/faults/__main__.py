@@ -8,6 +8,7 @@ ROOT = str(Path(__file__).resolve().parents[2])
 if ROOT not in sys.path:  # pipelines and tools
     sys.path.append(ROOT)
 
+from .buckets import kills_in, requests_of  # noqa: E402
 from .command import Campaign, run_command  # noqa: E402
 from .cost import run_cost  # noqa: E402
 from .decode import run_decode  # noqa: E402
@@ -41,6 +42,10 @@ CAMPAIGNS: Mapping[str, tuple[str, Campaign]] = {
     "syscalls": ("fail or kill at every k-th system call, by strace", _in_scene(run_strace)),
     "calls": ("fail or kill at every k-th call of os: more kinds, and no strace", _in_scene(run_shim)),
     "kill": ("SIGKILL at random moments", _in_scene(run_kills)),
+    "kill-s3": ("SIGKILL at random moments, from bucket to bucket (moto)", kills_in("s3")),
+    "kill-azure": ("the same with Azurite", kills_in("azure")),
+    "requests-s3": ("lose, refuse, cut and delay requests, from bucket to bucket (moto)", requests_of("s3")),
+    "requests-azure": ("the same with Azurite", requests_of("azure")),
     "drivers": (
         "start eight drivers of one output at once, fifty times, and kill some",
         _in_scene(run_drivers),

@@ -93,12 +93,17 @@ class Scene:
     def visible_problems(self) -> list[str]:
         """Return what is wrong with what readers can see now, at whatever moment it is."""
         problems = state_problems(self.files(), self.reference)
-        with contextlib.suppress(FileNotFoundError):
+        if report := self.report():
             try:
-                json.loads((self.output / REPORT).read_bytes())
+                json.loads(report)
             except ValueError as error:
                 problems.append(f"{REPORT} is no JSON: {error}")
         return problems
+
+    def report(self) -> bytes | None:
+        """Return the report, if there is one."""
+        path = self.output / REPORT
+        return path.read_bytes() if path.exists() else None
 
     def final_problems(self) -> list[str]:
         """Return how the output differs from that of an undisturbed run."""

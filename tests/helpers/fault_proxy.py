@@ -31,6 +31,7 @@ _SAYS = {
     "503": "SlowDown",
     "429": "TooManyRequests",
 }
+_MESSAGE = "injected"
 _SLOW_S = 0.3
 
 
@@ -157,7 +158,7 @@ class FaultProxy:
 
     def _refuse(self, request: BaseHTTPRequestHandler, status: int, code: str) -> None:
         """Say no in the words of S3."""
-        text = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
+        text = f"<Error><Code>{code}</Code><Message>{_MESSAGE}</Message></Error>".encode()
         request.send_response_only(status)
         request.send_header("Content-Length", str(len(text)))
         request.end_headers()

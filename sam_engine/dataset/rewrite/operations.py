@@ -63,8 +63,9 @@ def merge_datasets(parents: Sequence[Parent], output: str | Path, *, names: Sequ
         raise ConfigError(f"a merge takes two datasets or more, got {len(parents)}")
     fingerprints: dict[str, str] = {}
     for parent in parents:
-        if (first := fingerprints.setdefault(parent.dataset.fingerprint, parent.path)) is not parent.path:
+        if first := fingerprints.get(parent.dataset.fingerprint):
             raise ConfigError(f"{parent.path} and {first} are the same dataset, by fingerprint; give it once")
+        fingerprints[parent.dataset.fingerprint] = parent.path
     prefixes = list(names) or [parent.name for parent in parents]
     if len(prefixes) != len(parents):
         raise ConfigError(f"names are {', '.join(prefixes)}; give one for each of {len(parents)} datasets")
