@@ -38,7 +38,8 @@ def count(tmp_path, monkeypatch):
                 file.write(f"{len(data)}\n")
             return data
 
-    monkeypatch.setitem(unpack.OPENERS, "gzip", (unpack.OPENERS["gzip"][0], Counting))
+    magic = unpack.OPENERS["gzip"][0]
+    monkeypatch.setitem(unpack.OPENERS, "gzip", (magic, lambda file: Counting(fileobj=file)))
     return lambda: sum(map(int, total.read_text().split()))
 
 
