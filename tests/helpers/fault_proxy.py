@@ -50,6 +50,8 @@ class FaultProxy:
             seed: Of the dice.
         """
         self.rate, self.kinds = rate, kinds
+        self.drops_conditions = False
+        """Whether conditional puts arrive as plain ones, which always win."""
         self.requests: Counter[str] = Counter()
         """By method, and what is listed apart."""
         self.faults: Counter[str] = Counter()
@@ -139,7 +141,8 @@ class FaultProxy:
         try:
             connection.putrequest(request.command, request.path, skip_host=True, skip_accept_encoding=True)
             for name, value in request.headers.items():
-                connection.putheader(name, value)
+                if not (self.drops_conditions and name.lower() == "if-none-match"):
+                    connection.putheader(name, value)
             connection.endheaders(body)
             reply = connection.getresponse()
             return reply.status, reply.getheaders(), reply.read()
