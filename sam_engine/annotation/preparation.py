@@ -14,7 +14,8 @@ from sam_engine.config import AutoAnnotateConfig, PrivacyConfig
 from sam_engine.dataset.begin import refuse_foreign
 from sam_engine.dataset.hidden import HIDDEN, Hidden, hidden_in
 from sam_engine.dataset.manifest import Manifest, build_manifest
-from sam_engine.dataset.schema import RUN_INFO
+from sam_engine.dataset.run_info import TABLE_SHA256, RunInfo, selection_settings
+from sam_engine.dataset.schema import MANIFEST, RUN_INFO
 from sam_engine.errors import ConfigError
 from sam_engine.inputs.open import open_input
 from sam_engine.inputs.source import Account, InputSource, ListingRules
@@ -73,7 +74,7 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     store = open_store(output)
     _refuse_nesting(config, source, output)
     refuse_foreign(store)
-    manifest = build_manifest(
+    manifest = _frozen(config, source, store) or build_manifest(
         source.iter_files(account), limit=config.limit, sample=config.sample, seed=config.seed
     )
     image_table = _image_table(config.image_table, store)
@@ -113,6 +114,20 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
         hidden=hidden,
         choice=choice,
     )
+
+
+def _frozen(config: AutoAnnotateConfig, source: InputSource, store: Store) -> Manifest | None:
+    """Return what another driver has listed, for that of a part: of millions of images one listing will do.
+
+    None: nobody has yet, or another input or other images of it.
+    """
+    if config.partition.is_whole or not store.has(RUN_INFO):
+        return None
+    there = RunInfo.from_json(store.read(RUN_INFO))
+    chosen = {key: value for key, value in there.selection.items() if key != TABLE_SHA256}
+    if chosen != selection_settings(config, source.root):
+        return None
+    return Manifest.from_bytes(store.read(MANIFEST)).first(there.num_images)
 
 
 def _image_table(path: str | None, store: Store) -> ImageTable | None:

@@ -10,6 +10,7 @@ from sam_engine.annotation.preparation import Preparation
 from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.manifest import Manifest, cut_shards, default_shard_size, stored_shard_size
 from sam_engine.dataset.run_info import (
+    TABLE_SHA256,
     RunInfo,
     deciding_settings,
     library_versions,
@@ -19,9 +20,6 @@ from sam_engine.dataset.run_info import (
 from sam_engine.dataset.schema import MANIFEST
 from sam_engine.errors import FingerprintError
 from sam_engine.structures import Shard
-
-TABLE_SHA256 = "image_table_sha256"
-"""Of a run's selection, where it has an image table."""
 
 
 def run_info(preparation: Preparation, begun_with: Manifest, there: RunInfo | None = None) -> RunInfo:

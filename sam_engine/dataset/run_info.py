@@ -19,6 +19,8 @@ from sam_engine.errors import FingerprintError, ShardError
 from sam_engine.settings.checks import settings_from
 
 CONFIG = "_meta/config.yaml"
+TABLE_SHA256 = "image_table_sha256"
+"""Of a run's selection, where it has an image table."""
 
 DECODE_SETTINGS = (
     "strict",

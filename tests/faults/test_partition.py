@@ -15,6 +15,7 @@ from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.schema import MANIFEST, RUN_INFO, SUCCESS
 from sam_engine.dataset.shards import shard_name
 from sam_engine.errors import ConfigError, FingerprintError, LockedError
+from sam_engine.inputs.source import FileInput
 from sam_engine.storage.local import DEAD_ELSEWHERE_S, LocalStore
 from sam_engine.storage.store import TEMPORARY
 from sam_engine.structures import Partition
@@ -137,6 +138,24 @@ def test_what_arrives_while_drivers_start_is_left_out_by_all(tmp_path):
     assert plans[1].notes[0].startswith("1 images are new since the dataset was started")
 
 
+def test_a_driver_that_comes_later_lists_nothing(tmp_path, monkeypatch):
+    """It goes by the frozen listing; one of another input, or of other images, does not."""
+    photos = fakes.write_images(tmp_path / "in", 6)
+    config = fakes.run_settings(input=str(photos), output=str(tmp_path / "out"), shard_size=2)
+    first, second = (
+        dataclasses.replace(config, partition=Partition(index=index, count=2)) for index in (0, 1)
+    )
+    frozen = open_run(prepare(first)).manifest
+    with monkeypatch.context() as patch:
+        patch.setattr(FileInput, "iter_files", lambda *_: pytest.fail("the input was listed"))
+        late = prepare(second)
+
+    assert late.manifest.table.equals(frozen.table)
+    assert open_run(late).notes == []
+    with pytest.raises(FingerprintError, match="limit is null there and 4 here"):
+        open_run(prepare(dataclasses.replace(second, limit=4)))
+
+
 def test_a_manifest_of_other_images_is_not_adopted(tmp_path):
     """A start of other settings that died before its run.json is no start of ours."""
     photos = fakes.write_images(tmp_path / "in", 6)
@@ -160,13 +179,13 @@ def test_the_manifest_of_a_part_is_that_of_the_whole(scene):
 def test_a_dataset_that_begins_while_it_is_listed_is_not_foreign(scene, monkeypatch):
     """A shard may be seen whose run.json was not yet there when its folder was listed."""
     annotate_dataset(part_of(scene, 0, 2).config, make_model=fast_model)
-    names, listed = LocalStore.list, []
+    has, asked = LocalStore.has, []
 
-    def without_run_info_at_first(store, prefix):
-        listed.append(prefix)
-        return [name for name in names(store, prefix) if len(listed) > 1 or name != RUN_INFO]
+    def without_run_info_at_first(store, name):
+        asked.append(name)
+        return has(store, name) and (name != RUN_INFO or asked.count(name) > 1)
 
-    monkeypatch.setattr(LocalStore, "list", without_run_info_at_first)
+    monkeypatch.setattr(LocalStore, "has", without_run_info_at_first)
 
     assert prepare(part_of(scene, 1, 2).config).store.root == scene.output
 
