@@ -166,7 +166,7 @@ def _counted_anew(manifest: Manifest, rows: Sequence[int]) -> Manifest:
 def _open(preparation: Preparation) -> tuple[int, int]:
     """Return how many images and shards this driver has to make still, by the names of what is there."""
     store, config = preparation.store, preparation.config
-    if store.list(RUN_INFO):
+    if store.has(RUN_INFO):
         info = RunInfo.from_json(store.read(RUN_INFO))
     else:
         info = run_info(preparation, preparation.manifest)
