@@ -122,11 +122,12 @@ def test_a_dropped_photo_is_opened_and_a_bad_one_is_refused(page, served, datase
     page.wait_for_selector(".notice.problem")
     refused = page.inner_text(".notice")
     photo = served.viewer.pictures.full(served.viewer.places.find(0))
-    page.locator("#file").set_input_files({"name": "mine.jpg", "mimeType": "image/jpeg", "buffer": photo})
+    name = "<img src=x onerror=alert(1)>.jpg"
+    page.locator("#file").set_input_files({"name": name, "mimeType": "image/jpeg", "buffer": photo})
     page.wait_for_function("() => document.querySelector('#status')?.textContent.startsWith('Click')")
 
     assert refused.startswith("no.png cannot be used. unsupported")
-    assert page.inner_text(".side h1") == "mine.jpg"
+    assert page.inner_text(".side h1") == name
     assert "#/segment/uploads/" in page.url
 
 

@@ -34,7 +34,7 @@ export class SegmentPanel {
       element("button", { onclick, title: `key ${key}`, ...more }, `${text} `, element("kbd", {}, key));
     this.title = element("h1", {}, "…");
     this.about = element("p", { class: "dim" });
-    this.neighbours = element("div", { class: "row" });
+    this.neighbours = element("div", { class: "row neighbours" });
     this.how = element(
       "details", { open: true, id: "how" }, element("summary", {}, "How it works"),
       element("ul", {},
