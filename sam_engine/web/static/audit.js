@@ -29,7 +29,7 @@ export async function showAudit(page, signal) {
           problem.hidden = false;
         }
       },
-    }, image.is_judged ? "say again" : "judged");
+    }, image.is_judged ? "change" : "done");
     return element(
       "tr", { "data-image": image.image_id, "data-judged": String(image.is_judged) },
       element("td", {}, element("a", { href: `#/annotate/${image.image_id}` }, image.file_name)),
