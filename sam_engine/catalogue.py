@@ -5,7 +5,7 @@ each, the network to ``sam_engine/modeling`` (and to ``ENCODERS`` in ``build_sam
 recognised to ``sam_engine/checkpoints/layouts.py``.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 VIT = "vit"
@@ -71,10 +71,6 @@ class Architecture:
     """Side of a window, in tokens."""
     trunk_width: float = 1.0
     """Channels of the tiny trunk, relative to MobileNetV2 1.0."""
-    context_chans: int = 192
-    """Channels of the attention over the tiny trunk's last map; a multiple of 32, or less."""
-    context_blocks: int = 0
-    """Blocks of that attention. Weights made before there were any have none."""
     prompt_embed_dim: int = 256
     """Channels of image embedding, prompts and decoder; a multiple of 8 * decoder_heads / 4."""
     decoder_heads: int = 8
@@ -88,14 +84,6 @@ class Architecture:
     def family(self) -> Family:
         """What its kind of network has."""
         return FAMILIES[self.encoder]
-
-    def sizes(self) -> dict[str, object]:
-        """Return the sizes of the parts that there are, as a dataset records them.
-
-        Without context blocks they are what they were before any model had some: runs begun then go on.
-        """
-        absent = () if self.context_blocks else ("context_chans", "context_blocks")
-        return {name: size for name, size in asdict(self).items() if name not in absent}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +137,6 @@ MODELS = {
         architecture=Architecture(
             encoder=TINY,
             image_size=512,
-            context_blocks=4,
             prompt_embed_dim=128,
             decoder_mlp_dim=512,
             iou_head_hidden_dim=128,

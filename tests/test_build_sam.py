@@ -23,11 +23,8 @@ from sam_engine.build_sam import (
     sam_model_registry,
 )
 from sam_engine.catalogue import ARCHITECTURES, MODELS, Architecture
-from sam_engine.checkpoints.resolve import resolve_checkpoint
 from sam_engine.config import MODEL_NAMES, ModelConfig
 from sam_engine.errors import CheckpointError, ConfigError
-from sam_engine.training.config import TrainConfig
-from sam_engine.training.initialise import build_initial
 from tests.helpers.reference_models import SMALL_TINY
 
 
@@ -250,21 +247,3 @@ def test_a_released_kind_of_model_is_built_from_sizes(tmp_path: Path) -> None:
     assert [block.window_size for block in loaded.image_encoder.blocks] == [14, 0]
     for name, value in made.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
-
-
-def test_weights_without_context_blocks_fill_the_network_that_they_were_made_for(tmp_path: Path) -> None:
-    """The first weights of tiny go on as they were, also as the start of a training; so do runs with them."""
-    older = replace(ARCHITECTURES["tiny"], context_blocks=0)
-    torch.manual_seed(0)
-    before = build_architecture(older)
-    save_file(before.state_dict(), tmp_path / "older.safetensors")
-    config = ModelConfig(checkpoint=str(tmp_path / "older.safetensors"))
-    start = build_initial(TrainConfig(init_checkpoint=config.checkpoint, image_size=64))
-
-    assert resolve_checkpoint(config).architecture == older
-    assert load_model(config).image_encoder.context is None
-    assert "context_blocks" not in older.sizes()
-    assert ARCHITECTURES["tiny"].sizes()["context_blocks"] == 1
-    assert torch.equal(start.image_encoder.lateral_32.weight, before.image_encoder.lateral_32.weight)
-    assert start.image_encoder.context is not None
-    assert not start.image_encoder.context.out.weight.any()

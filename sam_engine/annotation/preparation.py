@@ -107,7 +107,7 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
         store=store,
         manifest=manifest,
         checkpoint=checkpoint,
-        architecture=checkpoint.architecture.sizes() if checkpoint.architecture else {},
+        architecture=dataclasses.asdict(checkpoint.architecture) if checkpoint.architecture else {},
         prompts=prompts,
         image_table=image_table,
         blur=blur,

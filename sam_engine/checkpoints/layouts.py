@@ -12,7 +12,7 @@ import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -27,9 +27,6 @@ MARKERS = {
     VIT: "image_encoder.pos_embed",
 }
 """Family -> a tensor that only its encoders have."""
-
-CONTEXT = "image_encoder.context."
-"""How the names of the context blocks of tiny begin; its first weights had none."""
 
 NESTINGS = ("model", "state_dict", "model_state_dict")
 PREFIXES = ("module.", "model.", "sam.", "sam_model.")
@@ -191,18 +188,6 @@ def identify_model(path: Path, shapes: Shapes) -> str:
         return _identify_vit(path, shapes, members)
     assert len(members) == 1, f"what tells the models of {family} apart"
     return next(iter(members))
-
-
-def as_stored(architecture: Architecture, names: Iterable[str]) -> Architecture:
-    """Return the architecture without the parts that a file of this model was made before.
-
-    Args:
-        architecture: Of the catalogue.
-        names: Of the file's tensors, original ones.
-    """
-    if any(name.startswith(CONTEXT) for name in names):
-        return architecture
-    return replace(architecture, context_blocks=0)
 
 
 def _identify_vit(path: Path, shapes: Shapes, members: Mapping[str, Architecture]) -> str:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from sam_engine.catalogue import ARCHITECTURES, MODELS, NO_MODEL, Architecture, Release, Thresholds
 from sam_engine.checkpoints.download import cache_dir, download, fetch_url, file_sha256
 from sam_engine.checkpoints.layouts import (
-    as_stored,
     identify_model,
     original_names,
     read_shapes,
@@ -88,7 +87,7 @@ def resolve_checkpoint(config: ModelConfig) -> Checkpoint:
         path=path,
         sha256=digest,
         source=source,
-        architecture=as_stored(ARCHITECTURES[config.name], original_names(read_shapes(path)).values()),
+        architecture=ARCHITECTURES[config.name],
         thresholds=read_thresholds(path) or MODELS[config.name].thresholds,
     )
 

@@ -1,4 +1,4 @@
-"""The image encoder of ``tiny``: a MobileNetV2 trunk, attention over its last map, and a neck, for CPUs.
+"""The image encoder of ``tiny``: a MobileNetV2 trunk and a two-level neck, for CPUs.
 
 Source of the trunk: Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks". Batch
 normalisation is folded into the convolutions, and stride-2 convolutions pad at the bottom and right only,
@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from sam_engine.catalogue import FAMILIES, TINY, Architecture
 from sam_engine.modeling.any_encoder import ImageEncoder, SkipFeatures
 from sam_engine.modeling.common import LayerNorm2d
-from sam_engine.modeling.context import Context
 
 # Expansion, output channels, repeats, stride of the first; MobileNetV2 table 2.
 STAGES = (
@@ -35,23 +34,12 @@ class TinyEncoder(ImageEncoder):
 
     family = FAMILIES[TINY]
 
-    def __init__(
-        self,
-        *,
-        img_size: int = 512,
-        out_chans: int = 128,
-        width: float = 1.0,
-        context_chans: int = 192,
-        context_blocks: int = 0,
-    ) -> None:
+    def __init__(self, *, img_size: int = 512, out_chans: int = 128, width: float = 1.0) -> None:
         super().__init__()
         self.img_size = img_size
         self.trunk, channels = _build_trunk(width)
         self.lateral_16 = nn.Conv2d(channels[TAPS[16]], out_chans, 1)
         self.lateral_32 = nn.Conv2d(channels[TAPS[32]], out_chans, 1)
-        self.context = (
-            Context(channels[TAPS[32]], context_chans, context_blocks, out_chans) if context_blocks else None
-        )
         self.neck = nn.Sequential(
             LayerNorm2d(out_chans),
             nn.Conv2d(out_chans, out_chans, 3, padding=1, bias=False),
@@ -70,8 +58,6 @@ class TinyEncoder(ImageEncoder):
             img_size=architecture.image_size,
             out_chans=architecture.prompt_embed_dim,
             width=architecture.trunk_width,
-            context_chans=architecture.context_chans,
-            context_blocks=architecture.context_blocks,
         )
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, SkipFeatures]:
@@ -82,10 +68,7 @@ class TinyEncoder(ImageEncoder):
         for index, layer in enumerate(self.trunk):
             x = layer(x)
             taps[index] = x
-        deep = self.lateral_32(taps[TAPS[32]])
-        if self.context is not None:
-            deep = deep + self.context(taps[TAPS[32]])
-        deep = F.interpolate(deep, scale_factor=2.0, mode="nearest")
+        deep = F.interpolate(self.lateral_32(taps[TAPS[32]]), scale_factor=2.0, mode="nearest")
         features: Tensor = self.neck(self.lateral_16(taps[TAPS[16]]) + deep)
         stride_8, stride_4 = taps[TAPS[8]], taps[TAPS[4]]
         known_8, added_8 = self.top_down_8(features, stride_8)

@@ -10,7 +10,6 @@ from torch import nn
 
 from sam_engine.build_sam import build_architecture
 from sam_engine.catalogue import ARCHITECTURES, MODELS
-from sam_engine.checkpoints.layouts import CONTEXT, as_stored
 from sam_engine.checkpoints.resolve import check_state_dict, load_state_dict
 from sam_engine.errors import CheckpointError, ConfigError
 from sam_engine.modeling.sam import Sam
@@ -52,8 +51,6 @@ def build_initial(config: TrainConfig) -> Sam:
         if not path.exists():
             raise CheckpointError(f"{path}: init_checkpoint does not exist")
         state = load_state_dict(path)
-        if not as_stored(architecture, state).context_blocks:  # they start without effect
-            state |= {name: value for name, value in sam.state_dict().items() if name.startswith(CONTEXT)}
         check_state_dict(state, sam, path)
         sam.load_state_dict(state)
     elif config.init_trunk is not None:

@@ -27,8 +27,6 @@ SMALL_TINY = replace(
     ARCHITECTURES["tiny"],
     image_size=64,
     trunk_width=0.25,
-    context_chans=32,
-    context_blocks=1,
     prompt_embed_dim=32,
     decoder_mlp_dim=64,
     iou_head_hidden_dim=32,

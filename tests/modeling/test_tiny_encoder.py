@@ -87,31 +87,6 @@ def test_top_down_path_tells_the_skips_of_what_is_far() -> None:
     assert not torch.allclose(stride_8, other_8)
 
 
-def embeddings_of_two_images(encoder: TinyEncoder) -> list[torch.Tensor]:
-    """Return the top left of the embeddings of two images that differ in their last column of cells alone."""
-    image = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(0))
-    other = image.clone()
-    other[..., 480:] = 0
-    return [encoder(x)[..., :2, :2] for x in (image, other)]
-
-
-def test_context_tells_every_cell_of_all_others() -> None:
-    """Untrained it adds nothing; once it is trained, the embedding depends on pixels at the other side."""
-    torch.manual_seed(0)
-    encoder = TinyEncoder(out_chans=64, width=0.25, context_chans=32, context_blocks=1)
-    without = TinyEncoder(out_chans=64, width=0.25)
-    without.load_state_dict(encoder.state_dict(), strict=False)
-    before, other_before = embeddings_of_two_images(encoder)
-    assert torch.equal(before, embeddings_of_two_images(without)[0])
-    assert encoder.context is not None
-    torch.nn.init.normal_(encoder.context.out.weight)
-    after, other_after = embeddings_of_two_images(encoder)
-
-    reach_of_convolutions = (before - other_before).abs().max()
-    assert (after - other_after).abs().max() > 100 * reach_of_convolutions
-    assert not torch.allclose(before, after)
-
-
 def test_trunk_has_the_channels_of_mobilenet_v2() -> None:
     """At width 1 the taps have the channels of table 2 of the paper, and the trunk its number of weights.
 

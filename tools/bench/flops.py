@@ -7,7 +7,6 @@ small beside them. In GFLOP. N image tokens, C channels, d channels of attention
 from dataclasses import dataclass
 
 from sam_engine.catalogue import TINY, VIT, Architecture
-from sam_engine.modeling.context import MLP_RATIO
 from sam_engine.modeling.prompt_maps import NUM_MAPS
 from sam_engine.modeling.tiny_encoder import STAGES, TAPS
 
@@ -75,12 +74,7 @@ def _tiny_encoder(architecture: Architecture) -> float:
         pixels = (architecture.image_size // stride) ** 2
         work += pixels / 4 * coarse * merged
         work += pixels * merged * (channels[TAPS[stride]] + 9 * merged + added)
-    work += (architecture.image_size // 16) ** 2 * 9 * out * out
-    if architecture.context_blocks:
-        cells, c = (architecture.image_size // 32) ** 2, architecture.context_chans
-        each = 9 * c + 4 * c * c + 2 * cells * c + 2 * MLP_RATIO * c * c
-        work += cells * (c * (channels[-1] + out) + architecture.context_blocks * each)
-    return 2 * work / 1e9
+    return 2 * (work + (architecture.image_size // 16) ** 2 * 9 * out * out) / 1e9
 
 
 def decoder_gflops(architecture: Architecture) -> DecoderGflops:
