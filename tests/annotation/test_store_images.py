@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,11 +18,14 @@ from sam_engine.dataset.reader import open_dataset, read_tables
 from sam_engine.dataset.rewrite.operations import filter_dataset
 from sam_engine.dataset.rewrite.parents import open_parent
 from sam_engine.dataset.rewrite.rules import Rules
-from sam_engine.dataset.shards import shard_name
+from sam_engine.dataset.row_problems import record_problems
+from sam_engine.dataset.schema import table_to_records
+from sam_engine.dataset.shards import encode_shard, shard_name
 from sam_engine.dataset.verify import verify_dataset
 from sam_engine.errors import ConfigError, FingerprintError
 from sam_engine.images.decode import decode_image
 from sam_engine.privacy.blur import region_of
+from sam_engine.structures import Shard
 from sam_engine.web.pictures import Pictures
 from tests.helpers import fakes
 
@@ -202,3 +206,42 @@ def test_images_too_long_for_jpeg_are_refused_before_anything_is_written(tmp_pat
     """They would fail one by one."""
     with pytest.raises(ConfigError, match=r"decode\.max_side"):
         settings_of(tmp_path, store_images=True, decode__max_side=65_501)
+
+
+def jpeg_of(size, **more):
+    data = io.BytesIO()
+    Image.new("RGB", size).save(data, **{"format": "JPEG", **more})
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("stored", "problem"),
+    [
+        (b"no image at all", "its stored image is none: "),
+        (jpeg_of((40, 50), format="PNG"), "its stored image is PNG; JPEG is stored"),
+        (jpeg_of((50, 40)), "its stored image is 50 x 40, not 40 x 50"),
+        (jpeg_of((40, 50)), None),
+        (jpeg_of((40, 50), exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x00\x00"), "carries EXIF"),
+    ],
+)
+def test_a_stored_image_that_is_not_what_it_must_be_is_named(root, stored, problem):
+    """Before it is published, and by who verifies; a reader of it gets an error and not that image."""
+    record = list(open_dataset(root / "stored").records())[1]
+    problems = list(record_problems(replace(record, image=stored)))
+
+    assert len(problems) == (problem is not None)
+    assert problem is None or problem in problems[0]
+
+
+def test_an_image_that_is_not_stored_without_a_word_is_named(root, tmp_path):
+    """The settings say that all are; a row without its image must say why."""
+    shutil.copytree(root / "stored", tmp_path / "out")
+    dataset = open_dataset(tmp_path / "out")
+    [table] = read_tables(dataset.store, shard_name(0), images=True)
+    records = [replace(record, image=None) for record in table_to_records(table)]
+    shard = Shard(index=0, start=0, stop=3)
+    data = encode_shard(records, shard=shard, fingerprint=dataset.fingerprint, extras=["image"])
+    dataset.store.replace(shard_name(0), data)
+    problems = verify_dataset(open_dataset(tmp_path / "out")).problems
+
+    assert sum("is not stored, and its row does not say why" in problem for problem in problems) == 2
