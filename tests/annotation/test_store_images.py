@@ -223,6 +223,7 @@ def jpeg_of(size, **more):
         (jpeg_of((40, 50)), None),
         (jpeg_of((40, 50), exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x00\x00"), "carries EXIF"),
     ],
+    ids=["no-image", "png", "turned", "sound", "exif"],
 )
 def test_a_stored_image_that_is_not_what_it_must_be_is_named(root, stored, problem):
     """Before it is published, and by who verifies; a reader of it gets an error and not that image."""
