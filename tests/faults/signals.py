@@ -47,11 +47,12 @@ def run_signals(work: Path, order: Order, *, executor: str) -> Result:
         for turn in range(order.limit or 100)
     ]
     for turn, (number, phase) in enumerate(planned):
+        num_known = len(result.violations)
         _stop_one(work, executor, number, phase, dice.uniform(0, MAX_PAUSE_S), result)
         if turn % RUNS_ON_ONE_OUTPUT == RUNS_ON_ONE_OUTPUT - 1 or turn == len(planned) - 1:
             _finish(work, executor, reference, result)
-        done = f"{turn + 1} of {len(planned)}: {number.name} at {phase}"
-        print(f"{done}; {len(result.violations)} violations", *result.violations[-1:], file=sys.stderr)
+        done = f"{turn + 1} of {len(planned)}, {number.name} at {phase}: {dict(result.outcomes)}"
+        print(done, *result.violations[num_known:], sep="\n  ", file=sys.stderr)
     return result
 
 
