@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sam_engine.config import ExecutorConfig
-from sam_engine.errors import ConfigError
+from sam_engine.errors import ConfigError, WorkerError
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,12 @@ def import_ray() -> Any:
 
 @contextlib.contextmanager
 def ray_session(config: ExecutorConfig) -> Iterator[None]:
-    """Be connected to Ray inside the block; a session that was there before is used and left alone."""
+    """Be connected to Ray inside the block; a session that was there before is used and left alone.
+
+    Raises:
+        ConfigError: No cluster answers at the address.
+        WorkerError: Ray does not start here.
+    """
     local = config.address == "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray reads these when it is imported: later they would be half in force. Other clusters have own rules.
@@ -76,8 +81,8 @@ def ray_session(config: ExecutorConfig) -> Iterator[None]:
                     ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
         except ConfigError:
             raise
-        except (OSError, ValueError, RuntimeError) as error:
-            raise _no_answer(config.address, error) from error
+        except Exception as error:  # Ray raises bare ones, as where its own parts have not started in 30 s
+            raise _did_not_start(error) if local else _no_answer(config.address, error) from error
         yield
 
 
@@ -95,6 +100,13 @@ def refuse_unreachable(address: str) -> None:
 
 def _no_answer(address: str, error: Exception) -> ConfigError:
     return ConfigError(f"executor.address is {address!r}: Ray does not answer there: {last_line(error)}")
+
+
+def _did_not_start(error: Exception) -> WorkerError:
+    return WorkerError(
+        f"Ray did not start on this machine, which may be too busy: {last_line(error)} The same command goes "
+        "on; executor=inline does without Ray"
+    )
 
 
 def check_reachable(address: str) -> None:

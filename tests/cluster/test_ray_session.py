@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from sam_engine.cluster import ray_session
+from sam_engine.config import ExecutorConfig
+from sam_engine.errors import WorkerError
 
 ASK = """
 import sys, time
@@ -103,3 +105,29 @@ def test_signal_while_ray_starts_stops_the_run():
         assert signal.getsignal(signal.SIGTERM) is stop
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+class BusyRay:
+    """Ray where its own parts have not started in half a minute: it raises a bare Exception then."""
+
+    is_shut_down = False
+
+    def is_initialized(self):
+        return False
+
+    def init(self, **_):
+        raise Exception("The current node timed out during startup.")  # noqa: TRY002
+
+    def shutdown(self):
+        self.is_shut_down = True
+
+
+def test_a_machine_too_busy_for_ray_is_told(monkeypatch):
+    """In a line, with exit code 1: the same command goes on later."""
+    ray = BusyRay()
+    monkeypatch.setattr(ray_session, "import_ray", lambda: ray)
+    session = ray_session.ray_session(ExecutorConfig(name="ray"))
+    with pytest.raises(WorkerError, match="Ray did not start on this machine"):
+        session.__enter__()
+
+    assert ray.is_shut_down
