@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--exhaustive", action="store_true", help="these images were looked at as a whole: no mask is missing"
     )
+    parser.add_argument("--dry-run", action="store_true", help="say what would change, and write nothing")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     options = parser.parse_args(arguments)
     dataset = open_dataset(options.dataset)
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         FORMS[options.form](dataset, options.dataset, options.path),
         by=options.by,
         exhaustive=options.exhaustive,
+        dry_run=options.dry_run,
     )
     text = (
         f"{summary.num_images} images: {summary.num_kept} masks as they were, "

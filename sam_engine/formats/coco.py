@@ -24,6 +24,7 @@ from sam_engine.formats.returned import ReturnedImage, ReturnedMask
 from sam_engine.formats.source import (
     AS_STORED,
     KINDS,
+    MALFORMED,
     AnnotatedImage,
     ReadOptions,
     bad_annotations,
@@ -128,7 +129,7 @@ def open_coco_source(path: str | Path, options: ReadOptions) -> CocoSource:
         listed = sorted(document["images"], key=lambda image: int(image["id"]))
         listed = [image for image in listed if segmentations.get(int(image["id"])) and image["file_name"]]
         licences = {entry["id"]: _licence(entry) for entry in document.get("licenses") or ()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except MALFORMED as error:
         raise InputError(f"{path}: no COCO instances file ({error!r}); give {KINDS}") from error
     if not listed:
         boxes = f", nor a box alone ({num_boxes} are)" if num_boxes else ""
@@ -176,7 +177,7 @@ def read_coco(path: Path, *, highest_id: int) -> list[ReturnedImage]:
             )
             masks[image_id].append(mask)
         num_polygons = sum(isinstance(each["segmentation"], list) for each in document["annotations"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImageError) as error:
+    except MALFORMED as error:
         raise InputError(f"{path}: no COCO file of an export of ours ({error!r})") from error
     if num_polygons:
         log.warning("%s: %d masks are polygons; holes of theirs are taken as closed", path, num_polygons)

@@ -20,6 +20,7 @@ from sam_engine.files import new_file, write_atomically
 from sam_engine.formats.each_image import ImagesToWrite, copy_name, name_of
 from sam_engine.formats.origins_table import new_origins
 from sam_engine.formats.returned import ReturnedImage, ReturnedMask
+from sam_engine.formats.source import MALFORMED
 from sam_engine.ops.rle import Runs, crop_to_runs, decode_runs, mask_to_runs
 from sam_engine.structures import Annotation, ImageRecord
 
@@ -99,7 +100,7 @@ def read_cvat(path: Path) -> list[ReturnedImage]:
     path = path / "annotations.xml" if path.is_dir() else path
     try:
         return [_read_image(image, path) for image in _parsed(path.read_bytes()).iter("image")]
-    except (OSError, ET.ParseError, ValueError, KeyError, TypeError) as error:
+    except (ET.ParseError, *MALFORMED) as error:
         raise InputError(f"{path}: no XML of CVAT's for images, with masks ({error!r})") from error
 
 

@@ -24,6 +24,7 @@ from sam_engine.errors import InputError
 from sam_engine.files import new_file, write_atomically
 from sam_engine.formats.each_image import ImagesToWrite, copy_name, name_of, origin_of
 from sam_engine.formats.returned import ReturnedImage, ReturnedMask
+from sam_engine.formats.source import MALFORMED
 from sam_engine.ops.rle import MAX_DECODED_PIXELS, mask_to_runs
 from sam_engine.structures import Annotation, ImageRecord
 
@@ -107,7 +108,7 @@ def read_label_studio(path: Path) -> list[ReturnedImage]:
     try:
         tasks = json.loads(path.read_bytes())
         found = [_read_task(task, f"{path}, task {number}") for number, task in enumerate(tasks)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except MALFORMED as error:
         raise InputError(f"{path}: no JSON of Label Studio's with brush masks ({error!r})") from error
     return [image for image in found if image is not None]
 

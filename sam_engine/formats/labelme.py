@@ -20,6 +20,7 @@ from sam_engine.errors import InputError
 from sam_engine.files import write_atomically
 from sam_engine.formats.each_image import ImagesToWrite, copy_name, name_of, origin_of
 from sam_engine.formats.returned import ReturnedImage, ReturnedMask
+from sam_engine.formats.source import MALFORMED
 from sam_engine.ops.rle import Runs, crop_to_runs, mask_to_runs
 from sam_engine.structures import Annotation, ImageRecord
 
@@ -91,7 +92,7 @@ def _read_document(path: Path) -> ReturnedImage:
             ReturnedMask(id=_identifier(shape), runs=_runs(shape, size), name=shape.get("label"))
             for shape in document["shapes"]
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except MALFORMED as error:
         raise InputError(f"{path}: no file of labelme's with masks ({error})") from error
     return ReturnedImage(place=str(path), image_id=int(path.stem), size=size, masks=masks)
 

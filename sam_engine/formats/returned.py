@@ -33,6 +33,11 @@ class ReturnedMask:
     name: str | None = None
     """What it is called there; None if the file does not say."""
 
+    def __post_init__(self) -> None:
+        """Raise TypeError if the name is no text."""
+        if not isinstance(self.name, str | None):
+            raise TypeError(f"a mask is called {self.name!r}, which is no text")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReturnedImage:
@@ -77,6 +82,7 @@ def log_differences(
     *,
     by: str,
     exhaustive: bool = False,
+    dry_run: bool = False,
 ) -> ReturnSummary:
     """Write the differences of returned images from the dataset, corrected as it is until now, to its log.
 
@@ -89,6 +95,7 @@ def log_differences(
         returned: What came back, each image once.
         by: Who corrected.
         exhaustive: Somebody looked at these images as a whole: their masks are right, and none is missing.
+        dry_run: Write nothing; the summary says what would have been.
 
     Raises:
         InputError: An image is not of this dataset, has another size, or names a mask that it never had, or
@@ -130,7 +137,8 @@ def log_differences(
             raise InputError(f"{image.place}: {error}") from error
         if exhaustive:
             lines.append(log.line(Operation.ACCEPT, image.image_id))
-    log.write(lines)
+    if not dry_run:
+        log.write(lines)
     return summary
 
 

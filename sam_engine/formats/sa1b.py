@@ -17,6 +17,7 @@ from sam_engine.formats.each_image import ImagesToWrite, origin_of, said_of
 from sam_engine.formats.source import (
     AS_STORED,
     KINDS,
+    MALFORMED,
     AnnotatedImage,
     ReadOptions,
     bad_annotations,
@@ -81,7 +82,7 @@ class Sa1bSource:
         try:
             record = json.loads(data)
             return int(record["image"]["image_id"]), [a["segmentation"] for a in record["annotations"]]
-        except (ValueError, KeyError, TypeError) as error:
+        except MALFORMED as error:
             raise bad_annotations(f"{self._place(index, 1)} is not SA-1B's ({error!r})") from error
 
     def _bytes(self, index: int, part: int) -> bytes:

@@ -23,6 +23,10 @@ AS_STORED = DecodeConfig(exif=False)
 """Annotations of SA-1B and COCO refer to the pixels as they are stored."""
 
 
+MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What is raised where a file that people and other tools wrote is taken at its word."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AnnotatedImage:
     """One image with its masks."""

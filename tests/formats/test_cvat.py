@@ -131,6 +131,7 @@ def test_changes_come_back_as_corrections(root, tmp_path):
         (lambda d: d.find("image/mask").remove(d.find("image/mask/attribute")), "no attribute annotation_id"),
         (lambda d: d.find("image/mask").set("left", "31"), "leaves its image"),
         (lambda d: d.find("image/mask").set("rle", "0, 7"), "no XML of CVAT's"),
+        (lambda d: d.find("image/mask").set("rle", f"{2**70}"), "no XML of CVAT's"),
         (lambda d: setattr(d.find("image/mask/attribute"), "text", "99"), "has no mask 99"),
     ],
 )

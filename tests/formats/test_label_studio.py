@@ -179,6 +179,8 @@ def test_what_nobody_annotated_says_nothing(root, tmp_path, annotations):
         (lambda t: t[0]["annotations"][0]["result"][0].update(original_width=9), "of other sizes"),
         (lambda t: t[0]["annotations"][0]["result"][0].update(id="mask-99"), "image 0 has no mask 99"),
         (lambda t: t[0].pop("data"), "no JSON of Label Studio's"),
+        (lambda t: t[0]["annotations"][0]["result"][0]["value"].update(rle=[2**70]), "no JSON of Label"),
+        (lambda t: t[0]["annotations"][0]["result"][0]["value"].update(brushlabels=[7]), "is no text"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_line_is_written(root, tmp_path, change, message):

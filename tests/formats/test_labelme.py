@@ -142,6 +142,9 @@ def test_masks_that_people_added_keep_their_identity(root, tmp_path):
         (lambda shapes: shapes[0].update(group_id=77), "image 0 has no mask 77"),
         (lambda shapes: shapes[0].update(shape_type="circle"), "a shape is a circle"),
         (lambda shapes: shapes[0].update(mask="no base64"), "no file of labelme's"),
+        (lambda shapes: shapes[0].update(points=[[], [4, 4]]), "no file of labelme's"),
+        (lambda shapes: shapes[0].update(label=7), "called 7, which is no text"),
+        (lambda shapes: shapes[0].update(label="x" * 300), "label is 'xxx"),
         (lambda shapes: shapes[0].update(points=[[-5, 0], [4, 4]]), "leaves it"),
     ],
 )

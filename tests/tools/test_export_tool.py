@@ -139,6 +139,22 @@ def test_every_form_is_written_and_what_comes_back_is_the_same(tmp_path, capsys,
         assert back == {"num_images": 3, "num_kept": 4, **dict.fromkeys(CHANGES, 0)}
 
 
+def test_what_would_come_back_is_told_without_a_line(data, tmp_path, capsys):
+    """--dry-run counts as the import does, and leaves the log alone."""
+    output = tmp_path / "c.json"
+    run(export.main, [str(data), "--to", "coco", "--output", str(output)])
+    document = json.loads(output.read_text())
+    output.write_text(json.dumps(document | {"annotations": document["annotations"][1:]}))
+    capsys.readouterr()
+    code = run(
+        import_annotations.main, [str(data), str(output), *["--from", "coco", "--by", "ann", "--dry-run"]]
+    )
+
+    assert code == 0
+    assert "3 masks as they were, 0 changed, 1 deleted" in capsys.readouterr().out
+    assert not (data / "corrections").exists()
+
+
 def test_all_that_comes_back_is_told_so():
     """The description of a form says whether tools.import_annotations takes it."""
     assert {name for name, form in EXPORTS.items() if form.comes_back} == set(import_annotations.FORMS)
