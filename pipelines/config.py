@@ -26,6 +26,7 @@ from yaml import YAMLError, safe_load  # type: ignore[import-untyped]
 
 from sam_engine.__main__ import called
 from sam_engine.compute.signals import stoppable
+from sam_engine.config import AMG_PRESETS, AmgConfig
 from sam_engine.dataset.run_info import config_yaml
 from sam_engine.errors import ConfigError, SamEngineError
 
@@ -33,6 +34,8 @@ from .help import settings_lines
 from .lists import item_type, split_list
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+PRESETS: Mapping[Any, Mapping[str, Mapping[str, Any]]] = {AmgConfig: AMG_PRESETS}
+"""Choices of sections that the library knows by name, too, and which are therefore no files."""
 
 Config = TypeVar("Config")
 
@@ -65,7 +68,11 @@ def register(name: str, config_class: type) -> None:
         node = nodes.pop()
         OmegaConf.set_readonly(node, False)
         nodes += [node[key] for key in node if OmegaConf.is_dict(node[key])]
-    ConfigStore.instance().store(name=name, node=root)
+    store = ConfigStore.instance()
+    store.store(name=name, node=root)
+    for field in dataclasses.fields(config_class):
+        for choice, values in PRESETS.get(field.default_factory, {}).items():
+            store.store(group=field.name, name=choice, node=dict(values))
 
 
 def parse(raw: DictConfig) -> Any:
@@ -207,7 +214,7 @@ def help_text(command: CommandLine) -> str:
     """Return the text of ``--help``: the program's own, its groups, then every setting with its default."""
     module = f"pipelines.{command.name}"
     text = command.help.strip().replace(f"python -m {module}", called(module))
-    lines = [text, "", "Choices, each a file in configs/:"]
+    lines = [text, "", "Choices:"]
     for group, choices in _groups([CONFIGS], command.config_class).items():
         lines.append(f"  {group}={' | '.join(choices)}")
     lines += ["", "Settings and their defaults:"]
@@ -327,6 +334,7 @@ def _groups(folders: Sequence[Path], config_class: type) -> dict[str, list[str]]
         if not dataclasses.is_dataclass(field.default_factory):
             continue
         choices = {path.stem for folder in folders for path in folder.glob(f"{field.name}/*.yaml")}
+        choices |= PRESETS.get(field.default_factory, {}).keys()
         if choices:
             groups[field.name] = sorted(choices)
     return groups

@@ -5,10 +5,12 @@ The sections are written in `sam_engine.settings`, one file each, and imported f
 a worker.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from sam_engine.settings.amg import AmgConfig, is_on
-from sam_engine.settings.checks import check_setting, check_types
+from sam_engine.settings.amg import AMG_PRESETS, AmgConfig, is_on
+from sam_engine.settings.checks import check_setting, check_types, settings_from
 from sam_engine.settings.executor import ExecutorConfig
 from sam_engine.settings.images import MAX_STORED_SIDE, SCALE_PATTERN, DecodeConfig, VideoConfig
 from sam_engine.settings.model import MODEL_NAMES, PRECISIONS, ModelConfig
@@ -17,6 +19,7 @@ from sam_engine.settings.privacy import BLURS, PrivacyConfig
 from sam_engine.structures import Partition
 
 __all__ = [
+    "AMG_PRESETS",
     "BLURS",
     "MODEL_NAMES",
     "PRECISIONS",
@@ -31,6 +34,7 @@ __all__ = [
     "PrivacyConfig",
     "VideoConfig",
     "is_on",
+    "run_config",
 ]
 
 
@@ -115,3 +119,26 @@ class AutoAnnotateConfig:
         check_types(part, "partition.")
         check_setting("partition.count", part.count, part.count >= 1, "at least 1")
         check_setting("partition.index", part.index, 0 <= part.index < part.count, "below partition.count")
+
+
+def run_config(settings: Mapping[str, Any]) -> AutoAnnotateConfig:
+    """Return the settings of a run from keywords, as the command line makes them: ``amg`` follows the model.
+
+    Args:
+        settings: Fields of `AutoAnnotateConfig`. ``amg`` is one of `AMG_PRESETS`; or a mapping, of what
+            differs from the preset of the model's name; or an `AmgConfig`, which is taken as it is.
+
+    Raises:
+        ConfigError: There is no such setting or preset, or a value is wrong.
+    """
+    given = settings.get("amg", {})
+    rest = {key: value for key, value in settings.items() if key != "amg"}
+    config: AutoAnnotateConfig = settings_from(AutoAnnotateConfig, rest)
+    if isinstance(given, AmgConfig):
+        return replace(config, amg=given)
+    if isinstance(given, str):
+        check_setting("amg", given, given in AMG_PRESETS, f"one of {', '.join(AMG_PRESETS)}")
+        return replace(config, amg=AmgConfig(**AMG_PRESETS[given]))
+    check_setting("amg", given, isinstance(given, Mapping), "a preset's name, a mapping or AmgConfig")
+    values = {**AMG_PRESETS.get(config.model.name, {}), **given}
+    return replace(config, amg=settings_from(AmgConfig, values, "amg."))

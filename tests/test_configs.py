@@ -11,7 +11,7 @@ import pytest
 from pipelines import evaluate, train
 from pipelines.auto_annotate import COMMAND
 from pipelines.config import CONFIGS, CommandLine, help_text, load, main
-from sam_engine.config import AmgConfig, AutoAnnotateConfig, ModelConfig
+from sam_engine.config import AMG_PRESETS, AmgConfig, AutoAnnotateConfig, ModelConfig, run_config
 from sam_engine.dataset.run_info import config_yaml
 from sam_engine.errors import ConfigError
 
@@ -20,7 +20,7 @@ CHOICES = [
     f"{field.name}={path.stem}"
     for field in dataclasses.fields(AutoAnnotateConfig)
     for path in sorted(CONFIGS.glob(f"{field.name}/*.yaml"))
-]
+] + [f"amg={name}" for name in AMG_PRESETS]
 
 
 def load_run(*overrides: str) -> AutoAnnotateConfig:
@@ -65,6 +65,30 @@ def test_nothing_given_is_the_schema_with_the_small_model():
 def test_amg_follows_the_model_unless_asked(overrides, points_per_side):
     """The small model has its own thresholds and grid; the command line wins over both."""
     assert load_run(*overrides).amg.points_per_side == points_per_side
+
+
+@pytest.mark.parametrize(
+    ("settings", "overrides"),
+    [
+        ({}, []),
+        ({"model": "tiny"}, ["model=tiny"]),
+        ({"model": "vit_b", "amg": "sa1b"}, ["model=vit_b", "amg=sa1b"]),
+        ({"amg": {"points_per_side": 8}}, ["amg.points_per_side=8"]),
+        ({"model": {"name": "vit_h", "device": "cpu"}}, ["model=vit_h", "model.device=cpu"]),
+    ],
+)
+def test_a_script_gets_what_the_command_line_gets(settings, overrides):
+    """Presets by name, that of the model unless asked, and what differs from it."""
+    assert run_config(settings) == load_run(*overrides)
+
+
+def test_settings_given_as_such_are_taken_as_they_are():
+    """Whoever builds AmgConfig means its defaults; what is neither is refused."""
+    assert run_config({"model": "tiny", "amg": AmgConfig()}).amg.points_per_side == 32
+    with pytest.raises(ConfigError, match="amg must be one of default, dense, fast, sa1b, tiny, got 'fsat'"):
+        run_config({"amg": "fsat"})
+    with pytest.raises(ConfigError, match="amg must be a preset's name, a mapping or AmgConfig, got 5"):
+        run_config({"amg": 5})
 
 
 def test_vit_models_use_the_defaults_of_segment_anything():

@@ -31,13 +31,12 @@ from sam_engine.annotation.report import (
     session_stats,
 )
 from sam_engine.annotation.run_shards import run_shards
-from sam_engine.config import AutoAnnotateConfig
+from sam_engine.config import AutoAnnotateConfig, run_config
 from sam_engine.dataset.published import committed_shards
 from sam_engine.dataset.schema import SUCCESS
 from sam_engine.dataset.shards import shard_sha256, success_json
 from sam_engine.errors import ConfigError, ModelLoadError
 from sam_engine.inputs.source import short_name
-from sam_engine.settings.checks import settings_from
 from sam_engine.structures import Partition, ShardReport
 
 if TYPE_CHECKING:
@@ -93,7 +92,8 @@ def annotate_dataset(
             image and a `ShardReport` after each shard. What it raises stops the run; the same call goes on.
         make_model: Returns the model; None for the configured one. Picklable, for Ray.
         settings: Fields of `AutoAnnotateConfig`. Its sections are given as such (`AmgConfig`), as mappings,
-            or, for ``model`` and ``executor``, as a name.
+            or, for ``model``, ``amg`` and ``executor``, as a name. As on the command line ``amg`` is, unless
+            given as such, the preset of the model's name with what the mapping changes.
 
     Returns:
         What the dataset holds now. Look at its ``given_up`` and ``totals.failures``.
@@ -104,7 +104,7 @@ def annotate_dataset(
         ModelLoadError, WorkerError, ShardError, StorageError: The run cannot go on; the same call resumes it.
     """
     if config is None:
-        config = settings_from(AutoAnnotateConfig, settings)
+        config = run_config(settings)
     elif settings:
         raise ConfigError(f"give a config or keywords, got both (config and {', '.join(sorted(settings))})")
     preparation = prepare(config)

@@ -1,8 +1,9 @@
 """Settings of the automatic mask generator."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Self, TypeGuard
+from typing import Any, Self, TypeGuard
 
 from sam_engine.catalogue import Thresholds
 from sam_engine.settings.checks import check_setting, check_types
@@ -116,3 +117,25 @@ class AmgConfig:
                 for each in fields(Thresholds)
             }
         )
+
+
+AMG_PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # The defaults of segment_anything 1.0: 32 x 32 points, one pass over the whole image.
+    "default": {},
+    # For small things: four times the prompts, and one layer of crops with half as many points along a side.
+    "dense": {"points_per_side": 64, "crop_n_layers": 1, "crop_n_points_downscale_factor": 2},
+    # A quarter of the prompts.
+    "fast": {"points_per_side": 16},
+    # The recipe of SA-1B: crops of 2 x 2 and 4 x 4 with 16 x 16 and 8 x 8 points, small regions cleaned.
+    "sa1b": {
+        "crop_n_layers": 2,
+        "crop_n_points_downscale_factor": 2,
+        "min_mask_region_area": 100,
+        "max_mask_area_fraction": 0.95,
+        "drop_small_masks": True,
+    },
+    # For the small model on a CPU: a quarter of the prompts, and edges that are softer than those of the ViTs
+    # leave islands and holes, which are cleaned. Its thresholds are the model's own, in catalogue.py.
+    "tiny": {"points_per_side": 16, "min_mask_region_area": 150},
+}
+"""What ``amg=NAME`` sets. That of the model's name, if there is one, is taken unless another is asked for."""
