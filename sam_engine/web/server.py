@@ -56,13 +56,13 @@ def server_config(app: ASGIApp) -> uvicorn.Config:
 
 
 @contextlib.contextmanager
-def serving(viewer: Viewer, token: str | None = None) -> Iterator[str]:
-    """Serve in a thread of this process, on any port; yield the address with its token.
+def serving(viewer: Viewer, token: str | None = None, *, port: int = 0) -> Iterator[str]:
+    """Serve in a thread of this process, by default on any port; yield the address with its token.
 
     Its listing is not started.
     """
     token = token or make_token()
-    with bound(0) as listener:
+    with bound(port) as listener:
         port = listener.getsockname()[1]
         server = uvicorn.Server(server_config(guarded(viewer, port, token)))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -10,6 +10,7 @@ if ROOT not in sys.path:  # pipelines and tools
 
 from .buckets import kills_in, requests_of  # noqa: E402
 from .command import Campaign, run_command  # noqa: E402
+from .corrections import run_corrections  # noqa: E402
 from .cost import run_cost  # noqa: E402
 from .decode import run_decode  # noqa: E402
 from .drivers import run_drivers  # noqa: E402
@@ -55,6 +56,10 @@ CAMPAIGNS: Mapping[str, tuple[str, Campaign]] = {
         _in_scene(run_power_loss),
     ),
     "zombies": ("let a run go on that another has overtaken, the lock defeated", _in_scene(run_zombies)),
+    "corrections": (
+        "break the annotator while people work: no act that it answered is lost",
+        run_corrections,
+    ),
     "flips": ("flip one bit of a shard: reader and tools.verify must notice", _in_scene(run_flips)),
     "selftest": ("plant known bugs; the campaigns above must find each", _in_scene(run_selftest)),
     "cost": ("measure what syncing, linking and reading back cost", run_cost),

@@ -68,7 +68,7 @@ def record(scene: Scene, *, plant: Plant | None = None, kill_at: int | None = No
     def spy() -> None:
         if plant is not None:
             plant()
-        _record_calls(scene.root, trace, kill_at)
+        record_calls(scene.root, trace, kill_at)
 
     code = scene.run(spy)
     operations = []
@@ -156,7 +156,7 @@ def _resume(scene: Scene, state: Mapping[str, bytes], result: Result, plant: Pla
     result.violations += [f"from {names}: {problem}" for problem in problems]
 
 
-def _record_calls(root: Path, trace: Path, kill_at: int | None) -> None:
+def record_calls(root: Path, trace: Path, kill_at: int | None) -> None:
     """Write every operation below ``root`` to ``trace`` as it is made."""
     file = trace.open("wb", buffering=0)
     count = 0

@@ -71,8 +71,20 @@ def served(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield made
 
 
+@pytest.fixture(scope="module")
+def annotated(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A copy of the dataset that may be written to, served."""
+    root = tmp_path_factory.mktemp("annotated")
+    shutil.copytree(dataset.store.describe(), root / "out")
+    model = PromptModel(ModelConfig(device="cpu"), EmbeddingCache(root / "embeddings"))
+    viewer = Viewer(open_dataset(root / "out"), model=model)
+    viewer.prompting.runtime = lambda: None  # masks are decoded by the server
+    with serving(viewer) as made:
+        yield made
+
+
 @contextlib.contextmanager
-def serving(viewer: Viewer) -> Iterator[Served]:
+def serving(viewer: Viewer, port: int = 0) -> Iterator[Served]:
     """Serve a dataset that can be corrected."""
     dataset = viewer.dataset
     viewer.annotator = Annotator(annotating=Annotating(dataset, viewer.places), name="Ada")
@@ -81,7 +93,7 @@ def serving(viewer: Viewer) -> Iterator[Served]:
     while not viewer.listing.is_whole():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    with server.serving(viewer, TOKEN) as address:
+    with server.serving(viewer, TOKEN, port=port) as address:
         yield Served(dataset, viewer, urlsplit(address).port)
     viewer.listing.close()
     viewer.prompting.close()

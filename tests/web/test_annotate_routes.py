@@ -1,28 +1,15 @@
 """The annotator's routes, asked over raw sockets: who may write, what is refused, what the answers are."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from sam_engine.dataset.correction_log import read_corrections
-from sam_engine.dataset.reader import open_dataset
-from sam_engine.web.app import Viewer
-from tests.web.conftest import serving
 from tests.web.test_guard import ask, cookie, own
 
 ACTS = "/api/annotate/images/0/acts"
 GOOD = {"by": "Ada", "seen": 0, "act": "1" * 16, "lines": [{"operation": "delete", "mask_id": 0}]}
-
-
-@pytest.fixture(scope="module")
-def annotated(dataset, tmp_path_factory):
-    """A copy of the dataset, which may be written to."""
-    root = tmp_path_factory.mktemp("annotated") / "out"
-    shutil.copytree(dataset.store.describe(), root)
-    with serving(Viewer(open_dataset(root))) as made:
-        yield made
 
 
 def post(served, path, body, *headers):

@@ -46,7 +46,7 @@ class AnnotateView {
     this.watch = new Stopwatch(signal);
     this.canvas = new AnnotateCanvas(this, signal);
     this.panel = new AnnotatePanel(this);
-    this.root = element("div", { class: "workspace annotate" }, this.canvas.root, this.panel.root);
+    this.root = element("div", { class: "workspace annotate", "data-image": image.image_id }, this.canvas.root, this.panel.root);
     this.hear();
     addEventListener("beforeunload", (event) => { if (this.image.waiting.length) event.preventDefault(); }, { signal });
     addEventListener("keydown", (event) => this.panel.key(event), { signal });
@@ -73,6 +73,7 @@ class AnnotateView {
       if (this.signal.aborted) return;
       this.session = session;
       this.panel.show();
+      performance.mark("prompts ready");
       const { image_id: next } = await nextImage(this.settings, this.image.image_id, this.signal);
       if (next !== null) session.ahead(`images/${next}`);
     } catch (error) {
@@ -92,9 +93,9 @@ class AnnotateView {
     sessionStorage.setItem(`annotate ${name}`, value);
     if (name === "by") this.reload(null);
     if (name !== "stage") return;
-    this.select([]);
     this.stack.refilter();
     this.canvas.repaint();
+    this.select([]);
   }
 
   // ---- acts ----
@@ -284,6 +285,7 @@ class AnnotateView {
 
   // ---- words and changes ----
 
+  /** Show words until the next thing is done. */
   say(words) {
     this.words = words;
     this.panel.show();

@@ -103,6 +103,7 @@ export class AnnotateCanvas {
     this.canvas.setPointerCapture(event.pointerId);
     this.canvas.focus();
     const { tool } = this.view;
+    this.view.words = undefined;
     const at = this.stage.toImage(event);
     this.pressed = { at, last: at, moves: event.button === 1 || tool === "pick", isRight: event.button === 2, adds: event.shiftKey, far: 0 };
     if (!this.pressed.moves && isBrush(tool)) this.view.stroke(at, at, true);

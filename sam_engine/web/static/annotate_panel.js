@@ -107,7 +107,6 @@ export class AnnotatePanel {
       onclick: () => view.changeDraft((each) => each.choose(number)),
     }, element("kbd", {}, String(number + 1)), ` ${score.toFixed(2)} · ${count(mask.area)} px`)));
     view.canvas.status.textContent = view.words ?? TOOLS[view.tool][2];
-    view.words = undefined;
   }
 
   showSaving({ count: waiting, problem }) {
@@ -121,6 +120,7 @@ export class AnnotatePanel {
     const { view } = this;
     if (event.altKey || event.target.matches("input, select, textarea")) return;
     const key = event.key.toLowerCase();
+    view.words = undefined;
     if (event.ctrlKey || event.metaKey) {
       if (key === "z") (event.shiftKey ? view.redo() : this.timed("undo", event, () => view.undo()));
       else if (key === "y") view.redo();
