@@ -31,6 +31,7 @@ from sam_engine.files import write_atomically
 from . import auto_annotate, evaluate, train
 from .config import CommandLine, main
 from .logs import set_up_logging
+from .loop_stages import run_stages
 
 COMMAND = CommandLine(
     name="loop",
@@ -52,6 +53,14 @@ The second command goes round again, with what the first one made.
 3. scores/      pipelines.evaluate of the weights before and of every run, on the held-out images
 4. report.md, report.json   before, control, loop, with the spread over seeds
 
+The three stages of the data engine, with a simulated annotator who clicks from the annotations of unlabelled:
+
+  python -m pipelines.loop stages=[manual,semi,auto] annotator=oracle unlabelled=train.tar heldout=[eval.tar]
+
+Each stage takes its part of the images (limit=), trains on what was made so far, and on labelled if there
+is any, and is a line of report.md: prompts, simulated minutes, masks, scores. What the annotator says lies in
+the corrections of N-STAGE/dataset, as a person's would.
+
 Run it again to go on where it stopped: each stage passes over what is done. Settings of a training: train.*
 Flags: --help, --cfg job (print the configuration and stop). Exit codes: 0 done, 1 failed, 2 bad setting,
 3 more images failed than allowed, 130 and 143 stopped by a signal.
@@ -64,7 +73,7 @@ log = logging.getLogger("pipelines.loop")  # not __name__, which is __main__ und
 def run(config: LoopConfig) -> int:
     """Go round once; return the exit code."""
     set_up_logging(config.log.format)
-    for name in ("labelled", "unlabelled", "heldout"):
+    for name in ("unlabelled", "heldout") if config.stages else ("labelled", "unlabelled", "heldout"):
         if not getattr(config, name):
             raise ConfigError(f"{name} is empty; see {called('pipelines.loop')} --help")
     from sam_engine.training.data.provenance import same_content
@@ -78,6 +87,8 @@ def run(config: LoopConfig) -> int:
     if start is None:
         raise ConfigError("model.checkpoint=random has learnt nothing that it could annotate")
     claim_output(config)
+    if config.stages:
+        return run_stages(config, start, _scores)
 
     code = auto_annotate.run(
         AutoAnnotateConfig(

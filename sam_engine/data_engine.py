@@ -1,5 +1,7 @@
 """The data engine's loop, once round, against a control that costs the same. No torch, no Hydra.
 
+`stages` has the other way to run it, stage after stage.
+
 Two arms start from the same weights and make the same number of steps on the same schedule: ``control`` sees
 the labelled images alone, ``loop`` also images that the model annotated itself. Each is run with every seed,
 and all are scored on the same held-out images.
@@ -16,9 +18,12 @@ from sam_engine.config import AmgConfig, ExecutorConfig, LogConfig, ModelConfig
 from sam_engine.errors import ConfigError
 from sam_engine.files import write_atomically
 from sam_engine.settings.checks import check_setting, check_types
+from sam_engine.settings.oracle import OracleConfig
 from sam_engine.training.config import TrainConfig
 
 ARMS = ("control", "loop")
+STAGES = ("manual", "semi", "auto")
+"""Of the data engine: people draw; people draw what the model was not sure of; nobody works."""
 METRICS = {
     "click": "click_ranked",
     "oracle": "click_oracle",
@@ -65,12 +70,22 @@ class LoopConfig:
     """Score only the first so many images of each."""
     seeds: list[int] = field(default_factory=lambda: [0, 1])
     """Each arm is trained once with each. More may be added when the loop is run again."""
+    stages: list[str] = field(default_factory=list)
+    """In place of once round with a control: manual, semi and auto, in any order and number, each with a part
+    of the unlabelled images and a training after it. Of ``seeds`` the first counts."""
+    annotator: str = "oracle"
+    """Who works in the stages manual and semi: oracle, which clicks from the annotations of ``unlabelled``;
+    nothing else reads them."""
+    oracle: OracleConfig = field(default_factory=OracleConfig)
 
     def __post_init__(self) -> None:
         """Check types, then ranges."""
         check_types(self)
         check_setting("seeds", self.seeds, len(set(self.seeds)) == len(self.seeds) > 0, "different numbers")
         check_setting("pseudo_share", self.pseudo_share, 0 < self.pseudo_share < 1, "above 0 and below 1")
+        known = all(stage in STAGES for stage in self.stages)
+        check_setting("stages", self.stages, known, f"of {', '.join(STAGES)}")
+        check_setting("annotator", self.annotator, self.annotator == "oracle", "oracle")
         weights = self.labelled_weights
         fits = len(weights) in (0, len(self.labelled)) and all(weight > 0 for weight in weights)
         check_setting("labelled_weights", weights, fits, "above 0, one for each of labelled")

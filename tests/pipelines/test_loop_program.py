@@ -7,6 +7,7 @@ import pytest
 
 from pipelines import loop
 from pipelines.config import main
+from sam_engine.dataset.correction_log import read_corrections
 from tests.helpers.drawn_data import write_tar
 
 
@@ -59,6 +60,49 @@ def test_once_round_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert first["report.md"][1] == second["report.md"][1]
 
 
+@pytest.mark.slow
+def test_three_stages_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Each has its own images, a log of what the oracle said, a training, a line; nothing is made twice."""
+    output = tmp_path / "loop"
+    arguments = [
+        "stages=[manual,semi,auto]",
+        f"unlabelled={write_tar(tmp_path / 'more.tar', [1, 3, 4])}",
+        f"heldout=[{write_tar(tmp_path / 'eval.tar', [2])}]",
+        f"output={output}",
+        "executor=inline",
+        "seeds=[3]",
+        "amg.points_per_side=2",
+        "amg.pred_iou_thresh=0",
+        "amg.stability_score_thresh=0",
+        "oracle.max_clicks=1",
+        "train.total_steps=1",
+        "train.images_per_step=1",
+        "train.prompts_per_image=2",
+        "train.image_size=32",
+        "train.threads=1",
+    ]
+
+    assert main(loop.COMMAND, loop.run, arguments) == 0
+    rounds = json.loads((output / "report.json").read_text())["rounds"]
+    logs = {path: path.read_bytes() for path in output.glob("*/dataset/corrections/*")}
+    report = (output / "report.md").read_text()
+    assert main(loop.COMMAND, loop.run, arguments) == 0
+
+    assert [(each["stage"], each["images"]) for each in rounds] == [("manual", 1), ("semi", 1), ("auto", 1)]
+    assert [each["prompts"] > 0 for each in rounds] == [True, True, False]
+    assert [
+        len(read_corrections(output / f"{name}/dataset")) for name in ("1-manual", "2-semi", "3-auto")
+    ] == [
+        1,
+        1,
+        0,
+    ]
+    assert rounds[0]["masks"] == 2  # of bare photos: what was drawn, and nothing else
+    assert "| 3 auto" in report
+    assert {path: path.read_bytes() for path in output.glob("*/dataset/corrections/*")} == logs
+    assert (output / "report.md").read_text() == report
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -68,6 +112,9 @@ def test_once_round_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]
             ["labelled=[a.tar]", "unlabelled=b", "heldout=[c.tar]", "model.checkpoint=random"],
             "has learnt nothing",
         ),
+        (["stages=[manual,last]"], "stages is ['manual', 'last']"),
+        (["annotator=ada"], "annotator is 'ada'"),
+        (["oracle.max_clicks=0"], "oracle.max_clicks is 0"),
         (["train.seed=1"], "train.seed is the loop's to set"),
     ],
 )
