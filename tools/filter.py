@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = parser_of("filter", description)
     for name, (kind, meaning) in MASK_RULES.items():
         parser.add_argument(f"--min-{name}", type=kind, metavar="N", help=meaning)
-        parser.add_argument(f"--max-{name}", type=kind, metavar="N")
+        parser.add_argument(f"--max-{name}", type=kind, metavar="N", help="likewise")
     parser.add_argument("--label", dest="labels", action="append", help="of a mask; repeat for several")
     parser.add_argument(
         "--status", dest="statuses", action="append", help="of an image, with the masks that are left; repeat"

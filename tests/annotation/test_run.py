@@ -72,7 +72,7 @@ def test_the_callers_torch_keeps_its_threads(tmp_path):
         ({"inputs": "photos"}, "there is no setting 'inputs'; known are input, output, model"),
         ({"decode": {"strikt": True}}, "there is no setting 'decode.strikt'; known are strict"),
         ({"decode": 3}, "decode must be a mapping or DecodeConfig, got 3"),
-        ({"model": "vit_g"}, "model.name must be one of tiny, vit_b, vit_l, vit_h, got 'vit_g'"),
+        ({"model": "vit_g"}, "model.name must be one of tiny, vit_b, vit_l, vit_h, none, got 'vit_g'"),
         ({"config": sam_engine.AutoAnnotateConfig()}, "give a config or keywords, got both"),
     ],
 )
