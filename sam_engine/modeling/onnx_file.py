@@ -149,15 +149,26 @@ def write_graph(graph: Graph, path: Path, precision: str) -> None:
             opset_version=OPSET,
             dynamo=False,
         )
+        model = onnx.load(traced)
         if precision == "int8":
             _import("onnxruntime.quantization").quantize_dynamic(
-                traced, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True
+                model,
+                path,
+                op_types_to_quantize=["MatMul"],
+                per_channel=True,
+                nodes_to_exclude=_small_products(model),
             )
             return
-        model = onnx.load(traced)
     if precision == "fp16":
         halve_weights(model)
     onnx.save(model, path)
+
+
+def _small_products(model: Any) -> list[str]:
+    """Return the names of nodes with few weights: among them the frequencies that places are encoded by."""
+    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type == "MatMul"]
+    return [node.name for node in products if sizes.get(node.input[1], 0) < MIN_ELEMENTS_HALVED]
 
 
 def _weights(graph: Graph) -> Iterator[Tensor]:
