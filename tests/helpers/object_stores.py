@@ -1,8 +1,10 @@
 """Object stores to test against: moto in this process, and what stands in front of it."""
 
+import functools
 import itertools
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,6 +56,7 @@ def moto() -> Iterator[Service]:
     """Run moto's S3 in a thread; skip where it is not installed."""
     pytest.importorskip("obstore", reason="extra: cloud")
     server = pytest.importorskip("moto.server", reason="extra: test")
+    _put_in_one_step()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     threaded = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     threaded.start()
@@ -62,3 +65,17 @@ def moto() -> Iterator[Service]:
         yield Service(f"http://{host}:{port}")
     finally:
         threaded.stop()
+
+
+@functools.cache
+def _put_in_one_step() -> None:
+    """Let moto look and put at once, as services do: between the two, another writer may win as well."""
+    from moto.s3.responses import S3Response
+
+    put, lock = S3Response.put_object, threading.Lock()
+
+    def put_object(self):
+        with lock:
+            return put(self)
+
+    S3Response.put_object = put_object
