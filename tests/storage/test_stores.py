@@ -1,6 +1,7 @@
-"""What every store promises, held against each kind: a directory, and a bucket of moto's."""
+"""What every store promises, of each kind: a directory, a bucket of moto, a container of Azurite."""
 
 import pickle
+import shutil
 import threading
 
 import pytest
@@ -11,16 +12,28 @@ from sam_engine.storage.exclusivity import refuse_inexclusive
 from sam_engine.storage.open import open_store
 from sam_engine.storage.store import SET_ASIDE, TEMPORARY
 from sam_engine.structures import Partition
+from tests.faults.bucket_server import azurite
 
 
-@pytest.fixture(params=["directory", "bucket"])
-def store(request, tmp_path):
-    place = (
-        tmp_path / "out"
-        if request.param == "directory"
-        else request.getfixturevalue("bucket_url") + "/a b/ü%20"
-    )
-    return open_store(place)
+@pytest.fixture(scope="module")
+def azure():
+    """Azurite, and what a process needs to use it."""
+    if shutil.which("azurite-blob") is None:
+        pytest.skip("azurite-blob is not installed (npm)")
+    with azurite() as (proxy, environment), proxy.running():
+        yield environment
+
+
+@pytest.fixture(params=["directory", "bucket", pytest.param("container", marks=pytest.mark.slow)])
+def store(request, tmp_path, monkeypatch):
+    """An empty one of each kind, the last with a name that is not plain."""
+    if request.param == "directory":
+        return open_store(tmp_path / "out")
+    if request.param == "bucket":
+        return open_store(request.getfixturevalue("bucket_url") + "/a b/ü%20")
+    for name, value in request.getfixturevalue("azure").items():
+        monkeypatch.setenv(name, value)
+    return open_store(f"az://bucket/{tmp_path.name}/a b/ü%20")
 
 
 def test_of_one_name_the_first_object_stays(store):
