@@ -76,7 +76,8 @@ def test_points_are_added_taken_back_and_done_again(page, served):
     click(page, 60, 50)
     first = page.inner_text("#status")
     assert page.locator(".candidate").count() == 3
-    click(page, 100, 90, button="right")
+    with page.expect_request("**/predict") as request:
+        click(page, 100, 90, button="right")
     page.wait_for_function("() => document.querySelectorAll('.candidate').length === 4")
     second = page.inner_text("#status")
     page.keyboard.press("z")
@@ -85,6 +86,8 @@ def test_points_are_added_taken_back_and_done_again(page, served):
     redone = page.inner_text("#status")
     page.keyboard.press("Escape")
 
+    assert request.value.post_data_json["labels"] == [1, 0]
+    assert request.value.post_data_json["previous"] is not None
     assert (undone, redone) == (first, second)
     assert page.inner_text("#status").startswith("Click")
 
