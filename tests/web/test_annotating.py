@@ -189,6 +189,30 @@ def test_what_may_have_been_written_is_not_lost_when_it_is_said_again(root, monk
     assert [line.act for line in read_corrections(root)[0]] == [f"{n:016x}" for n in (1, 2, 3)]
 
 
+def test_others_see_what_was_in_doubt_and_all_that_follows(root, monkeypatch):
+    """A file whose last lines may be lost is not written anew without them: readers go by their number."""
+    web, other = annotating(root), annotating(root)
+    web.say(act(1, delete(0)))
+    with monkeypatch.context() as broken:
+        broken.setattr("sam_engine.storage.local._fsync_directory", refuse)
+        with pytest.raises(StorageError):
+            web.say(act(2, add(2), seen=1))
+    before = other.image(0, "Ben")["revision"]
+    web.say(act(3, delete(1), seen=2))
+
+    assert before == 2
+    assert ids(other.image(0, "Ben")) == [f"{2:016x}"]
+
+
+def test_what_a_killed_program_left_is_made_to_last_before_it_is_taken_for_said(root, monkeypatch):
+    """Whoever opens the dataset next syncs its folders, and is refused where that fails."""
+    annotating(root).say(act(1, delete(0)))
+    monkeypatch.setattr("sam_engine.storage.local._fsync_directory", refuse)
+
+    with pytest.raises(StorageError):
+        annotating(root)
+
+
 def refuse(_):
     raise OSError(5, "Input/output error")
 
