@@ -16,6 +16,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Never, TypeVar
 
+import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -36,6 +37,11 @@ from .lists import item_type, split_list
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PRESETS: Mapping[Any, Mapping[str, Mapping[str, Any]]] = {AmgConfig: AMG_PRESETS}
 """Choices of sections that the library knows by name, too, and which are therefore no files."""
+_IS_1_3 = hydra.__version__.startswith("1.3.")
+_BASE: dict[str, Any] = {"version_base": "1.3"} if _IS_1_3 else {}
+"""Which behaviour of Hydra is meant: 1.4 has but one, and warns about the setting."""
+_STORE: dict[str, Any] = {} if _IS_1_3 else {"replace": True}
+"""A program's settings may be registered again: 1.4 wants to be told so."""
 
 Config = TypeVar("Config")
 
@@ -69,10 +75,10 @@ def register(name: str, config_class: type) -> None:
         OmegaConf.set_readonly(node, False)
         nodes += [node[key] for key in node if OmegaConf.is_dict(node[key])]
     store = ConfigStore.instance()
-    store.store(name=name, node=root)
+    store.store(name=name, node=root, **_STORE)
     for field in dataclasses.fields(config_class):
         for choice, values in PRESETS.get(field.default_factory, {}).items():
-            store.store(group=field.name, name=choice, node=dict(values))
+            store.store(group=field.name, name=choice, node=dict(values), **_STORE)
 
 
 def parse(raw: DictConfig) -> Any:
@@ -199,7 +205,7 @@ def load(
             for_hydra.append(f"{key}={value}")
     register(f"{command.name}_schema", command.config_class)
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        with initialize_config_dir(str(CONFIGS), **_BASE):
             raw = compose(command.name, for_hydra)
             for key, value in leaves.items():
                 OmegaConf.update(raw, key, OverridesParser.create().parse_override(f"_={value}").value())

@@ -49,6 +49,7 @@ TOOLS = {
     "bench-gpu": ("bench.gpu_proof", "prove on a GPU what the tests show on a fake one"),
     "bench-growth": ("bench.growth", "time the mask generator against points and pixels"),
     "bench-planning": ("bench.planning", "time the planning of a run of SA-1B's size"),
+    "bench-scheduling": ("bench.scheduling", "time what Ray's scheduling costs"),
     "bench-viewer": ("bench.viewer", "time the viewer on a dataset of a million rows"),
     "bench-page": ("bench.viewer_page", "time the viewer's page of an image with a thousand masks"),
     "bench-onnx": ("bench.onnx_prompts", "time exported decoders, whole and split"),

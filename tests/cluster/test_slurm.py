@@ -4,7 +4,6 @@ import functools
 import os
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,20 +18,9 @@ from sam_engine.dataset.schema import SUCCESS
 from sam_engine.dataset.verify import verify_dataset
 from tests.helpers import fakes
 from tests.helpers.slurm_nodes import missing, slurm_nodes
+from tests.helpers.stand_in import SETTINGS, executable, stand_in
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
-
-ROOT = str(Path(__file__).resolve().parents[2])
-DRIVER = f"""#!{sys.executable}
-import functools, sys
-sys.path.insert(0, {ROOT!r})
-from tests.helpers import fakes
-from pipelines import auto_annotate
-model = functools.partial(fakes.make_troubled_segmenter, 0.2)
-auto_annotate.run = functools.partial(auto_annotate.run, make_model=model)
-sys.exit(auto_annotate.command_line(sys.argv[4:]))  # after -m sam_engine annotate
-"""
-"""The program with a fake model, in the interpreter's place."""
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +30,6 @@ def nodes():
         for name, value in nodes.environment.items():
             patch.setenv(name, value)
         yield nodes
-
-
-def executable(path, text):
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
 
 
 def wait_until(condition, timeout_s=240):
@@ -102,13 +84,11 @@ def test_an_array_that_loses_a_node_makes_what_one_driver_makes(nodes, tmp_path,
     calm = fakes.run_settings(output=str(tmp_path / "calm"), **settings)
     assert run(calm, functools.partial(fakes.make_troubled_segmenter, 0.0)) == 0
     monkeypatch.chdir(tmp_path)
-    driver = executable(tmp_path / "driver", DRIVER)
+    driver = stand_in(tmp_path / "driver", 0.2)
     shards = tmp_path / "out/annotations"
     code = command_line([
         "launch=slurm", "launch.parts=4", "launch.cpus=1", "launch.memory_gb=1", "launch.time_limit_min=30",
-        f"launch.python={driver}", f"input={photos}", f"output={tmp_path}/out", "shard_size=2",
-        "model.checkpoint=random", "executor=inline", "previews=0", "amg.points_per_side=2",
-        "amg.points_per_batch=16", "amg.min_mask_region_area=0",
+        f"launch.python={driver}", f"input={photos}", f"output={tmp_path}/out", "executor=inline", *SETTINGS,
     ])  # fmt: skip
     job = re.search(r"is submitted: (\d+)", capsys.readouterr().err)[1]
     assert code == 0
