@@ -39,10 +39,9 @@ def run_signals(work: Path, order: Order, *, executor: str) -> Result:
     result = Result(campaign=f"signals {executor}")
     dice = random.Random(order.seed)
     fakes.write_images(work / "in", 12)
-    calm = _start(work, work / "calm", executor)
-    out, err = calm.communicate(timeout=MAX_RUN_S)
-    if calm.returncode != 0:
-        raise RuntimeError(f"the undisturbed run ended with {calm.returncode}:\n{out}{err}")
+    calm, err = _run(work, work / "calm", executor)
+    if calm != 0:
+        raise RuntimeError(f"the undisturbed run ended with {calm}:\n{err}")
     reference = read_files(work / "calm")
     planned = [
         (NUMBERS[turn % 2], PHASES[executor][turn // 2 % len(PHASES[executor])])
@@ -97,21 +96,27 @@ def _stop_one(
 
 def _finish(work: Path, executor: str, reference: Mapping[str, bytes], result: Result) -> None:
     """Let a run end, and compare what it made with what an undisturbed one made."""
-    err = TOO_BUSY
-    while TOO_BUSY in err:  # the same command again, as it says
-        process = _start(work, work / "out", executor)
-        try:
-            _, err = process.communicate(timeout=MAX_RUN_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            _, err = process.communicate()
-    if process.returncode != 0:
-        result.violations.append(f"the run after ended with {process.returncode}: {err[-300:]}")
+    code, err = _run(work, work / "out", executor)
+    if code != 0:
+        result.violations.append(f"the run after ended with {code}: {err[-300:]}")
     files = read_files(work / "out")
     names = [name for name in {**files, **reference} if files.get(name) != reference.get(name)]
     # These name the output folder.
     result.violations += [f"{name} differs" for name in names if not name.endswith((".yaml", "README.md"))]
     shutil.rmtree(work / "out", ignore_errors=True)
+
+
+def _run(work: Path, output: Path, executor: str) -> tuple[int, str]:
+    """Run undisturbed, again where Ray did not start, as it says; return the exit code and what was said."""
+    err = TOO_BUSY
+    while TOO_BUSY in err:
+        process = _start(work, output, executor)
+        try:
+            _, err = process.communicate(timeout=MAX_RUN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            _, err = process.communicate()
+    return process.returncode, err
 
 
 def _start(
