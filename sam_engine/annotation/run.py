@@ -271,7 +271,7 @@ def finish(plan: Plan, reports: Sequence[ShardReport], seconds: float) -> RunSum
     allowed = config.max_failed_fraction * len(plan.manifest)
     num_damaged = count_damaged(store, summaries) if is_last and totals.num_failed > allowed else 0
     notes = closing_notes(totals, config, num_damaged if num_damaged > allowed else None)
-    has_news = (is_last and plan.open_shards) or not store.has(SUCCESS)
+    has_news = is_last and bool(plan.open_shards or not store.has(SUCCESS))
     previews = publish_previews(plan, summaries) if has_news else previews_in(store)
     if (
         is_last and not has_news and preparation.blur is not None

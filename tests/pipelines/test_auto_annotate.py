@@ -106,7 +106,7 @@ def test_model_that_cannot_load_is_exit_1(tmp_path, capsys, monkeypatch):
         (["output={tmp}/file"], 2, "is a file; give a directory"),
         (["output={tmp}/file/out"], 4, "file/out"),
         (["output=/proc/out"], 4, "/proc/out"),
-        (["output=s3://bucket/out"], 2, "object stores are not supported yet"),
+        (["output=ftp://host/out"], 2, "ftp://"),
     ],
 )
 def test_mistakes_are_one_line_and_a_code(tmp_path, capsys, arguments, code, message):
