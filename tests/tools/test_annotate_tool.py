@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
+from sam_engine.catalogue import ARCHITECTURES
 from sam_engine.dataset.correction_log import CorrectionLog
 from sam_engine.dataset.corrections import Operation
 from sam_engine.dataset.reader import open_dataset
@@ -16,6 +19,7 @@ from sam_engine.formats.open import open_source
 from sam_engine.ops.rle import encode_mask
 from sam_engine.structures import ImageStatus
 from tests.helpers.drawn_data import assert_masks, draw
+from tests.helpers.reference_models import SMALL_TINY, make_reduced_tiny
 from tools import annotate, verify
 
 
@@ -101,3 +105,19 @@ def test_a_half_made_dataset_is_not_corrected(bare, tmp_path, monkeypatch):
 
     with pytest.raises(ConfigError, match="half made"):
         annotate.main([str(tmp_path / "half")])
+
+
+def test_images_are_encoded_ahead_once(bare, tmp_path, monkeypatch, capsys):
+    """A file for each image that can be decoded, which a second time is only touched."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    small = tmp_path / "small.safetensors"
+    save_file(make_reduced_tiny().state_dict(), small)
+    monkeypatch.setitem(ARCHITECTURES, "tiny", replace(SMALL_TINY, image_size=128))
+    arguments = [str(bare), "--precompute", "--checkpoint", str(small)]
+    assert annotate.main(arguments) == 0
+    made = {path: path.stat().st_ino for path in tmp_path.rglob("*.embedding")}
+    assert annotate.main(arguments) == 0
+
+    assert len(made) == 3
+    assert {path: path.stat().st_ino for path in tmp_path.rglob("*.embedding")} == made
+    assert capsys.readouterr().err.count("3 images are encoded\n") == 2
