@@ -78,6 +78,7 @@ def shoot(address: str, number: int) -> dict[str, Image.Image]:
         pinned = picture_of(page)
         page.goto(f"{address}/#/segment/images/{number}")
         page.wait_for_function("() => document.querySelector('#status')?.textContent.startsWith('Click')")
+        page.wait_for_function("() => document.body.innerText.includes('Masks are decoded')")
         box = page.locator(".stage").bounding_box()
         left, top, right, bottom = (
             box["x"] + box["width"] * 0.27, box["y"] + box["height"] * 0.12,

@@ -1,9 +1,10 @@
 """How an image's page keeps up with many masks: python -m tools.bench.viewer_page --masks 1000.
 
 Draws masks of many sizes with rough edges on one image, serves it, opens its page in a headless Chromium and
-does what people do: opens it, moves the pointer over it, clicks through stacked masks, moves a slider. Times
-are the page's own (User Timing), from the event to when what it changed has been painted. Needs Playwright
-and a `chromium`.
+does what people do: opens it, moves the pointer over it, clicks through stacked masks, moves a slider; and on
+the annotator's page picks masks, deletes them and takes that back. Times are the
+page's own (User Timing), from the event to when what it changed has been painted. Needs Playwright and a
+`chromium`.
 """
 
 import argparse
@@ -33,6 +34,8 @@ from sam_engine.inputs.source import InputFile
 from sam_engine.ops.rle import area_of, bbox_of, runs_to_counts
 from sam_engine.storage.local import LocalStore
 from sam_engine.structures import Annotation, ImageRecord, ImageStatus, Shard
+from sam_engine.web.annotate_routes import Annotator
+from sam_engine.web.annotating import Annotating
 from sam_engine.web.app import Viewer
 from sam_engine.web.server import serving
 
@@ -43,6 +46,9 @@ MEASURES = {
     "pointer to outline": "pointermove to drawn outline",
     "click to pinned": "click to pinned mask",
     "slider to masks": "slider to filtered masks",
+    "pick": "annotator: click to picked mask",
+    "delete": "annotator: key to deleted mask",
+    "undo": "annotator: key to undone deletion",
 }
 """User Timing measures of the page, and what the table calls them."""
 PAUSE_MS = 30
@@ -60,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--repeats", type=int, default=5, help="times that the page is opened (default 5)")
     parser.add_argument("--events", type=int, default=200, help="pointer moves in all (default 200)")
+    parser.add_argument("--edits", type=int, default=20, help="masks picked, deleted, undone (default 20)")
     parser.add_argument(
         "--folder", help="where image and dataset are written, and kept (default: a temporary folder)"
     )
@@ -76,9 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not (folder / "out").exists():
             write_image(folder, options.masks, tuple(options.size))
         viewer = Viewer(open_dataset(folder / "out"))
+        viewer.annotator = Annotator(annotating=Annotating(viewer.dataset, viewer.places), name="bench")
         viewer.listing.look()
         with serving(viewer) as address:
             times = measure(address, options.repeats, options.events)
+            times |= measure_edits(address, options.edits)
     figures = {name: summary(times[name]) for name in MEASURES}
     sys.stdout.write((json.dumps(figures) if options.json else table(figures)) + "\n")
     return 0
@@ -194,6 +203,34 @@ def measure(address: str, repeats: int, num_events: int) -> Mapping[str, list[fl
             page.close()
         browser.close()
     return times
+
+
+def measure_edits(address: str, num_edits: int) -> Mapping[str, list[float]]:
+    """Pick, delete and undo so often on the annotator's page; return milliseconds by measure."""
+    from playwright.sync_api import sync_playwright
+
+    rng = np.random.default_rng(3)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.add_init_script(_OBSERVE)
+        page.goto(f"{address}#/annotate")
+        page.wait_for_selector("#summary")
+        page.wait_for_timeout(4000)  # picture, masks, and the model if there is one
+        box = page.locator(".stage").bounding_box()
+        inner = box["x"] + 60, box["y"] + 140, box["width"] - 120, box["height"] - 200
+        for x, y in _places(rng, inner, num_edits):
+            page.mouse.click(x, y)
+            for key in ("x", "z"):
+                page.wait_for_timeout(2 * PAUSE_MS)
+                page.keyboard.press(key)
+            page.wait_for_timeout(2 * PAUSE_MS)
+        page.wait_for_timeout(1500)
+        found = page.evaluate("() => window.measured")
+        browser.close()
+    return {name: [ms for each, ms in found if each == name] for name in ("pick", "delete", "undo")}
 
 
 def _places(
