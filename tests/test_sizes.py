@@ -6,12 +6,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_no_file_is_longer_than_400_lines():
-    """Of the library, the programs and the tests."""
+    """Of the library, its pages, the programs and the tests."""
     folders = ("sam_engine", "pipelines", "tools", "tests")
     lengths = {
         path.relative_to(ROOT).as_posix(): len(path.read_bytes().splitlines())
         for folder in folders
-        for path in (ROOT / folder).rglob("*.py")
+        for path in (ROOT / folder).rglob("*.*")
+        if path.suffix in (".py", ".js", ".css")
     }
 
     assert {name: length for name, length in lengths.items() if length > 400} == {}

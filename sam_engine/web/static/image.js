@@ -1,19 +1,11 @@
 // One image: its masks over it, picked by pointer, filtered by sliders, looked at one by one.
 import { ask, count, download, element } from "./dom.js";
 import { highlight } from "./highlight.js";
+import { SLIDERS, SWITCHES } from "./image_controls.js";
 import { describe, drawBoxes, drawPoints } from "./marks.js";
 import { COLOURS, MaskStack, packed } from "./masks.js";
 import { cutOut, maskPicture, save } from "./take_away.js";
 
-const SLIDERS = {
-  area: { label: "area, min %", max: 100, step: 0.1, of: (mask, pixels) => (100 * mask.area) / pixels, exponent: 3 },
-  predicted_iou: { label: "predicted IoU", max: 1.1, step: 0.005, of: (mask) => mask.predicted_iou, exponent: 1 },
-  stability_score: { label: "stability", max: 1, step: 0.005, of: (mask) => mask.stability_score, exponent: 1 },
-};
-const SWITCHES = {
-  fill: ["fill", "f", true], outlines: ["outlines", "l", true], boxes: ["boxes", "b", false],
-  points: ["prompts", "p", false], uncovered: ["uncovered", "u", false], beside: ["original beside", "o", false],
-};
 const PINNED = { fill: packed([255, 255, 255], 120), edge: packed([255, 255, 255], 255) };
 const HOVERED = { fill: packed([255, 230, 120], 90), edge: packed([255, 230, 120], 255) };
 const HELP =
