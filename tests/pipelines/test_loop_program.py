@@ -112,9 +112,9 @@ def test_three_stages_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[st
             ["labelled=[a.tar]", "unlabelled=b", "heldout=[c.tar]", "model.checkpoint=random"],
             "has learnt nothing",
         ),
-        (["stages=[manual,last]"], "stages is ['manual', 'last']"),
-        (["annotator=ada"], "annotator is 'ada'"),
-        (["oracle.max_clicks=0"], "oracle.max_clicks is 0"),
+        (["stages=[manual,last]"], "stages must be of manual, semi, auto, got ['manual', 'last']"),
+        (["annotator=ada"], "annotator must be oracle, got 'ada'"),
+        (["oracle.max_clicks=0"], "oracle.max_clicks must be at least 1, got 0"),
         (["train.seed=1"], "train.seed is the loop's to set"),
     ],
 )

@@ -27,6 +27,8 @@ TOGETHER = {
     "labelled_weights": [3.0, 1.0],
     "truth": ["a.tar", "b.json", "c.tar"],
     "parts": ["grid"],
+    "stages": ["manual", "auto"],
+    "annotator": "oracle",  # there is no other
     "step_decay_at": [0.5],
     "points_per_row": 3,
     "points_per_column": 5,
