@@ -35,6 +35,7 @@ sys.meta_path.insert(0, Absent())
 """
 
 
+@pytest.mark.slow
 def test_the_proof_runs_where_there_is_torch_and_numpy_alone(tmp_path: Path) -> None:
     """Every letter passes on a CPU that plays the device, in processes that find no other package."""
     (tmp_path / "sitecustomize.py").write_text(NOTHING_ELSE)
