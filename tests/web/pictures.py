@@ -19,6 +19,8 @@ SCALE = 0.72
 """Of the picture, relative to the pages."""
 HEIGHT = 300
 """Of the previews in a row, in pixels."""
+READY = "() => /decoded (in this browser|by the server: ONNX Runtime)/.test(document.body.innerText)"
+"""Whether the decoder is loaded, or is not going to be."""
 
 
 def main() -> int:
@@ -78,7 +80,7 @@ def shoot(address: str, number: int) -> dict[str, Image.Image]:
         pinned = picture_of(page)
         page.goto(f"{address}/#/segment/images/{number}")
         page.wait_for_function("() => document.querySelector('#status')?.textContent.startsWith('Click')")
-        page.wait_for_function("() => document.body.innerText.includes('Masks are decoded')")
+        page.wait_for_function(READY)
         box = page.locator(".stage").bounding_box()
         left, top, right, bottom = (
             box["x"] + box["width"] * 0.27, box["y"] + box["height"] * 0.12,
