@@ -46,7 +46,8 @@ def places(s3_server, tmp_path_factory):
 def test_a_bucket_holds_what_a_directory_would(s3, places):
     """The same objects, and the very same bytes in shards and lists of failures."""
     disk, bucket = (open_store(config.output) for config in places)
-    names = [[name for name in store.list("") if "lock" not in name] for store in (disk, bucket)]
+    others = ("_meta/lock", "corrections/")  # of tests before this one, the latter
+    names = [[name for name in store.list("") if not name.startswith(others)] for store in (disk, bucket)]
     same = [name for name in names[0] if name.startswith("annotations/") or name.endswith(".jsonl")]
 
     assert names[0] == names[1]
