@@ -12,7 +12,7 @@ help: ## Show this list
 demo: $(VENV)/.demo ## Annotate sample photos with the bundled model and say where the masks are
 	$(BIN)/python -m pipelines.auto_annotate
 
-test: $(VENV)/.test ## Run the test suite (under 10 minutes on 2 cores)
+test: $(VENV)/.test ## Run the test suite (a quarter of an hour on 2 cores)
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.test ## Run the tests that take minutes

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_wheel import SOURCES
+
 ROOT = Path(__file__).parents[1]
 HADOLINT = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
 
@@ -33,13 +35,5 @@ def test_the_builder_gets_what_a_wheel_is_made_of():
     let_in = {line[1:] for line in lines if line.startswith("!")}
 
     assert "*" in lines
-    assert {
-        "sam_engine",
-        "pipelines",
-        "tools",
-        "configs",
-        "pyproject.toml",
-        "setup.py",
-        "README.md",
-    } <= let_in
+    assert set(SOURCES) <= let_in
     assert all((ROOT / name).exists() for name in let_in)
