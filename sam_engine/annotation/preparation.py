@@ -1,5 +1,6 @@
 """Settings on their way to a run: everything is checked that can be, and nothing is written. No torch."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 
 from sam_engine.annotation.executor_choice import ExecutorChoice, choose_executor
 from sam_engine.annotation.image_table import ImageTable, read_image_table
+from sam_engine.annotation.listing_turn import wait_for_turn
 from sam_engine.annotation.prompt_table import PromptTable, prompts_of_run
 from sam_engine.checkpoints.resolve import Checkpoint, resolve_checkpoint
 from sam_engine.cluster.ray_session import refuse_unreachable
@@ -51,8 +53,13 @@ class Preparation:
     """What ``executor.name`` came to."""
 
 
-def prepare(config: AutoAnnotateConfig) -> Preparation:
+def prepare(config: AutoAnnotateConfig, turn: contextlib.ExitStack | None = None) -> Preparation:
     """Check everything that can be checked before something is written.
+
+    Args:
+        config: Of the run.
+        turn: Given by a driver that will begin the dataset, and is closed by it then: of drivers of parts
+            that start together one lists the input, and the others return when it has begun the dataset.
 
     Raises:
         ConfigError: Or one of its kinds: input, output, checkpoint or a setting is wrong.
@@ -74,6 +81,8 @@ def prepare(config: AutoAnnotateConfig) -> Preparation:
     store = open_store(output)
     _refuse_nesting(config, source, output)
     refuse_foreign(store)
+    if turn is not None and not config.partition.is_whole:
+        wait_for_turn(store, turn)
     manifest = _frozen(config, source, store) or build_manifest(
         source.iter_files(account), limit=config.limit, sample=config.sample, seed=config.seed
     )

@@ -107,9 +107,10 @@ def annotate_dataset(
         config = run_config(settings)
     elif settings:
         raise ConfigError(f"give a config or keywords, got both (config and {', '.join(sorted(settings))})")
-    preparation = prepare(config)
-    with preparation.store.lock(config.partition):
-        return run_prepared(preparation, on_event, make_model=make_model)
+    with contextlib.ExitStack() as turn:
+        preparation = prepare(config, turn)
+        with preparation.store.lock(config.partition):
+            return run_prepared(preparation, on_event, make_model=make_model, on_open=turn.close)
 
 
 def run_prepared(
@@ -118,6 +119,7 @@ def run_prepared(
     *,
     make_model: "Callable[[], Segmenter] | None" = None,
     make_shards: Callable[[Plan], Generator[Event, None, None]] | None = None,
+    on_open: Callable[[], object] = lambda: None,
 ) -> RunSummary:
     """Open the dataset, make the shards that it lacks, and finish it. The caller holds the store's lock.
 
@@ -126,6 +128,7 @@ def run_prepared(
         on_event: As of `annotate_dataset`.
         make_model: As of `annotate_dataset`.
         make_shards: Makes the open shards instead of `run_shards`.
+        on_open: Called when the dataset is open: begun, or gone on with.
 
     Raises:
         SamEngineError: As `annotate_dataset`.
@@ -137,6 +140,7 @@ def run_prepared(
     if make_shards is None and config.preflight.name != "skip":
         checkup = _fly_first(preparation, make_model, tell)
     plan = open_run(preparation)
+    on_open()
     tell(plan)
     if make_shards is None:
         factory = dataclasses.replace(worker_factory(plan, make_model), checkup=checkup)

@@ -28,19 +28,31 @@ DEAD_AFTER_S = 60.0
 
 
 @contextlib.contextmanager
-def held(store: Store, partition: Partition) -> Iterator[None]:
+def held_part(store: Store, partition: Partition) -> Iterator[None]:
     """Hold a store, or a part of it, while the block runs.
 
     Raises:
         LockedError: Another run holds it, or what this one would be a part of.
         StorageError: It cannot be written.
     """
-    name = WHOLE if partition.is_whole else f"{LOCKS}{partition.index}-of-{partition.count}"
-    token = uuid.uuid4().hex
+    name = "whole" if partition.is_whole else f"{partition.index}-of-{partition.count}"
     for other in store.list(LOCKS):
-        if other != name and (partition.is_whole or other == WHOLE):
+        if other != f"{LOCKS}{name}" and (partition.is_whole or other == WHOLE):
             _take_from_the_dead(store, other)
             store.delete_temporary(other)
+    with held(store, name):
+        yield
+
+
+@contextlib.contextmanager
+def held(store: Store, what: str) -> Iterator[None]:
+    """Hold one name of a store while the block runs.
+
+    Raises:
+        LockedError: Another process holds it.
+        StorageError: It cannot be written.
+    """
+    name, token = f"{LOCKS}{what}", uuid.uuid4().hex
     if not store.put_exclusive(name, _content(token, 0)):
         _take_from_the_dead(store, name)
         store.replace(name, _content(token, 0))
@@ -90,7 +102,7 @@ def _take_from_the_dead(store: Store, name: str) -> None:
             first = seen
             if _is_dead_here(holder):
                 return
-            log.warning("%s is locked by %s; watching whether that lives", store.describe(), _words(holder))
+            log.info("%s is locked by %s; watching whether that lives", store.describe(), _words(holder))
         if seen != first:
             raise LockedError(f"{store.describe()}: another run is writing here ({_words(holder)})")
         time.sleep(RENEWED_EVERY_S / 4)

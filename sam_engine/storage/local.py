@@ -202,6 +202,12 @@ class LocalStore:
             yield
 
     @contextlib.contextmanager
+    def hold(self, name: str) -> Iterator[None]:
+        """Hold a file beside ``_meta/lock``, as `lock` does."""
+        with self._flock(f"{LOCK}-{name}", json.dumps(_this_process())):
+            yield
+
+    @contextlib.contextmanager
     def _flock(self, name: str, holder: str, *, shared: bool = False) -> Iterator[None]:
         """Hold a file, or a share of it, in which ``holder`` says for whom."""
         path, fcntl = self._path(name), _file_locks()

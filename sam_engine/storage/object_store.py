@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from sam_engine.errors import StorageError
 from sam_engine.storage.bucket import FIRST_PAUSE_S, LONGEST_PAUSE_S, PATIENCE_S, Bucket, TakenError
-from sam_engine.storage.lease import held
+from sam_engine.storage.lease import held, held_part
 from sam_engine.storage.object_file import open_object
 from sam_engine.storage.place import join, split_url
 from sam_engine.storage.store import SET_ASIDE, StoredObject, check_name, check_temporary
@@ -122,7 +122,13 @@ class ObjectStore:
     @contextlib.contextmanager
     def lock(self, partition: Partition | None = None) -> Iterator[None]:
         """Hold an object below ``_meta/locks`` that is renewed; see `sam_engine.storage.lease`."""
-        with held(self, partition or Partition()):
+        with held_part(self, partition or Partition()):
+            yield
+
+    @contextlib.contextmanager
+    def hold(self, name: str) -> Iterator[None]:
+        """Hold an object beside those of `lock`."""
+        with held(self, name):
             yield
 
     def describe(self) -> str:

@@ -28,7 +28,7 @@ class StoredObject:
 
 
 class Store(Protocol):
-    """Named objects. All methods but `lock` are safe to call from any number of processes."""
+    """Named objects. All methods but `lock` and `hold` are safe to call from any number of processes."""
 
     @property
     def needs_proof(self) -> bool:
@@ -119,6 +119,14 @@ class Store(Protocol):
 
         Args:
             partition: Hold only this part of it: other parts can be held meanwhile, the whole cannot.
+
+        Raises:
+            LockedError: Another process holds it.
+        """
+        ...
+
+    def hold(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Hold a name against other processes, and nothing but the name. Like `lock` it only saves work.
 
         Raises:
             LockedError: Another process holds it.

@@ -182,3 +182,15 @@ def test_a_store_is_held_whole_or_in_parts(store, monkeypatch, one, other, is_re
                 pass
     with store.lock(other):
         pass
+
+
+def test_a_name_is_held_by_one_whatever_else_is_held(store, monkeypatch):
+    """It goes beside a part, and is free again afterwards."""
+    monkeypatch.setattr(lease, "RENEWED_EVERY_S", 0.02)
+    with store.lock(Partition(index=0, count=2)), store.hold("listing"):
+        with pytest.raises(LockedError), store.hold("listing"):
+            pass
+        with store.hold("another"), store.lock(Partition(index=1, count=2)):
+            pass
+    with store.hold("listing"):
+        pass
