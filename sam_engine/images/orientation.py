@@ -5,8 +5,18 @@ import re
 from PIL import Image
 
 from sam_engine.errors import ImageError
-from sam_engine.images.tiff_tags import ORIENTATION, read_tags
+from sam_engine.images.tiff_tags import (
+    LONG,
+    ORIENTATION,
+    SHORT,
+    SIGNED_BYTE,
+    SIGNED_LONG,
+    SIGNED_SHORT,
+    read_tags,
+)
 
+_EXIF_TYPES = (SHORT, LONG, SIGNED_BYTE, SIGNED_SHORT, SIGNED_LONG)
+"""What Pillow reads a number from: a BYTE is none to it."""
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
@@ -28,9 +38,10 @@ def choose_orientation(exif: bytes | None, xmp: bytes | None) -> int:
 def _exif_value(exif: bytes) -> int | None:
     """Return what an EXIF block has for an orientation, 0 for what is none; None without one."""
     try:
-        value = read_tags(exif.removeprefix(b"Exif\x00\x00"), (ORIENTATION,)).get(ORIENTATION)
+        tags = read_tags(exif.removeprefix(b"Exif\x00\x00"), (ORIENTATION,), _EXIF_TYPES)
     except ImageError:
         return None
+    value = tags.get(ORIENTATION)
     return None if value is None else value[0] if len(value) == 1 else 0
 
 

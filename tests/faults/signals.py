@@ -101,8 +101,12 @@ def _finish(work: Path, executor: str, reference: Mapping[str, bytes], result: R
         result.violations.append(f"the run after ended with {code}: {err[-300:]}")
     files = read_files(work / "out")
     names = [name for name in {**files, **reference} if files.get(name) != reference.get(name)]
-    # These name the output folder.
-    result.violations += [f"{name} differs" for name in names if not name.endswith((".yaml", "README.md"))]
+    for name in names:
+        if name.endswith((".yaml", "README.md")):  # these name the output folder
+            continue
+        made = files.get(name, b"no such file")
+        said = f": {made.decode()[:500]!r}" if name.endswith("errors.jsonl") else ""
+        result.violations.append(f"{name} differs{said}")
     shutil.rmtree(work / "out", ignore_errors=True)
 
 

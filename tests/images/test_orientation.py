@@ -1,6 +1,7 @@
 """Images are turned upright, whatever says how they lie."""
 
 import io
+import struct
 import zlib
 
 import numpy as np
@@ -118,6 +119,20 @@ def test_invalid_orientation_is_none(kind, orientation):
 
     assert decoded.exif_orientation == 1
     assert corners(decoded.pixels) == SEEN[1]
+
+
+@pytest.mark.parametrize("type_", [1, 3, 4, 6, 7, 8, 9])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_orientation_of_any_type_turns_as_pillow_does(order, type_):
+    """A number of another type than EXIF asks for turns the image where Pillow's exif_transpose turns it."""
+    form = {1: "B3x", 3: "H2x", 4: "I", 6: "b3x", 7: "B3x", 8: "h2x", 9: "i"}[type_]
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    entry = struct.pack(f"{order}HHI{form}", 0x0112, type_, 1, 6)
+    block = mark + struct.pack(f"{order}IH", 8, 1) + entry + bytes(4)
+    data = encode(corner_image(), "JPEG", quality=95, exif=b"Exif\0\0" + block)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+
+    assert decode_image(data, DEFAULT).pixels.shape[:2] == expected.size[::-1]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
