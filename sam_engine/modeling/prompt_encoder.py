@@ -24,7 +24,8 @@ class PositionEmbeddingRandom(nn.Module):
         """Draw the projection, of deviation ``scale`` if that is above 0, else 1."""
         super().__init__()
         deviation = scale if scale is not None and scale > 0 else 1.0
-        self.register_buffer("positional_encoding_gaussian_matrix", deviation * torch.randn(2, num_pos_feats))
+        matrix = torch.empty(2, num_pos_feats).normal_(std=deviation)
+        self.register_buffer("positional_encoding_gaussian_matrix", matrix)
 
     def _pe_encoding(self, coords: Tensor) -> Tensor:
         """Map (x, y) in [0, 1], (..., 2), to (..., 2 * num_pos_feats)."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sam_engine.compute.device import is_queued
+from sam_engine.modeling.onnx_export import is_in_onnx_export
 
 NUM_MAPS = 16
 """Channels of `prompt_maps`."""
@@ -56,7 +57,7 @@ def prompt_maps(places: PromptPlaces, x: Tensor, y: Tensor) -> Tensor:
     absolute values, and a soft inside. Zero for prompts without such a thing.
     """
     coords, labels = places.coords, places.labels
-    if torch.onnx.is_in_onnx_export():  # a graph is for all prompts, and has no memory to write into
+    if is_in_onnx_export():  # a graph is for all prompts, and has no memory to write into
         constant = torch.ones_like(coords[:, :1, :1] + y[:, None] + x)  # (P, h, w)
         channels = [channel for _, _, make in KINDS for channel in make(coords, labels, x, y)]
         return torch.stack([constant, *(channel.expand_as(constant) for channel in channels)], dim=1)
@@ -80,7 +81,7 @@ def _nearest(coords: Tensor, chosen: Tensor, x: Tensor, y: Tensor) -> tuple[Tens
     (P, 1, 1) and three times what broadcasts to (P, h, w), zero where there is none.
     """
     dx, dy = x - coords[..., :1, None], y[:, None] - coords[..., 1:, None]  # (P, N, 1, w), (P, N, h, 1)
-    if torch.onnx.is_in_onnx_export():
+    if is_in_onnx_export():
         return _nearest_at_once(dx, dy, chosen)
     offset_x, offset_y = dx[:, 0], dy[:, 0]
     best = torch.where(chosen[:, 0, None, None], offset_x.square() + offset_y.square(), torch.inf)
