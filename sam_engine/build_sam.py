@@ -202,7 +202,7 @@ def _build_with_weights(architecture: Architecture, path: Path) -> Sam:
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Leaves out the draws of initial weights: on "meta" the first loads torch's compiler, 1.5 CPU seconds."""
+    """Leaves out the draws of initial weights: on "meta" they load torch's compiler, 1.3 CPU seconds."""
 
     def __torch_function__(
         self,

@@ -1,6 +1,5 @@
 """The attention of all networks."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
