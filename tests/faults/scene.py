@@ -16,14 +16,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import torch
 
 import pipelines.config
 from pipelines.auto_annotate import COMMAND, run
+from sam_engine.amg.mask_finder import MaskFinder
 from sam_engine.annotation.report import REPORT
 from sam_engine.annotation.worker import ShardAnnotator
-from sam_engine.config import AutoAnnotateConfig
+from sam_engine.config import AmgConfig, AutoAnnotateConfig
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.schema import ANNOTATIONS_PREFIX, SUCCESS
 from sam_engine.dataset.verify import verify_dataset
@@ -72,6 +74,7 @@ class Scene:
 
     def start(self, plant: Plant | None = None, *, model: Callable[[], object] = fast_model) -> int:
         """Start a run in a process of its own; return its id."""
+        _load_compiled_loops()
         pid = os.fork()
         if pid == 0:
             _be_victim(self, plant, model)
@@ -185,6 +188,14 @@ def kill(pid: int) -> int:
     """Send SIGKILL; return how the victim ended, which may have been before."""
     os.kill(pid, signal.SIGKILL)
     return wait(pid)
+
+
+@functools.cache
+def _load_compiled_loops() -> None:
+    """Find masks once here, and not first in every victim: numba loads its loops in 0.7 seconds."""
+    torch.set_num_threads(1)
+    image = np.zeros((12, 16, 3), dtype=np.uint8)
+    assert MaskFinder(fast_model(), AmgConfig(points_per_side=1)).find(image)
 
 
 def _be_victim(scene: Scene, plant: Plant | None, model: Callable[[], object]) -> None:

@@ -1,6 +1,6 @@
 """SIGINT and SIGTERM at every phase of a run, with Ray and in one process: how it ends, what the next makes.
 
-The program is started as users start it, with the bundled model and twelve small images.
+The program is started as users start it, with the bundled model and eight small images.
 """
 
 import os
@@ -30,15 +30,17 @@ MAX_RUN_S = 600.0
 """Longer, even on a machine with ten times as much to do, is a hang."""
 TOO_BUSY = "Ray did not start"
 """What a run says of a machine that has not started it in half a minute."""
-RUNS_ON_ONE_OUTPUT = 2
-"""Interrupted runs before one is left alone and what it made is compared."""
 
 
 def run_signals(work: Path, order: Order, *, executor: str) -> Result:
-    """Stop so many runs, 50 by each signal if not said, spread evenly over the phases; count by phase."""
+    """Stop so many runs, 50 by each signal if not said, spread evenly over the phases; count by phase.
+
+    A run goes on where the one before it was stopped. When all phases have had both signals, one is left
+    alone, and what it made is compared.
+    """
     result = Result(campaign=f"signals {executor}")
     dice = random.Random(order.seed)
-    fakes.write_images(work / "in", 12)
+    fakes.write_images(work / "in", 8)
     calm, err = _run(work, work / "calm", executor)
     if calm != 0:
         raise RuntimeError(f"the undisturbed run ended with {calm}:\n{err}")
@@ -47,10 +49,11 @@ def run_signals(work: Path, order: Order, *, executor: str) -> Result:
         (NUMBERS[turn % 2], PHASES[executor][turn // 2 % len(PHASES[executor])])
         for turn in range(order.limit or 100)
     ]
+    num_on_one_output = len(NUMBERS) * len(PHASES[executor])
     for turn, (number, phase) in enumerate(planned):
         num_known = len(result.violations)
         _stop_one(work, executor, number, phase, dice.uniform(0, MAX_PAUSE_S), result)
-        if turn % RUNS_ON_ONE_OUTPUT == RUNS_ON_ONE_OUTPUT - 1 or turn == len(planned) - 1:
+        if (turn + 1) % num_on_one_output == 0 or turn == len(planned) - 1:
             _finish(work, executor, reference, result)
         done = f"{turn + 1} of {len(planned)}, {number.name} at {phase}: {dict(result.outcomes)}"
         print(done, *result.violations[num_known:], sep="\n  ", file=sys.stderr)
@@ -129,7 +132,7 @@ def _start(
     """Start the program."""
     command = [
         sys.executable, "-m", "pipelines.auto_annotate", f"input={work / 'in'}", f"output={output}",
-        f"executor={executor}", "executor.num_workers=2", "shard_size=3", "previews=1",
+        f"executor={executor}", "executor.num_workers=2", "shard_size=2", "previews=1",
         "amg.points_per_side=2",
     ]  # fmt: skip
     clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
