@@ -68,10 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overheads = []
     with ray_session(ray):
         for _ in range(options.repeats):
-            inline_s = seconds_of(shards, make_worker, ExecutorConfig(name="inline"))
-            ray_s = seconds_of(shards, make_worker, ray)
+            inline_s, _ = seconds_of(shards, make_worker, ExecutorConfig(name="inline"))
+            ray_s, starts_s = seconds_of(shards, make_worker, ray)
             overheads.append(ray_s * options.workers / inline_s - 1)
-            sys.stdout.write(f"inline {inline_s:.2f} s, Ray {ray_s:.2f} s: overhead {overheads[-1]:.2%}\n")
+            last_s = starts_s[min(options.workers, len(starts_s)) - 1]
+            sys.stdout.write(
+                f"inline {inline_s:.2f} s, Ray {ray_s:.2f} s (its last worker began at {last_s:.2f} s): "
+                f"overhead {overheads[-1]:.2%}\n"
+            )
             sys.stdout.flush()
     sys.stdout.write(f"median overhead {statistics.median(overheads):.2%}\n")
     return 0
@@ -79,11 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def seconds_of(
     shards: Sequence[Shard], make_worker: Callable[[], ShardWorker], config: ExecutorConfig
-) -> float:
-    """Return the time from the beginning of the first shard to the end of the last one, as workers saw it."""
+) -> tuple[float, list[float]]:
+    """Return the time from the beginning of the first shard to the end of the last one, as workers saw it.
+
+    And when each shard was begun after the first, in order; both in seconds.
+    """
     events = run_shards(shards, make_worker, config, device="cpu")
     times = [event.stage_seconds for event in events if isinstance(event, ShardReport)]
-    return max(each["ended"] for each in times) - min(each["began"] for each in times)
+    first = min(each["began"] for each in times)
+    return max(each["ended"] for each in times) - first, sorted(each["began"] - first for each in times)
 
 
 if __name__ == "__main__":
