@@ -1,6 +1,7 @@
 """Shards on workers that die, raise, hang or never start; in this process and on Ray."""
 
 import functools
+import itertools
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.auto_annotate import run
+from sam_engine.annotation.ray_survey import survey_on_ray
 from sam_engine.annotation.run_shards import run_shards
 from sam_engine.cluster.ray_session import check_reachable, ray_session, short_temporary_directory
 from sam_engine.config import ExecutorConfig
@@ -215,6 +217,22 @@ def test_poisoned_folder_is_annotated_but_for_the_poison(cluster, tmp_path):
     assert code == 3
     assert [str(row.status) for row in rows] == ["ok", "ok", "ok", "worker_crash", "ok", "ok"]
     assert rows[3].error == "the worker died"  # the same in every run: Ray's own words name processes
+
+
+@pytest.mark.ray
+def test_every_place_of_a_worker_is_tried_before_a_run(cluster):
+    """Two at once; one kills what looks at it, which its machine is refused by; the other answers."""
+    numbers = itertools.count(4)
+    checks = survey_on_ray(
+        lambda device: functools.partial(fake_workers.check_machine, next(numbers)),
+        ExecutorConfig(name="ray", num_workers=2),
+        "cpu",
+    )
+    sound, dead = sorted(checks, key=lambda check: check.problems)
+
+    assert {check.host for check in checks} == {socket.gethostname()}
+    assert (sound.num_images, sound.problems) == (4, ())
+    assert dead.problems[0].startswith("its process died: ")
 
 
 SCRIPT = """

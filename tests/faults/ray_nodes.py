@@ -1,6 +1,7 @@
 """A Ray cluster of several nodes on this machine, hosted by a process of its own.
 
-Its process reads an order per line and answers with a word: ``add CPUS GPUS`` starts a node, ``kill N`` sends
+Its process reads an order per line and answers with a word: ``add CPUS GPUS`` starts a node, with a third
+number one on which no model works (see `fakes.make_troubled_segmenter`), ``kill N`` sends
 SIGKILL to the raylet of the N-th that there is, ``drain N`` says that it will be pre-empted. The campaign
 that gives the orders stays free of Ray, and of threads.
 """
@@ -33,9 +34,9 @@ class Nodes:
         """Of the host: all raylets and workers are its children."""
         return self._process.pid
 
-    def add(self, cpus: int = 1, gpus: int = 0) -> None:
+    def add(self, cpus: int = 1, gpus: int = 0, *, is_sick: bool = False) -> None:
         """Start a node. GPUs are counted, not there."""
-        self._ask(f"add {cpus} {gpus}")
+        self._ask(f"add {cpus} {gpus}" + " 1" * is_sick)
 
     def kill(self, number: int = 0) -> None:
         """Kill the raylet of a node that works, by default the oldest."""
@@ -115,7 +116,8 @@ def _host() -> None:
         order, *numbers = line.split()
         first, *rest = map(int, numbers)
         if order == "add":
-            nodes.append(cluster.add_node(num_cpus=first, num_gpus=rest[0], **settings))
+            sick = {"env_vars": {"SICK": "1"}} if len(rest) > 1 else {}
+            nodes.append(cluster.add_node(num_cpus=first, num_gpus=rest[0], **settings, **sick))
         elif order == "drain":
             _drain(cluster.address, nodes[first].node_id)
         else:

@@ -52,3 +52,30 @@ def test_machines_that_come_and_go_make_what_one_process_makes(tmp_path):
     assert "machines are leaving" in err
     assert fakes.shard_bytes(tmp_path / "out") == fakes.shard_bytes(tmp_path / "calm")
     assert not verify_dataset(open_dataset(tmp_path / "out")).problems
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_sick_machine_is_refused_before_a_run_and_in_it(tmp_path):
+    """Of five places on three machines four are sound; the run is made by those, and ends as it should."""
+    fakes.write_images(tmp_path / "in", 24)
+    with mock.patch.dict(os.environ), ray_nodes(tmp_path, {}, [(1, 0), (3, 0)]) as nodes:
+        nodes.add(1, is_sick=True)
+        token = {name: os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
+        settings = [
+            f"executor.address={nodes.address}",
+            "executor.num_workers=null",
+            "preflight.num_images=1",
+        ]
+        only = start(tmp_path / "in", tmp_path / "out", *settings, "preflight=only", **token)
+        found, _ = only.communicate(timeout=300)
+        driver = start(tmp_path / "in", tmp_path / "out", *settings, "preflight=first", **token)
+        out, err = driver.communicate(timeout=300)
+
+    assert (only.returncode, driver.returncode) == (1, 0), err
+    for text in (found, err):
+        assert "workers   4 of 5 are sound, on 1 machines" in text
+        assert "refused   " in text
+        assert "the model does not work: RuntimeError: CUDA error" in text
+    assert "images    24 of 24" in out
+    assert not verify_dataset(open_dataset(tmp_path / "out")).problems

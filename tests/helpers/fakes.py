@@ -136,7 +136,9 @@ class TroubledSegmenter(DiscSegmenter):
 
 
 def make_troubled_segmenter(delay_s: float = 0.0) -> TroubledSegmenter:
-    """Return one; picklable as a factory."""
+    """Return one; picklable as a factory. Raise on a machine whose environment has ``SICK``."""
+    if "SICK" in os.environ:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
     return TroubledSegmenter(delay_s)
 
 
