@@ -222,6 +222,28 @@ def _walk_objects(
             yield file
 
 
+def matching_objects(patterns: Sequence[str]) -> list[str]:
+    """Return the URLs of the objects that some URLs name, or match by ``*``, ``?`` or ``[``, sorted.
+
+    Raises:
+        StorageError, ConfigError: They cannot be listed.
+    """
+    found = set()
+    for pattern in patterns:
+        if not GLOB.search(pattern):
+            found |= {pattern} if is_file(pattern) else set()
+            continue
+        parts = pattern.split("/")
+        root = "/".join(parts[: max(_num_fixed(parts), len(["s3:", "", "bucket"]))])
+        wanted = tuple(os.fsencode(part) for part in parts[root.count("/") + 1 :])
+        bucket, folder = split_url(root)
+        for each in Bucket(bucket).scan(folder):
+            name = each.name.removeprefix(f"{folder}/") if folder else each.name
+            if _matches(tuple(os.fsencode(part) for part in name.split("/")), wanted):
+                found.add(join(root, name))
+    return sorted(found)
+
+
 def _is_folder(path: str) -> bool:
     """Return whether a path without magic is a folder; of a URL, whether no object has that name."""
     if GLOB.search(path):

@@ -6,7 +6,6 @@ dies. What they do is `process.train_in_process`; they resume from the run's own
 
 import dataclasses
 import logging
-import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from sam_engine.cluster.ray_session import ray_session
 from sam_engine.config import ExecutorConfig
 from sam_engine.errors import ConfigError, SamEngineError
 from sam_engine.settings.checks import settings_from
+from sam_engine.storage.place import absolute
 from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.process import train_in_process
 from sam_engine.training.ranks import Ranks
@@ -69,10 +69,10 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
 
 def _absolute(path: str | list[Any] | None) -> str | list[Any] | None:
-    """Return an absolute path, or all of a list."""
+    """Return an absolute path or a URL, or all of a list."""
     if isinstance(path, list):
         return [_absolute(one) for one in path]
-    return None if path is None else os.path.abspath(path)
+    return None if path is None else absolute(path)
 
 
 def _trainer(config: TrainConfig) -> Any:

@@ -83,13 +83,18 @@ def test_a_step_must_be_divisible():
 def test_every_path_is_absolute_for_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Of data, weights and output; what is not given stays so."""
     monkeypatch.chdir(tmp_path)
-    data = DataConfig(sources=["a.tar", "/b"], images=["c", None], packed="d.npz", sources_csv="e.csv")
+    data = DataConfig(
+        sources=["a.tar", "/b", "s3://bucket/c"],
+        images=["c", None, None],
+        packed="d.npz",
+        sources_csv="e.csv",
+    )
     config = TrainConfig(data=data, output="f", init_checkpoint="g", held_out=["h"], held_out_packed="i")
 
     made = with_absolute_paths(config)
 
-    assert made.data.sources == [str(tmp_path / "a.tar"), "/b"]
-    assert made.data.images == [str(tmp_path / "c"), None]
+    assert made.data.sources == [str(tmp_path / "a.tar"), "/b", "s3://bucket/c"]
+    assert made.data.images == [str(tmp_path / "c"), None, None]
     assert (made.data.packed, made.data.sources_csv) == (str(tmp_path / "d.npz"), str(tmp_path / "e.csv"))
     assert (made.output, made.init_checkpoint) == (str(tmp_path / "f"), str(tmp_path / "g"))
     assert (made.held_out, made.held_out_packed) == ([str(tmp_path / "h")], str(tmp_path / "i"))

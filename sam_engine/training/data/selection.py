@@ -1,10 +1,10 @@
 """Which images of which sources are trained on, at the size they are trained at."""
 
 import csv
+import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from sam_engine.errors import ConfigError, InputError
 from sam_engine.formats.open import open_source
 from sam_engine.formats.source import READ_SETTINGS, AnnotatedImage, Source
 from sam_engine.ops.rle import area_of
+from sam_engine.storage.anywhere import open_file
 from sam_engine.training.config import DataConfig
 from sam_engine.training.data.regions import colour_regions
 
@@ -199,7 +200,7 @@ def _licence_table(config: DataConfig) -> dict[int, str] | None:
     if config.sources_csv is None:
         return None
     try:
-        with Path(config.sources_csv).open(newline="", encoding="utf-8") as file:
+        with io.TextIOWrapper(open_file(config.sources_csv), encoding="utf-8", newline="") as file:
             return {int(row["image_id"]): row["licence"] for row in csv.DictReader(file)}
     except (OSError, KeyError, ValueError) as error:
         raise InputError(
