@@ -188,6 +188,8 @@ class ShardReport:
     """Wall time by stage, for reports."""
     device: str = ""
     """What the model ran on."""
+    worker: str = ""
+    """Who made it: ``machine:process``."""
     notes: tuple[str, ...] = ()
     """What a reader of the log should know: settings that had to give way, in a line each."""
     error: str | None = None

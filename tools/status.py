@@ -17,7 +17,8 @@ from .command import command_line
 DESCRIPTION = """Say how far a dataset is, from its files alone, also while it is being made.
 
 Shards, images and masks; how fast the drivers are together, by the times of the shards of the last hour of
-work; how long the rest takes at that; failures by reason. Exit code 0, finished or not.
+work; the slowest workers, as drivers write every half minute; how long the rest takes at that; failures by
+reason. Exit code 0, finished or not.
 """
 
 
@@ -53,6 +54,12 @@ def describe(status: Status) -> str:
         lines.append(
             f"speed     {status.images_per_second:.2f} images/s, {status.masks_per_second:.1f} masks/s"
         )
+    several = status.slowest if status.num_workers > 1 else ()
+    lines += [
+        f"slowest   {each.images_per_second:.2f} images/s, {each.worker} on {each.device}" for each in several
+    ]
+    if several:
+        lines[-1] += f" (median of {status.num_workers:,} workers: {status.median_images_per_second:.2f})"
     if status.seconds_since_last is not None and not status.is_finished:
         left = "not known yet" if status.seconds_left is None else _clock(status.seconds_left)
         age = _clock(status.seconds_since_last)

@@ -31,6 +31,7 @@ from sam_engine.annotation.report import (
     session_stats,
 )
 from sam_engine.annotation.run_shards import run_shards
+from sam_engine.annotation.worker_speeds import SpeedLog
 from sam_engine.config import AutoAnnotateConfig, run_config
 from sam_engine.dataset.published import committed_shards
 from sam_engine.dataset.schema import SUCCESS
@@ -156,13 +157,14 @@ def run_prepared(
     else:
         events = make_shards(plan)
     reports: list[ShardReport] = []
-    started = math.inf
+    started, speeds = math.inf, SpeedLog(preparation.store, config.partition)
     in_process = bool(plan.open_shards) and config.executor.name == "inline"
     in_process &= not preparation.choice.in_child
     with _keeping_torch_threads() if in_process else contextlib.nullcontext(), contextlib.closing(events):
         for event in events:
             if isinstance(event, ShardReport):
                 reports.append(event)
+                speeds.heard(event)
                 for note in event.notes:
                     log.warning("shard %d: %s", event.shard.index, note)
                 started = min(started, time.monotonic() - event.seconds)

@@ -1,15 +1,18 @@
 """How far a dataset is, from its store alone: no driver is asked, so it may run anywhere, or nowhere."""
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sam_engine.annotation.report import add_up
+from sam_engine.annotation.worker_speeds import WorkerSpeed, worker_speeds
 from sam_engine.dataset.reader import Dataset
 from sam_engine.dataset.schema import ANNOTATIONS_PREFIX, SUCCESS
 from sam_engine.dataset.shards import shard_name
 
 WINDOW_S = 3600.0
 """Speed is that of the last hour in which shards were published, in seconds."""
+NUM_SLOWEST = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,12 @@ class Status:
     masks_per_second: float | None
     seconds_left: float | None
     """At this speed; None where it is not known, 0 where nothing is left."""
+    slowest: Sequence[WorkerSpeed]
+    """`NUM_SLOWEST` of the workers that drivers wrote of within `WINDOW_S` before the newest shard."""
+    num_workers: int
+    """That did; 0 while nothing is known of them."""
+    median_images_per_second: float | None
+    """Of these workers."""
     seconds_since_last: float | None
     """Age of the newest shard; None: there is none. Much more than a shard takes: nobody is at work."""
 
@@ -55,6 +64,7 @@ def status_of(dataset: Dataset, now: float) -> Status:
     seconds = recent[-1][0] - recent[0][0] if recent else 0.0
     made = [shards[index] for _, index in recent[1:]]
     speed = sum(summary.shard.num_images for summary in made) / seconds if seconds else None
+    workers = worker_speeds(dataset.store, newest - WINDOW_S)
     num_left = dataset.num_planned - totals.num_images
     return Status(
         output=dataset.store.describe(),
@@ -67,6 +77,11 @@ def status_of(dataset: Dataset, now: float) -> Status:
         failures=totals.failures,
         images_per_second=speed,
         masks_per_second=sum(summary.num_masks for summary in made) / seconds if seconds else None,
+        slowest=workers[:NUM_SLOWEST],
+        num_workers=len(workers),
+        median_images_per_second=statistics.median(each.images_per_second for each in workers)
+        if workers
+        else None,
         seconds_left=0.0 if not num_left else num_left / speed if speed else None,
         seconds_since_last=max(0.0, now - newest) if times else None,
     )

@@ -1,6 +1,8 @@
 """The worker: one resident model, shards in, published shards out."""
 
 import hashlib
+import os
+import socket
 import time
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterator
@@ -237,6 +239,7 @@ class ShardAnnotator:
             seconds=time.monotonic() - started,
             stage_seconds=dict(clock.seconds),
             device=self.device_name,
+            worker=f"{socket.gethostname()}:{os.getpid()}",
             notes=notes,
         )
 

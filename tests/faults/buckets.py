@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sam_engine.annotation.report import REPORT
+from sam_engine.annotation.worker_speeds import WORKERS_PREFIX
 from sam_engine.storage.open import open_store
 from sam_engine.storage.store import TEMPORARY
 
@@ -179,7 +180,8 @@ def _in_child(look: Callable[[], Any]) -> Any:
 
 def _files(url: str) -> dict[str, bytes]:
     store = open_store(url)
-    names = [name for name in store.list("") if name != REPORT and not name.startswith(TEMPORARY)]
+    ours = (REPORT, TEMPORARY, WORKERS_PREFIX)
+    names = [name for name in store.list("") if not name.startswith(ours)]
     return {name: store.read(name) for name in names}
 
 

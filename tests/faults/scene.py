@@ -25,6 +25,7 @@ from pipelines.auto_annotate import COMMAND, run
 from sam_engine.amg.mask_finder import MaskFinder
 from sam_engine.annotation.report import REPORT
 from sam_engine.annotation.worker import ShardAnnotator
+from sam_engine.annotation.worker_speeds import WORKERS_PREFIX
 from sam_engine.config import AmgConfig, AutoAnnotateConfig
 from sam_engine.dataset.reader import open_dataset
 from sam_engine.dataset.schema import ANNOTATIONS_PREFIX, SUCCESS
@@ -169,11 +170,11 @@ def difference(files: Mapping[str, bytes], reference: Mapping[str, bytes]) -> li
 
 
 def read_files(output: Path) -> dict[str, bytes]:
-    """Return the files of an output by name, without temporaries, lock and report."""
+    """Return the files of an output by name, without temporaries, locks and what holds times."""
     files = {}
     for path in output.glob("**/*"):
         name = path.relative_to(output).as_posix()
-        if path.is_file() and name != REPORT and not name.startswith((LOCK, TEMPORARY)):
+        if path.is_file() and name != REPORT and not name.startswith((LOCK, TEMPORARY, WORKERS_PREFIX)):
             files[name] = path.read_bytes()
     return files
 

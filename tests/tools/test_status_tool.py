@@ -2,17 +2,27 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import shutil
+import socket
 import time
 
 import pytest
 
 from sam_engine.annotation.run import annotate_dataset
 from sam_engine.annotation.status import WINDOW_S, status_of
+from sam_engine.annotation.worker_speeds import (
+    LATEST_SHARDS,
+    WORKERS_PREFIX,
+    WRITTEN_EVERY_S,
+    SpeedLog,
+    worker_speeds,
+)
 from sam_engine.dataset.reader import open_dataset
-from sam_engine.structures import Partition
+from sam_engine.storage.local import LocalStore
+from sam_engine.structures import Partition, Shard, ShardReport
 from tests.helpers import fakes
 from tools.command import run
 from tools.status import main
@@ -105,6 +115,62 @@ def test_watching_ends_when_it_is_finished(half, output, capsys, monkeypatch):
     assert code == 0
     assert [(look["is_finished"], look["num_images"]) for look in looks] == [(False, 6), (True, 12)]
     assert looks[1]["seconds_left"] == 0
+
+
+def speed_log(output, speeds, index=0):
+    """Let a driver write what its workers took for shards of ten images; return the file."""
+    times = itertools.count(0.0, WRITTEN_EVERY_S)
+    log = SpeedLog(LocalStore(output), Partition(index=index, count=2), clock=lambda: next(times))
+    shard = Shard(index=0, start=0, stop=10)
+    for worker, seconds in speeds:
+        log.heard(ShardReport(shard=shard, worker=worker, device="cpu", seconds=seconds))
+    path = output / WORKERS_PREFIX / f"part-{index}-of-2.json"
+    os.utime(path, (NOW, NOW))
+    return path
+
+
+def test_the_slowest_workers_are_named(output, capsys):
+    """Of all drivers, with their machine and process; by their latest shards."""
+    speed_log(output, [("a:1", 40.0)] + [("a:1", 5.0)] * LATEST_SHARDS + [("a:2", 10.0)])
+    speed_log(output, [("b:1", 50.0), ("b:2", 20.0)], index=1)
+    status = status_of(open_dataset(output), NOW)
+    main([str(output)])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("slowest")]
+
+    assert [(each.worker, each.images_per_second) for each in status.slowest] == [
+        ("b:1", 0.2), ("b:2", 0.5), ("a:2", 1.0),
+    ]  # fmt: skip
+    assert (status.num_workers, status.median_images_per_second) == (4, 0.75)
+    assert lines == [
+        "slowest   0.20 images/s, b:1 on cpu",
+        "slowest   0.50 images/s, b:2 on cpu",
+        "slowest   1.00 images/s, a:2 on cpu (median of 4 workers: 0.75)",
+    ]
+
+
+def test_workers_of_long_ago_are_not_counted(output):
+    """Nor what cannot be read."""
+    speed_log(output, [("b:1", 50.0)], index=1).write_bytes(b"[{]")
+    os.utime(speed_log(output, [("a:1", 40.0)]), (NOW - 2 * WINDOW_S,) * 2)
+
+    assert status_of(open_dataset(output), NOW).num_workers == 0
+
+
+def test_a_run_says_who_its_workers_are(half, tmp_path, monkeypatch):
+    """This process on this machine, each half minute: here after each shard."""
+    monkeypatch.setattr("sam_engine.annotation.worker_speeds.WRITTEN_EVERY_S", 0.0)
+    config = dataclasses.replace(half, output=str(tmp_path / "out"), partition=Partition())
+    annotate_dataset(config, make_model=functools.partial(fakes.DiscSegmenter, (8.0, 10.0, 12.0), 64))
+    [worker] = worker_speeds(LocalStore(tmp_path / "out"), 0.0)
+
+    assert worker.worker == f"{socket.gethostname()}:{os.getpid()}"
+    assert (worker.device, worker.num_images) == ("cpu", 12)
+    assert worker.images_per_second > 0
+
+
+def test_a_short_run_leaves_nothing_about_workers(half):
+    """It was over before the first writing."""
+    assert not (LocalStore(half.output).root / WORKERS_PREFIX).exists()
 
 
 def test_what_is_no_dataset_is_a_mistake(tmp_path, capsys):
