@@ -42,7 +42,9 @@ def photo(number):
     return decode_image(source.read(entry, DecodeConfig()), DecodeConfig()).pixels
 
 
-@pytest.mark.parametrize("number", range(len(SAMPLE_PHOTOS)))
+@pytest.mark.parametrize(
+    "number", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in range(1, len(SAMPLE_PHOTOS)))]
+)
 def test_generator_and_predictor_work_as_printed(number):
     """The bundled model finds masks on photos that nobody chose for it; a point gives three."""
     image = photo(number)

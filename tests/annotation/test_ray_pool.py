@@ -301,6 +301,7 @@ def test_killed_workers_and_driver_leave_a_run_that_goes_on(tmp_path):
     assert workers_among(survivors(family)) == []  # Ray's own helpers take up to a minute
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_sigterm_stops_ray_too(tmp_path):
     """Exit 143, one line, and no worker is left behind."""
@@ -316,6 +317,7 @@ def test_sigterm_stops_ray_too(tmp_path):
     assert workers_among(survivors(family)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_cluster_is_joined_with_its_token(tmp_path):
     """executor.address= runs on a head that was there before, which outlives the run."""

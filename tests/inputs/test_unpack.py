@@ -16,7 +16,7 @@ from sam_engine.inputs.open import open_input
 from sam_engine.inputs.source import Account, ListingRules
 from tests.helpers.inputs import entries, refusal
 
-NUM_IMAGES, IMAGE_BYTES = 5000, 1500
+NUM_IMAGES, IMAGE_BYTES = 1000, 7500
 
 
 @pytest.fixture(autouse=True)
@@ -62,11 +62,11 @@ def read_shard(source, shard) -> int:
 
 
 def test_a_gzip_tar_is_decompressed_at_most_twice(tmp_path, count):
-    """5,000 images in 10 shards, four workers, and a run that goes on: once in all, counted in bytes."""
+    """1,000 images in 10 shards, four workers, and a run that goes on: once in all, counted in bytes."""
     size = write_gzip_tar(tmp_path / "sa_000000.tar")
     source = open_input(str(tmp_path / "sa_000000.tar"))
     listing = entries(source)
-    shards = [(source, listing[start : start + 500]) for start in range(0, NUM_IMAGES, 500)]
+    shards = [(source, listing[start : start + 100]) for start in range(0, NUM_IMAGES, 100)]
     with multiprocessing.get_context("fork").Pool(4) as workers:
         read = workers.starmap(read_shard, shards, chunksize=1)
     tars.tar_index.cache_clear()

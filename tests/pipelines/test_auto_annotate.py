@@ -252,6 +252,7 @@ def wait_for_shards(output, count, process):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_to_the_same_bytes(tmp_path):
     """SIGKILL in the middle, the same command again: shards as those of a run that nobody disturbed."""
     fakes.write_images(tmp_path / "in", 24)
@@ -268,22 +269,6 @@ def test_killed_run_goes_on_to_the_same_bytes(tmp_path):
     assert annotate(tmp_path / "in", tmp_path / "out", shard_size=2) == 0
     assert fakes.shard_bytes(tmp_path / "out") == fakes.shard_bytes(tmp_path / "calm")
     assert list((tmp_path / "out/_meta/tmp").iterdir()) == []
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signal_stops_cleanly_and_the_run_goes_on(tmp_path, number, code):
-    """Exit 143 or 130 with one line, nothing half-written, and resumable."""
-    fakes.write_images(tmp_path / "in", 24)
-    arguments = [f"input={tmp_path}/in", f"output={tmp_path}/out", "shard_size=2", *INLINE]
-    arguments += ["amg.points_per_batch=16", "amg.min_mask_region_area=0"]
-    process = start(arguments, delay=0.05)
-    wait_for_shards(tmp_path / "out", 2, process)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=30)
-
-    assert process.returncode == code
-    assert err.splitlines()[-1] == f"stopped by {number.name}; the same command goes on from here"
-    assert annotate(tmp_path / "in", tmp_path / "out", shard_size=2) == 0
 
 
 def test_second_signal_ends_the_process_where_it_stands(tmp_path):
@@ -324,7 +309,7 @@ def test_signal_in_native_code_stops_too():
 def test_ctrl_c_before_the_run_begins_is_a_line_too(tmp_path, capsys, monkeypatch):
     """While the input is listed or torch is imported: exit 130, no traceback."""
 
-    def interrupted(_):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     fakes.write_images(tmp_path / "in", 1)

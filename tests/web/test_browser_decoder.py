@@ -16,7 +16,8 @@ NPM_TIMEOUT_S = 120
 @pytest.fixture(scope="session")
 def runtime(request, tmp_path_factory):
     """The folder of ONNX Runtime Web: fetched by somebody before, or by npm, once for this checkout."""
-    kept = Path(request.config.cache.mkdir("onnxruntime-web")) / VERSION
+    cache = getattr(request.config, "cache", None)  # pytest may be told to have none
+    kept = Path((cache.mkdir if cache else tmp_path_factory.mktemp)("onnxruntime-web")) / VERSION
     found = find_runtime() or (kept if kept.is_dir() else None)
     if found is not None:
         return found
