@@ -44,6 +44,15 @@ def test_every_yaml_choice_makes_a_config(choice):
     assert isinstance(load_run(choice), AutoAnnotateConfig)
 
 
+@pytest.mark.parametrize("recipe", sorted(CONFIGS.glob("recipes/*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_settings_of_training(recipe):
+    """A recipe has a weight for each source, and holds some images of each out."""
+    config = load(train.COMMAND, [], config_file=str(recipe))
+
+    assert len(config.data.weights) == len(config.data.sources) > 0
+    assert config.data.hold_out
+
+
 def test_nothing_given_is_the_schema_with_the_small_model():
     """YAML adds to the dataclasses only what the tiny model needs."""
     config = load_run()
