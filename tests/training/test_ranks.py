@@ -1,6 +1,7 @@
 """Several processes that share the steps of one run."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ def first_steps(config: TrainConfig, ranks: Ranks) -> dict[str, torch.Tensor]:
 
 def run_process(rank: int, size: int, folder: str) -> None:
     """What each process does."""
+    warnings.simplefilter("default")  # pytest's "error" is inherited, and torch has deprecated what it offers
     place = Path(folder)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{place / 'meet'}", rank=rank, world_size=size
@@ -62,7 +64,8 @@ def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(tmp_path: 
     pack(DataConfig(sources=[str(write_tar(tmp_path / "drawn.tar"))], short_side=96), tmp_path / "packed.npz")
     whole = first_steps(settings(tmp_path, 1), Ranks())
 
-    torch.multiprocessing.spawn(run_process, (2, str(tmp_path)), nprocs=2)
+    # Forked, they need not import torch; without threads or a device that is allowed.
+    torch.multiprocessing.start_processes(run_process, (2, str(tmp_path)), nprocs=2, start_method="fork")
 
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert torch.equal(one["gradients"], other["gradients"])

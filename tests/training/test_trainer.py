@@ -184,12 +184,12 @@ def overfit(tar: Path, folder: Path, *, seed: int, enough: float = 1.0) -> tuple
 
 
 def test_reduced_model_learns_eight_images(drawn_tar: Path, tmp_path: Path):
-    """Its answers to clicks and boxes on eight images exceed a mean IoU of 0.9 well within 200 steps."""
-    trainer, means = overfit(drawn_tar, tmp_path, seed=0, enough=0.92)
+    """Its answers to clicks and boxes on eight images exceed a mean IoU of 0.5 well within 100 steps."""
+    trainer, means = overfit(drawn_tar, tmp_path, seed=0, enough=0.5)
 
-    assert means[-1] > 0.92
+    assert means[-1] > 0.5
     assert means[10] < 0.3
-    assert trainer.step <= 150
+    assert trainer.step <= 60
 
 
 @pytest.mark.slow
