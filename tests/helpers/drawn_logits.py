@@ -17,7 +17,7 @@ SIZES = [
     (5, 7),
     (1, 900),
     (1, 1),
-    (900, 1200),
+    (500, 700),
 ]
 """Up- and downscaled, unchanged, not divisible by anything, tall and wide, as (H, W)."""
 

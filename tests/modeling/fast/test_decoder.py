@@ -27,7 +27,7 @@ FLOAT32_SLACK = 2.0
 
 TINY = replace(SMALL_TINY, image_size=128, prompt_embed_dim=64)
 MODELS = {"tiny, with skip features": TINY, "vit": replace(SMALL, depth=1), "vit_b's decoder": replace(
-    ARCHITECTURES["vit_b"], image_size=256, depth=1, embed_dim=32, num_heads=1
+    ARCHITECTURES["vit_b"], image_size=128, depth=1, embed_dim=32, num_heads=1
 )}  # fmt: skip
 both_ways = pytest.mark.parametrize("dtype", TOLERANCES, ids=["operations", "loops"])
 """On a CPU compiled loops take float32, and torch's operations, as on any device, the rest."""

@@ -371,15 +371,21 @@ def test_a_file_that_is_no_image_is_named(folder: Path) -> None:
 
 
 def test_help_needs_no_torch() -> None:
-    """And measuring needs neither Ray, Hydra nor pycocotools: a bare machine with a GPU may have none."""
+    """And measuring needs neither Ray, Hydra nor pycocotools: a bare machine with a GPU may have none.
+
+    tools.equivalence reads and writes datasets besides.
+    """
     absent = ("ray", "hydra", "omegaconf", "pycocotools", "pyarrow", "cv2", "simplejpeg")
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({absent!r}))\n"
         "sys.modules['torch'] = None\n"
         "import tools.bench\n"
         "del sys.modules['torch']\n"
-        "import tools.bench.run, tools.bench.calibration, tools.reference\n"
+        "import tools.bench.run, tools.bench.job, tools.bench.calibration, tools.reference\n"
+        "import tools.bench.decoder, tools.bench.growth\n"
         "from sam_engine.build_sam import load_model\n"
+        "for name in ('pyarrow', 'cv2', 'simplejpeg'): del sys.modules[name]\n"
+        "import tools.equivalence\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
