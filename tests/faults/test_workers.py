@@ -76,7 +76,7 @@ def run_campaign(folder, name, n, *arguments):
 
 def test_user_and_adversary_break_nothing(tmp_path):
     """A few stories of the state machine; `python -m tests.faults.workers machine` tells more."""
-    [campaign] = run_campaign(tmp_path, "machine", 4, "--seed", "7")
+    [campaign] = run_campaign(tmp_path, "machine", 3, "--seed", "7")
 
     assert campaign["violations"] == []
     assert campaign["by_kind"]["kills"] > 0
