@@ -371,10 +371,7 @@ def test_a_file_that_is_no_image_is_named(folder: Path) -> None:
 
 
 def test_help_needs_no_torch() -> None:
-    """And measuring needs neither Ray, Hydra nor pycocotools: a bare machine with a GPU may have none.
-
-    tools.equivalence reads and writes datasets besides.
-    """
+    """And measuring needs neither Ray, Hydra nor pycocotools; tools.equivalence reads datasets besides."""
     absent = ("ray", "hydra", "omegaconf", "pycocotools", "pyarrow", "cv2", "simplejpeg")
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({absent!r}))\n"
