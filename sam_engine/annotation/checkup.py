@@ -8,7 +8,6 @@ import hashlib
 import os
 import socket
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,7 +18,8 @@ from sam_engine.config import AutoAnnotateConfig
 from sam_engine.dataset.manifest import Manifest
 from sam_engine.errors import ImageError, SamEngineError, describe_error
 from sam_engine.inputs.source import InputSource
-from sam_engine.storage.store import TEMPORARY, Store
+from sam_engine.storage.left_behind import temporary_name
+from sam_engine.storage.store import Store
 from sam_engine.structures import ManifestEntry, Shard, ShardReport
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Checkup:
 
     def _writing(self) -> Iterator[str]:
         """Yield what is wrong with the output: it must be the driver's, and give no name twice."""
-        own = temporary_name()
+        own = temporary_name("preflight")
         try:
             if self.store.put_exclusive(self.expected.mark, own.encode()):
                 yield f"output {self.store.describe()} is another one here: what the driver wrote is missing"
@@ -174,11 +174,6 @@ def _measured(report: ShardReport, seconds: float, host: str) -> WorkerCheck:
         num_masks=report.num_masks,
         num_bytes=report.num_bytes,
     )
-
-
-def temporary_name() -> str:
-    """Return a name that nobody else has, and that a driver elsewhere leaves alone for a day."""
-    return f"{TEMPORARY}/preflight-{uuid.uuid4().hex}"
 
 
 def read_digest(source: InputSource, entry: ManifestEntry, config: AutoAnnotateConfig) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from sam_engine.annotation.checkup import Checkup, Expected, WorkerCheck, read_digest, temporary_name
+from sam_engine.annotation.checkup import Checkup, Expected, WorkerCheck, read_digest
 from sam_engine.annotation.preparation import Preparation
 from sam_engine.annotation.prompt_table import NO_PROMPTS
 from sam_engine.annotation.ray_survey import survey_on_ray
@@ -19,6 +19,7 @@ from sam_engine.dataset.run_info import RunInfo
 from sam_engine.dataset.schema import ANNOTATIONS_PREFIX, RUN_INFO
 from sam_engine.dataset.shards import shard_name
 from sam_engine.storage.exclusivity import refuse_inexclusive
+from sam_engine.storage.left_behind import temporary_name
 
 if TYPE_CHECKING:
     from sam_engine.modeling.segmenter import Segmenter
@@ -93,7 +94,7 @@ def preflight(
     """
     config, store = preparation.config, preparation.store
     refuse_inexclusive(store)
-    mark = temporary_name()
+    mark = temporary_name("preflight")
     store.put_exclusive(mark, b"of the driver")
     try:
         checkup = Checkup(

@@ -4,11 +4,11 @@ Some servers that speak S3 take a conditional put and ignore its condition, such
 writer wins then, and the last one's object stays.
 """
 
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 from sam_engine.errors import ConfigError
-from sam_engine.storage.store import TEMPORARY, Store
+from sam_engine.storage.left_behind import temporary_name
+from sam_engine.storage.store import Store
 
 WRITERS = 8
 RACES = 3
@@ -17,12 +17,14 @@ RACES = 3
 def refuse_inexclusive(store: Store) -> None:
     """Check that one writer of a name wins, one after another and all at once; leaves nothing behind.
 
+    What a killed one leaves is deleted by `Store.delete_own_temporaries`.
+
     Raises:
         ConfigError: Several did, or another's object is there than the winner's: no dataset is safe there.
         StorageError: It cannot be written.
     """
     for race in range(1 + RACES):
-        name = f"{TEMPORARY}/probe-{uuid.uuid4().hex}"
+        name = temporary_name("probe")
         texts = [f"{name} by writer {number}".encode() for number in range(WRITERS if race else 2)]
         try:
             with ThreadPoolExecutor(len(texts) if race else 1) as pool:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sam_engine.errors import LockedError, SamEngineError
+from sam_engine.storage.left_behind import is_gone
 from sam_engine.storage.store import TEMPORARY, Store
 from sam_engine.structures import Partition
 
@@ -126,13 +127,7 @@ def _is_dead_here(holder: dict[str, Any]) -> bool:
     """Return whether the holder was a process of this machine, and is none any more."""
     if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
         return False
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
+    return is_gone(holder["pid"])
 
 
 def _words(holder: dict[str, Any]) -> str:

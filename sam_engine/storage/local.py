@@ -6,7 +6,6 @@ import itertools
 import json
 import logging
 import os
-import re
 import shutil
 import socket
 import time
@@ -19,14 +18,13 @@ from typing import BinaryIO
 
 from sam_engine.errors import ConfigError, LockedError, StorageError
 from sam_engine.storage.exclusive import name_exclusively
+from sam_engine.storage.left_behind import DEAD_ELSEWHERE_S, this_host
 from sam_engine.storage.store import SET_ASIDE, TEMPORARY, StoredObject, check_name, check_temporary
 from sam_engine.structures import Partition
 
 log = logging.getLogger(__name__)
 
 LOCK = "_meta/lock"
-DEAD_ELSEWHERE_S = 24 * 3600
-"""A temporary of another machine that nobody has written to for so long is a dead writer's."""
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -295,7 +293,7 @@ def _create_held(folder: Path) -> tuple[int, Path]:
     """Create and lock a new file; return its descriptor and path."""
     fcntl = _file_locks()
     while True:
-        path = folder / f"{_host()}-{uuid.uuid4().hex}"
+        path = folder / f"{this_host()}-{uuid.uuid4().hex}"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with contextlib.suppress(OSError):  # without locks nobody deletes temporaries either
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -309,7 +307,7 @@ def _delete_unless_held(path: Path) -> None:
     fcntl = _file_locks()
     host = path.name.rpartition("-")[0]
     try:
-        if host not in ("", _host()) and time.time() - path.stat().st_mtime < DEAD_ELSEWHERE_S:
+        if host not in ("", this_host()) and time.time() - path.stat().st_mtime < DEAD_ELSEWHERE_S:
             return
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -350,11 +348,6 @@ def _raise_unless_missing(error: OSError) -> None:
     """Let `os.walk` report every failure but a folder that is not there."""
     if not isinstance(error, FileNotFoundError):
         raise error
-
-
-def _host() -> str:
-    """Return this machine's name as a part of file names."""
-    return re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname())[:64]
 
 
 def _this_process() -> dict[str, object]:

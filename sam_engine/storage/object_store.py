@@ -16,9 +16,10 @@ from typing import BinaryIO
 from sam_engine.errors import StorageError
 from sam_engine.storage.bucket import FIRST_PAUSE_S, LONGEST_PAUSE_S, PATIENCE_S, Bucket, TakenError
 from sam_engine.storage.lease import held, held_part
+from sam_engine.storage.left_behind import is_left_behind
 from sam_engine.storage.object_file import open_object
 from sam_engine.storage.place import join, split_url
-from sam_engine.storage.store import SET_ASIDE, StoredObject, check_name, check_temporary
+from sam_engine.storage.store import SET_ASIDE, TEMPORARY, StoredObject, check_name, check_temporary
 from sam_engine.structures import Partition
 
 
@@ -114,7 +115,10 @@ class ObjectStore:
         bucket.delete(key)
 
     def delete_own_temporaries(self) -> None:
-        """Do nothing: an object appears whole, and nothing lies beside it."""
+        """Delete what killed processes have left of trying the store; a shard has no temporary."""
+        for each in self.scan(f"{TEMPORARY}/"):
+            if is_left_behind(each):
+                self.delete_temporary(each.name)
 
     def settle(self) -> None:
         """Do nothing: what is visible here lasts."""

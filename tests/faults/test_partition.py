@@ -16,7 +16,8 @@ from sam_engine.dataset.schema import MANIFEST, RUN_INFO, SUCCESS
 from sam_engine.dataset.shards import shard_name
 from sam_engine.errors import ConfigError, FingerprintError, LockedError
 from sam_engine.inputs.source import FileInput
-from sam_engine.storage.local import DEAD_ELSEWHERE_S, LocalStore
+from sam_engine.storage.left_behind import DEAD_ELSEWHERE_S
+from sam_engine.storage.local import LocalStore
 from sam_engine.storage.store import TEMPORARY
 from sam_engine.structures import Partition
 from tests.faults.drivers import part_of
