@@ -85,23 +85,25 @@ class DrawnSegmenter:
         """Return (4h, 4w) logits, given the distances from the prompt along either axis."""
         radius = self.image_size * (0.06 + 0.02 * (seed % 9))
         distance = torch.sqrt(x * x + y * y)
-        square = torch.maximum(x.abs(), y.abs())
-        dots = torch.cos(x * 0.9) * torch.cos(y * 0.8) * 6
         figures = [
-            radius - distance,
-            (radius - distance) / 20,  # unstable
-            10 * torch.sin(x / 9) + 0 * y,  # stripes down the image
-            8 - 4 * y.abs() + 0 * x,  # a line of some pixels
-            0.4 - y.abs() / 10 + 0 * x,  # thinner than a low-resolution pixel
-            torch.full_like(distance, -5.0),
-            torch.full_like(distance, 5.0),
-            radius / 2 - x + 0 * y,  # half of the image
-            (radius - square) * 2,
-            (radius - distance).clamp(-6, 6) - dots.clamp(min=4.5) + 4.5,  # holes
-            (radius / 2 - distance).clamp(-5, 5) + dots.clamp(min=4) - 4,  # islands
-            (3 - distance) * 4,  # some pixels
+            lambda: radius - distance,
+            lambda: (radius - distance) / 20,  # unstable
+            lambda: 10 * torch.sin(x / 9) + 0 * y,  # stripes down the image
+            lambda: 8 - 4 * y.abs() + 0 * x,  # a line of some pixels
+            lambda: 0.4 - y.abs() / 10 + 0 * x,  # thinner than a low-resolution pixel
+            lambda: torch.full_like(distance, -5.0),
+            lambda: torch.full_like(distance, 5.0),
+            lambda: radius / 2 - x + 0 * y,  # half of the image
+            lambda: (radius - torch.maximum(x.abs(), y.abs())) * 2,
+            lambda: (radius - distance).clamp(-6, 6) - dots().clamp(min=4.5) + 4.5,  # holes
+            lambda: (radius / 2 - distance).clamp(-5, 5) + dots().clamp(min=4) - 4,  # islands
+            lambda: (3 - distance) * 4,  # some pixels
         ]
-        return figures[seed % len(figures)]
+
+        def dots() -> Tensor:
+            return torch.cos(x * 0.9) * torch.cos(y * 0.8) * 6
+
+        return figures[seed % len(figures)]()
 
 
 def noise_image(size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from sam_engine.training.config import DataConfig, TrainConfig
 from sam_engine.training.data.packing import pack
 from sam_engine.training.run import read_config, run_training, write_config
@@ -29,6 +31,7 @@ def table(config: Path) -> list[list[str]]:
     return [line.split(",")[:-1] for line in (config.parent / "log.csv").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_killed_run_has_the_losses_of_an_undisturbed_one(drawn_tar: Path, tmp_path: Path):
     """SIGKILL at a random moment, saved every step or every 0.2 s, on a bare machine: the same table."""
     seed = random.randrange(10**6)

@@ -131,7 +131,7 @@ def drawn_rounds(dataset: PackedDataset, config: TrainConfig) -> list[float]:
 
 def test_rounds_are_drawn_for_each_step(dataset: PackedDataset, tmp_path: Path):
     """One until ``interactive_from_step``, then as many as step and seed say, at most ``max_rounds``."""
-    changes = {"total_steps": 14, "interactive_from_step": 3, "extra_round_fraction": 0.7}
+    changes = {"total_steps": 10, "interactive_from_step": 3, "extra_round_fraction": 0.7}
     rounds = drawn_rounds(dataset, settings(tmp_path, **changes))
 
     assert rounds[:3] == [1, 1, 1]

@@ -10,6 +10,8 @@ import pytest
 from sam_engine.predictor import SamPredictor
 from sam_engine.web.runtime import VERSION, find_runtime, unpack_runtime
 
+pytestmark = pytest.mark.slow
+
 NPM_TIMEOUT_S = 120
 
 

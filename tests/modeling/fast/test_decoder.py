@@ -1,5 +1,7 @@
 """The fast decoder computes what `MaskDecoder.forward`, its slow twin, computes."""
 
+import functools
+from copy import deepcopy
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -36,9 +38,15 @@ PROMPTS = ["one point", "four points", "boxes", "four points and boxes", "no pro
 
 def make_sam(architecture: Architecture, dtype: torch.dtype = torch.float64) -> Sam:
     """Return a model with every tensor randomised."""
+    return deepcopy(random_sam(architecture)).to(dtype)
+
+
+@functools.cache
+def random_sam(architecture: Architecture) -> Sam:
+    """Draw the tensors, which takes longer than most tests."""
     sam = build_architecture(architecture)
     randomise(sam, seed=0)
-    return sam.to(dtype)
+    return sam
 
 
 def make_embedding(sam: Sam, input_size: tuple[int, int] | None = None) -> ImageEmbedding:

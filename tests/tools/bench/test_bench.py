@@ -315,6 +315,7 @@ def test_without_what_writes_parquet_files_are_left_out(
     )
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_the_numbers_depend_on(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
