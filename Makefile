@@ -12,10 +12,10 @@ help: ## Show this list
 demo: $(VENV)/.demo ## Annotate sample photos with the bundled model and say where the masks are
 	$(BIN)/python -m pipelines.auto_annotate
 
-test: $(VENV)/.test ## Run the test suite (a quarter of an hour on 2 cores)
+test: $(VENV)/.test ## Run the test suite (ten CPU minutes)
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/.test ## Run the tests that take minutes
+test-slow: $(VENV)/.test ## Run the tests that take minutes, or seconds for a fact that few changes touch
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
 corpus: $(VENV)/.test ## Decode 2,000 files of every kind, whole and damaged, beside Pillow and tifffile (half a minute)

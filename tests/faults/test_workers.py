@@ -74,6 +74,7 @@ def run_campaign(folder, name, n, *arguments):
     return json.loads(report.read_text())["campaigns"]
 
 
+@pytest.mark.slow
 def test_user_and_adversary_break_nothing(tmp_path):
     """A few stories of the state machine; `python -m tests.faults.workers machine` tells more."""
     [campaign] = run_campaign(tmp_path, "machine", 3, "--seed", "7")

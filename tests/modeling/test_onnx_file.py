@@ -115,6 +115,7 @@ def test_half_the_bytes_in_fp16(sam: Sam, onnxruntime: ModuleType, tmp_path: Pat
     assert 0 < half.max_difference < 0.02
 
 
+@pytest.mark.slow
 def test_a_quarter_in_int8_and_what_it_costs_is_measured(onnxruntime: ModuleType, tmp_path: Path) -> None:
     """Masks are others, by how much is in the summary."""
     sam = make_sam("vit")

@@ -271,6 +271,7 @@ def test_killed_run_goes_on_to_the_same_bytes(tmp_path):
     assert list((tmp_path / "out/_meta/tmp").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_second_signal_ends_the_process_where_it_stands(tmp_path):
     """Who presses Ctrl-C twice does not wait for an image that takes an hour. The run can go on."""
     fakes.write_images(tmp_path / "in", 6)

@@ -39,6 +39,7 @@ def test_points_are_drawn_where_they_belong() -> None:
     assert circles[2:] == [(middle + WIDTH, half), (right + WIDTH, top)]
 
 
+@pytest.mark.slow
 def test_two_tables_and_a_drawing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of a photo of one's own, in its own shape."""
     noise = np.random.default_rng(0).integers(256, size=(20, 30, 3), dtype=np.uint8)

@@ -7,6 +7,7 @@ from tests.helpers.reference_models import make_reduced_tiny
 from tools.bench.onnx_prompts import main, measure
 
 
+@pytest.mark.slow
 def test_every_graph_is_timed_as_often_as_asked():
     """In milliseconds above 0."""
     pytest.importorskip("onnxruntime", reason="comes with the extra onnx")

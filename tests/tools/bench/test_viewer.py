@@ -9,6 +9,7 @@ from sam_engine.errors import ConfigError
 from tools.bench import viewer
 
 
+@pytest.mark.slow
 def test_its_rows_are_a_dataset(tmp_path, capsys, monkeypatch):
     """Every row follows the format, and the figures are of all of them."""
     monkeypatch.setattr(viewer, "NUM_SHAPES", 3)
