@@ -2,12 +2,12 @@
 
 import contextlib
 import errno
+import io
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import BinaryIO
 
 from sam_engine.errors import StorageError
 from sam_engine.storage.bucket import Bucket
@@ -27,7 +27,7 @@ class FileStatus:
     mtime_ns: int
 
 
-def open_file(place: str) -> BinaryIO:
+def open_file(place: str) -> io.BufferedReader:
     """Open a file for reading, seekable.
 
     Raises:

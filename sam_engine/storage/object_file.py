@@ -1,7 +1,7 @@
 """An object as a seekable file: ranges of it are read as they are wanted, its end in one request."""
 
 import io
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from sam_engine.storage.bucket import Bucket
 
@@ -16,7 +16,7 @@ MOST_AHEAD_BYTES = 2**23
 """The same of a file that is read on and on: it doubles with each request."""
 
 
-def open_object(bucket: Bucket, name: str, size: int | None = None) -> BinaryIO:
+def open_object(bucket: Bucket, name: str, size: int | None = None) -> io.BufferedReader:
     """Return an object as a file.
 
     Args:

@@ -26,8 +26,6 @@ SOURCES = ("sources", "region_sources")
 PACKING = ("short_side", "jpeg_quality", "min_mask_pixels", "licences", "hold_out")
 """Settings that decide what is in a packed file, beside its sources."""
 
-_BLOCK_BYTES = 2**20
-
 
 def made_of(config: DataConfig) -> dict[str, Any]:
     """Return what a packed file of these settings is made of, as it is written into the file."""
@@ -157,11 +155,8 @@ def _sha256_of(place: str) -> str:
 @functools.cache
 def _digest_of_bytes(place: str, size: int, mtime_ns: int) -> str:
     """Return the digest of a file that has this size and time."""
-    digest = hashlib.sha256()
     with open_file(place) as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _files_in(folder: str, below: str = "") -> Iterator[tuple[str, int]]:
