@@ -8,6 +8,7 @@ from sam_engine.settings.checks import check_setting, check_types
 
 AUTOCAST_PRECISIONS = ("fp32", "bf16", "fp16")
 LOSSES = ("bce_dice", "focal_dice")
+OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "step")
 
 
@@ -147,6 +148,8 @@ class TrainConfig:
     iou_weight: float = 1.0
     """Of the squared error of predicted IoU, beside the loss of masks. SAM's is 1, beside a dice loss of
     weight 1; beside ``bce_dice``, 5 is the same proportion."""
+    optimizer: str = "adamw"
+    """adamw, or muon: matrices and kernels by Muon, the rest by AdamW, with the same learning rates."""
     warmup_steps: int = 200
     schedule: str = "cosine"
     """cosine: to 0.01 of the peak at the end; step: a tenth from each of ``step_decay_at`` on."""
@@ -243,6 +246,9 @@ class TrainConfig:
         check_setting("model", self.model, self.model in MODELS, f"one of {', '.join(MODELS)}")
         check_setting("layer_decay", self.layer_decay, 0 < self.layer_decay <= 1, "in (0, 1]")
         check_setting("drop_path", self.drop_path, 0 <= self.drop_path < 1, "in [0, 1)")
+        check_setting(
+            "optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"
+        )
         check_setting("loss", self.loss, self.loss in LOSSES, f"one of {', '.join(LOSSES)}")
         check_setting("schedule", self.schedule, self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         check_setting(

@@ -24,6 +24,7 @@ from sam_engine.training.checkpoint import load_state, save_state, save_tensors
 from sam_engine.training.config import TrainConfig
 from sam_engine.training.data.batches import Batch
 from sam_engine.training.losses import PromptLosses, loss_of_step
+from sam_engine.training.muon import Muon
 from sam_engine.training.optimiser import freeze, learning_rate_scale, parameter_groups
 from sam_engine.training.ranks import Ranks
 from sam_engine.training.rounds import PromptRounds
@@ -34,6 +35,8 @@ WEIGHTS = "model.safetensors"
 """The averaged weights alone: a checkpoint for ``model.checkpoint``."""
 BEST = "best.safetensors"
 """Those of them that scored best on the held-out images."""
+MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum")
+"""What optimisers remember of a parameter, each what it has."""
 MEANS = ("loss", "mask_loss", "iou_error", "iou", "last_iou")
 """What the log shows of the prompts of a step, before what it shows of the step itself."""
 
@@ -71,7 +74,8 @@ class Trainer:
             )
         self.parameters = dict(sam.named_parameters())
         self.ema = {name: tensor.detach().clone() for name, tensor in sam.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(parameter_groups(sam, config), betas=(0.9, 0.999))
+        groups = parameter_groups(sam, config)
+        self.optimizer = Muon(groups) if config.optimizer == "muon" else torch.optim.AdamW(groups)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.step = 0
         self.best_score = -math.inf
@@ -190,11 +194,12 @@ class Trainer:
         for name, tensor in _with_prefix(tensors, "ema.").items():
             self.ema[name].copy_(tensor)
         for name, parameter in self.parameters.items():
-            if f"step.{name}" in tensors:  # what has had no gradient yet has no moments
+            # What has had no gradient yet has no moments.
+            moments = {key: tensors[f"{key}.{name}"] for key in MOMENTS if f"{key}.{name}" in tensors}
+            if moments and ("momentum" not in moments or self.config.optimizer == "muon"):
                 self.optimizer.state[parameter] = {
-                    "step": tensors[f"step.{name}"],
-                    "exp_avg": torch.empty_like(parameter).copy_(tensors[f"exp_avg.{name}"]).detach(),
-                    "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq.{name}"]).detach(),
+                    key: tensor if key == "step" else torch.empty_like(parameter).copy_(tensor).detach()
+                    for key, tensor in moments.items()
                 }
         self.step = state.step
         self.best_score = float(state.metadata.get("best_score", -math.inf))
@@ -204,7 +209,7 @@ class Trainer:
 
     def _moments(self, parameter: nn.Parameter) -> list[str]:
         """Return the names of what the optimiser remembers of a parameter."""
-        return [key for key in ("step", "exp_avg", "exp_avg_sq") if key in self.optimizer.state[parameter]]
+        return [key for key in MOMENTS if key in self.optimizer.state[parameter]]
 
 
 def _means(loss: Tensor, rounds: list[PromptLosses]) -> Tensor:

@@ -55,12 +55,13 @@ def run(
     return losses
 
 
-def test_resumed_run_equals_an_undisturbed_one(dataset: PackedDataset, tmp_path: Path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resumed_run_equals_an_undisturbed_one(dataset: PackedDataset, tmp_path: Path, optimizer: str):
     """Stopped by SIGTERM after five steps and resumed in a new model, a run has the same losses."""
-    whole = run(dataset, settings(tmp_path / "whole"))
-    parts = run(dataset, settings(tmp_path / "parts"), stop_at=5)
+    whole = run(dataset, settings(tmp_path / "whole", optimizer=optimizer))
+    parts = run(dataset, settings(tmp_path / "parts", optimizer=optimizer), stop_at=5)
     assert len(parts) == 5
-    parts += run(dataset, settings(tmp_path / "parts"), seed=1)
+    parts += run(dataset, settings(tmp_path / "parts", optimizer=optimizer), seed=1)
 
     assert parts == whole
     ours, theirs = (load_state(tmp_path / name / WEIGHTS).tensors for name in ("parts", "whole"))
