@@ -73,7 +73,8 @@ def orthogonal(matrix: Tensor) -> Tensor:
     for _ in range(NUM_ITERATIONS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if is_tall else x
+    nearest: Tensor = x.T if is_tall else x
+    return nearest
 
 
 def _is_matrix(parameter: nn.Parameter, group: dict[str, Any]) -> bool:
