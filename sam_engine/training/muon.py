@@ -26,7 +26,7 @@ class Muon(torch.optim.Optimizer):
     """Muon for matrices and kernels, AdamW for norms, biases, embeddings and kernels of one channel."""
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
-        """Divide groups of parameters, each with its ``weight_decay``, between the two."""
+        """Divide groups of `parameter_groups` between the two."""
         divided: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
         for group in groups:
             for is_matrix, chosen in divided.items():
@@ -79,6 +79,6 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 def _is_matrix(parameter: nn.Parameter, group: dict[str, Any]) -> bool:
     """Whether Muon moves a parameter: one that decays, is no embedding, and has rows and columns enough."""
-    if parameter.ndim < 2 or not group["weight_decay"]:
+    if parameter.ndim < 2 or not group["decays"]:
         return False
     return min(len(parameter), parameter[0].numel()) >= MIN_SIDE

@@ -29,7 +29,7 @@ def freeze(sam: Sam, config: TrainConfig) -> None:
 
 
 def parameter_groups(sam: Sam, config: TrainConfig) -> list[dict[str, Any]]:
-    """Return optimiser groups with their ``peak_lr``.
+    """Return optimiser groups with their ``peak_lr``, and whether they are of what decays.
 
     The trunk learns slower, its layers by ``layer_decay`` the slower the earlier they are, and only matrices
     and kernels decay. Source of the latter two: Kirillov et al. 2023, "Segment Anything", appendix A.
@@ -44,7 +44,12 @@ def parameter_groups(sam: Sam, config: TrainConfig) -> list[dict[str, Any]]:
         decays = parameter.ndim > 1 and "embed" not in name and "token" not in name.split(".")[-2]
         groups.setdefault((rate, decays), []).append(parameter)
     return [
-        {"params": parameters, "peak_lr": rate, "weight_decay": config.weight_decay if decays else 0.0}
+        {
+            "params": parameters,
+            "peak_lr": rate,
+            "decays": decays,
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
         for (rate, decays), parameters in groups.items()
     ]
 

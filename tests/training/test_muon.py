@@ -1,5 +1,6 @@
 """Matrices that move by orthogonal updates, beside what AdamW moves as ever."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,14 @@ def moved(optimizer_of, parameters, gradients):
     return [(copy - parameter).detach() for copy, parameter in zip(copies, parameters, strict=True)]
 
 
-def muon_of(copies):
-    """Return the optimiser of parameters that do not decay to speak of."""
-    return Muon([{"params": copies, "lr": RATE, "weight_decay": 1e-12}])
+def muon_of(copies, *, decays=True):
+    """Return the optimiser of parameters that decay by nothing, and whether they are of what does."""
+    return Muon([{"params": copies, "lr": RATE, "decays": decays, "weight_decay": 0.0}])
+
+
+def adamw_of(copies):
+    """Return the optimiser to compare with."""
+    return torch.optim.AdamW(copies, lr=RATE, weight_decay=0.0)
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (96, 24), (16, 200)])
@@ -74,14 +80,10 @@ def test_what_is_no_matrix_moves_as_by_adamw():
     weights = [torch.randn(64), torch.randn(32, 1, 3, 3), torch.randn(4, 32)]
     gradients = [torch.randn_like(weight) for weight in weights]
     ours = moved(muon_of, weights, gradients)
-    theirs = moved(lambda copies: torch.optim.AdamW(copies, lr=RATE, weight_decay=1e-12), weights, gradients)
+    theirs = moved(adamw_of, weights, gradients)
     embedding, gradient = torch.randn(64, 64), torch.randn(64, 64)
-    [ours_embedding] = moved(
-        lambda copies: Muon([{"params": copies, "lr": RATE, "weight_decay": 0.0}]), [embedding], [gradient]
-    )
-    [theirs_embedding] = moved(
-        lambda copies: torch.optim.AdamW(copies, lr=RATE, weight_decay=0.0), [embedding], [gradient]
-    )
+    [ours_embedding] = moved(functools.partial(muon_of, decays=False), [embedding], [gradient])
+    [theirs_embedding] = moved(adamw_of, [embedding], [gradient])
 
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
     assert torch.equal(ours_embedding, theirs_embedding)
