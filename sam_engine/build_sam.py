@@ -11,7 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from sam_engine.catalogue import ARCHITECTURES, MODELS, NO_MODEL, TINY, VIT, Architecture
-from sam_engine.checkpoints.resolve import Checkpoint, check_state_dict, load_state_dict, resolve_checkpoint
+from sam_engine.checkpoints.resolve import Checkpoint, fitting_state_dict, load_state_dict, resolve_checkpoint
 from sam_engine.config import ModelConfig
 from sam_engine.errors import ConfigError
 from sam_engine.modeling.any_encoder import ImageEncoder
@@ -195,8 +195,7 @@ def _build_with_weights(architecture: Architecture, path: Path) -> Sam:
     state = load_state_dict(path)
     with torch.device("meta"), _NothingDrawn():
         sam = build_architecture(architecture)
-    check_state_dict(state, sam, path)
-    sam.load_state_dict(state, assign=True)
+    sam.load_state_dict(fitting_state_dict(state, sam, path), assign=True)
     sam.set_normalisation(architecture.pixel_mean, architecture.pixel_std)  # in no checkpoint
     return sam
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+NEWER_PARTS = ("mask_decoder.shape_heads.",)
+"""Parameters that weights of tiny from before them go without: untrained, they have no effect."""
 MAX_NAMES_LISTED = 3
 MAX_VALUES_PER_BYTE = 8
 """A tensor may be a view: one stored number can claim to be a billion, and converting would make it so."""
@@ -127,9 +129,26 @@ def load_state_dict(path: Path) -> dict[str, "Tensor"]:
     }
 
 
-def check_state_dict(state: Mapping[str, "Tensor"], model: "nn.Module", path: Path | str) -> None:
-    """Raise `CheckpointError`, with a short list, unless the state dict has the model's keys and shapes."""
+def fitting_state_dict(
+    state: Mapping[str, "Tensor"], model: "nn.Module", path: Path | str
+) -> dict[str, "Tensor"]:
+    """Return a model's state dict with the tensors of a checkpoint.
+
+    Of parts that are newer than the weights (`NEWER_PARTS`) it has the model's own values, or zeros for a
+    model on "meta": without an effect either way.
+
+    Raises:
+        CheckpointError: Keys or shapes are not the model's; with a short list.
+    """
+    import torch
+
     expected = model.state_dict()
+    newer = {
+        name: torch.zeros(value.shape, dtype=value.dtype) if value.is_meta else value
+        for name, value in expected.items()
+        if name.startswith(NEWER_PARTS)
+    }
+    state = {**newer, **state}
     problems = [
         _listing("missing", [name for name in expected if name not in state]),
         _listing("unexpected", [name for name in state if name not in expected]),
@@ -144,6 +163,7 @@ def check_state_dict(state: Mapping[str, "Tensor"], model: "nn.Module", path: Pa
     ]
     if any(problems):
         raise CheckpointError(f"{path}: does not fit the model: {'; '.join(filter(None, problems))}")
+    return state
 
 
 def _locate(config: ModelConfig) -> tuple[str, Path, Release | None]:

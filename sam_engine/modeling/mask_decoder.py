@@ -10,15 +10,20 @@ from torch.nn import functional as F
 
 from sam_engine.modeling.any_encoder import SkipFeatures
 from sam_engine.modeling.common import LayerNorm2d
+from sam_engine.modeling.mask_shapes import NUM_SHAPES, mask_overlaps, mask_shapes
 from sam_engine.modeling.prompt_maps import NUM_MAPS, PromptPlaces, pixel_centres, prompt_maps
 from sam_engine.modeling.transformer import TwoWayTransformer
+
+SHAPE_HIDDEN_DIM = 32
+MAX_SHAPE_SCORE = 0.3
+"""What the shape of a mask adds to its predicted IoU, or takes from it, is not more."""
 
 
 class MaskDecoder(nn.Module):
     """Predict ``num_multimask_outputs`` alternative masks for an ambiguous prompt, or one for a clear one."""
 
     has_prompt_maps: bool = False
-    """Whether it reads `prompt_maps` and skip features besides what the original reads."""
+    """Whether it reads `prompt_maps`, `mask_shapes` and skip features besides what the original reads."""
 
     def __init__(
         self,
@@ -31,7 +36,7 @@ class MaskDecoder(nn.Module):
         iou_head_hidden_dim: int = 256,
         has_prompt_maps: bool = False,
     ) -> None:
-        """Make a decoder of these sizes; ``has_prompt_maps`` adds `prompt_maps` to what it reads."""
+        """Make a decoder of these sizes; ``has_prompt_maps`` adds `prompt_maps` and `mask_shapes`."""
         super().__init__()
         self.transformer_dim = transformer_dim
         self.transformer = transformer
@@ -59,8 +64,13 @@ class MaskDecoder(nn.Module):
             self.map_heads = nn.ModuleList(
                 nn.Linear(transformer_dim, NUM_MAPS) for _ in range(self.num_mask_tokens)
             )
-            for parameter in (*self.map_to_image.parameters(), *self.map_heads.parameters()):
-                nn.init.zeros_(parameter)
+            num_inputs = 1 + NUM_SHAPES + num_multimask_outputs
+            shape_heads = [MLP(num_inputs, SHAPE_HIDDEN_DIM, 1, 2) for _ in range(self.num_mask_tokens)]
+            self.shape_heads = nn.ModuleList(shape_heads)
+            last_layers: list[nn.Module] = [head.layers[-1] for head in shape_heads]
+            for module in (self.map_to_image, self.map_heads, *last_layers):
+                for parameter in module.parameters():
+                    nn.init.zeros_(parameter)
 
     def forward(
         self,
@@ -137,7 +147,7 @@ class MaskDecoder(nn.Module):
         if places is not None and self.has_prompt_maps:
             x, y = pixel_centres(4 * width, places.coords), pixel_centres(4 * height, places.coords)
             masks = masks + self.mask_prior(tokens[:, 1:], slice(None), places, x, y)
-        return masks, self.iou_prediction_head(tokens[:, 0])
+        return masks, self.score_masks(self.iou_prediction_head(tokens[:, 0]), masks, places)
 
     def image_prior(self, places: PromptPlaces | None, height: int, width: int) -> Tensor | None:
         """Return what prompt maps add to the image's tokens, (P, h * w, C); None without such maps."""
@@ -177,6 +187,35 @@ class MaskDecoder(nn.Module):
         maps = prompt_maps(places, x, y).flatten(2)
         prior: Tensor = (weights @ maps).unflatten(2, (len(y), len(x)))
         return prior
+
+    @property
+    def max_shape_score(self) -> float:
+        """By how much at most `score_masks` changes the predicted IoU."""
+        return MAX_SHAPE_SCORE if self.has_prompt_maps else 0.0
+
+    def score_masks(
+        self, iou_pred: Tensor, masks: Tensor, places: PromptPlaces | None, first_mask: int = 0
+    ) -> Tensor:
+        """Return the predicted IoU (P, M) of masks that were made, with what their shapes say, if it is read.
+
+        Args:
+            iou_pred: (P, M), by the IoU token.
+            masks: (P, M, h, w) logits.
+            places: Of the prompts, for decoders with prompt maps.
+            first_mask: Number of the first of them among the mask tokens.
+        """
+        if not self.has_prompt_maps or places is None:
+            return iou_pred
+        single = 1 - first_mask  # how many come before the alternatives, which alone are compared
+        if masks.shape[1] > single:
+            overlaps = F.pad(mask_overlaps(masks[:, single:]), (0, 0, single, 0))
+        else:
+            overlaps = iou_pred.new_zeros(len(masks), 1, self.num_multimask_outputs)
+        parts = iou_pred[..., None], mask_shapes(masks, places), overlaps
+        numbers = torch.cat([part.to(iou_pred.dtype) for part in parts], dim=2)
+        heads = list(self.shape_heads)[first_mask:]
+        added = torch.cat([heads[i](numbers[:, i]) for i in range(numbers.shape[1])], dim=1)
+        return iou_pred + MAX_SHAPE_SCORE * (added / MAX_SHAPE_SCORE).tanh()
 
     def _upscale(self, image: Tensor, skip_features: SkipFeatures | None) -> Tensor:
         """Map (P, C, h, w) to (P, C / 8, 4h, 4w), adding skip features where SAM 2 does."""

@@ -152,7 +152,7 @@ class PromptGraph(nn.Module):
         if prior is not None:
             x, y = (pixel_centres(4 * side, places.coords) for side in reversed(size))
             masks = masks + decoder.mask_prior(mask_tokens, slice(None), places, x, y)
-        return decoder.iou_prediction_head(tokens[:, 0]), masks
+        return decoder.score_masks(decoder.iou_prediction_head(tokens[:, 0]), masks, places), masks
 
     def _upscale(
         self, image: Tensor, weights: Tensor, skip_4: Tensor | None, skip_8: Tensor | None

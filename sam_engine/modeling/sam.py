@@ -237,18 +237,20 @@ class Sam(nn.Module):
                 multimask_output=multimask_output,
                 images=images,
             )
-            scores.append(decoded.iou_predictions)
             # To find the prompts that are wanted is to wait for their scores.
             if iou_thresh is None or is_queued(self.device):
-                skip_padding = iou_thresh is not None
-                logits.append(self.upscale_masks(embedding, decoded, skip_padding=skip_padding))
+                found, score = self.upscale_masks(embedding, decoded, skip_padding=iou_thresh is not None)
+                logits.append(found)
+                scores.append(score)
                 continue
-            chosen = (decoded.iou_predictions > iou_thresh).any(dim=1).nonzero()[:, 0]
-            found = self.upscale_masks(embedding, decoded, chosen, skip_padding=True)
-            if len(chosen) < len(decoded.iou_predictions):
-                rest = found.new_zeros(len(decoded.iou_predictions), *found.shape[1:])
-                found = rest.index_copy_(0, chosen, found)
+            score = decoded.iou_predictions
+            can_pass = score > iou_thresh - self.mask_decoder.max_shape_score
+            chosen = can_pass.any(dim=1).nonzero()[:, 0]
+            found, found_score = self.upscale_masks(embedding, decoded, chosen, skip_padding=True)
+            if len(chosen) < len(score):
+                found = found.new_zeros(len(score), *found.shape[1:]).index_copy_(0, chosen, found)
             logits.append(found)
+            scores.append(score.index_copy(0, chosen, found_score))
         return torch.cat(logits), torch.cat(scores)
 
     @torch.no_grad()
@@ -302,8 +304,8 @@ class Sam(nn.Module):
         chosen: Tensor | None = None,
         *,
         skip_padding: bool = False,
-    ) -> Tensor:
-        """Return the logits (K, M, 4h, 4w) of chosen prompts.
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits (K, M, 4h, 4w) and the predicted IoU (K, M) of chosen prompts.
 
         Args:
             embedding: What the prompts were decoded with.

@@ -163,6 +163,9 @@ class TrainConfig:
     """The trunk's layers learn by this slower for each layer that follows; SAM's: 0.8 for vit_h and vit_l."""
     frozen_layers: int = 0
     """Layers of the trunk, from the first, that are not trained: 7 of tiny's 18 halve its share of a step."""
+    trained_parts: list[str] = field(default_factory=list)
+    """Train only parameters whose names start so: ``[mask_decoder.shape_heads]`` fits scores to masks that
+    are as good as they get. Empty: all."""
     drop_path: float = 0.0
     """Chance that the last block of a ViT is skipped, of the others in proportion; SAM's: 0.4 for vit_h."""
     weight_decay: float = 0.02

@@ -10,7 +10,7 @@ from torch import nn
 
 from sam_engine.build_sam import build_architecture
 from sam_engine.catalogue import ARCHITECTURES, MODELS
-from sam_engine.checkpoints.resolve import check_state_dict, load_state_dict
+from sam_engine.checkpoints.resolve import fitting_state_dict, load_state_dict
 from sam_engine.errors import CheckpointError, ConfigError
 from sam_engine.modeling.sam import Sam
 from sam_engine.modeling.tiny_encoder import TinyEncoder
@@ -50,9 +50,7 @@ def build_initial(config: TrainConfig) -> Sam:
         path = Path(config.init_checkpoint)
         if not path.exists():
             raise CheckpointError(f"{path}: init_checkpoint does not exist")
-        state = load_state_dict(path)
-        check_state_dict(state, sam, path)
-        sam.load_state_dict(state)
+        sam.load_state_dict(fitting_state_dict(load_state_dict(path), sam, path))
     elif config.init_trunk is not None:
         load_mobilenet_trunk(cast(TinyEncoder, sam.image_encoder), config.init_trunk)
     return sam

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from sam_engine.catalogue import FAMILIES
+from sam_engine.errors import ConfigError
 from sam_engine.modeling.sam import Sam
 from sam_engine.training.config import TrainConfig
 
@@ -18,14 +19,20 @@ STEP_FACTOR = 0.1
 
 
 def freeze(sam: Sam, config: TrainConfig) -> None:
-    """Let the first ``config.frozen_layers`` layers of the image encoder stay as they are.
+    """Let the encoder's first ``config.frozen_layers`` layers, and all but ``config.trained_parts``, stay.
 
     Nothing before the first trained layer needs a gradient, and that is where maps are largest.
+
+    Raises:
+        ConfigError: No parameter is left to train.
     """
+    parts = tuple(config.trained_parts)
     for name, parameter in sam.named_parameters():
         layer = trunk_layer(name)
-        if layer is not None and layer < config.frozen_layers:
+        if (layer is not None and layer < config.frozen_layers) or (parts and not name.startswith(parts)):
             parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in sam.parameters()):
+        raise ConfigError(f"trained_parts={config.trained_parts} names nothing of {config.model} to train")
 
 
 def parameter_groups(sam: Sam, config: TrainConfig) -> list[dict[str, Any]]:

@@ -78,11 +78,13 @@ def test_prompts_and_masks_stay_in_float32() -> None:
     with torch.no_grad():
         embedding = in_half(sam, smooth_features(sam))
         decoded = sam.decode_prompts(embedding, **grid_prompts(sam, 2))
-        logits = sam.upscale_masks(embedding, decoded)
+        logits, scores = sam.upscale_masks(embedding, decoded)
 
     assert embedding.features.dtype == torch.float32
     assert decoded.image.dtype == torch.float16
-    assert {x.dtype for x in (decoded.iou_predictions, decoded.mask_tokens, logits)} == {torch.float32}
+    assert {x.dtype for x in (decoded.iou_predictions, decoded.mask_tokens, logits, scores)} == {
+        torch.float32
+    }
 
 
 def share_alike(logits: Tensor, expected: Tensor, chosen: Tensor) -> float:

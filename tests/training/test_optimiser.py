@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sam_engine.build_sam import build_architecture
+from sam_engine.errors import ConfigError
 from sam_engine.training.config import TrainConfig
 from sam_engine.training.optimiser import (
     freeze,
@@ -70,3 +71,24 @@ def test_frozen_layers_are_left_out():
         is_frozen = layer is not None and layer < 7
         assert (parameter.grad is None) == is_frozen, name
         assert (id(parameter) not in held) == is_frozen, name
+
+
+def test_all_but_the_trained_parts_stay():
+    """Of one part only its parameters learn, and where a layer of it is frozen, only the others."""
+    sam = build_architecture(SMALL_TINY)
+    config = TrainConfig(trained_parts=["mask_decoder.shape_heads", "image_encoder.trunk"], frozen_layers=17)
+    freeze(sam, config)
+    learning = {name for name, parameter in sam.named_parameters() if parameter.requires_grad}
+
+    assert {name.rpartition(".")[0].rpartition(".")[0] for name in learning} == {
+        *(f"mask_decoder.shape_heads.{i}.layers" for i in range(4)),
+        "image_encoder.trunk.17.conv",
+        *(f"image_encoder.trunk.17.conv.{i}" for i in range(2)),
+    }
+
+
+def test_training_nothing_is_an_error():
+    """Not hours in which nothing is learnt."""
+    config = TrainConfig(trained_parts=["decoder"])
+    with pytest.raises(ConfigError, match=r"trained_parts=\['decoder'\] names nothing of tiny to train"):
+        freeze(build_architecture(SMALL_TINY), config)

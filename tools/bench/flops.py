@@ -92,6 +92,7 @@ def decoder_gflops(architecture: Architecture) -> DecoderGflops:
     maps = NUM_MAPS if architecture.family.has_prompt_maps else 0
     image_prior = 2 * n * maps * c
     each_mask = 2 * c * (2 * c + c // 8 + maps) + 2 * 16 * n * (c // 8 + maps)
+    overlaps = 2 * (MASK_TOKENS - 1) ** 2 * 16 * n if maps else 0
     absorbed = 2 * heads * n * c  # one product of a token's heads with the image
     return DecoderGflops(
         released=(
@@ -103,6 +104,7 @@ def decoder_gflops(architecture: Architecture) -> DecoderGflops:
             + convolutions
             + iou
             + MASK_TOKENS * each_mask
+            + overlaps
         )
         / 1e9,
         once=3 * projection / 1e9,
@@ -118,7 +120,7 @@ def decoder_gflops(architecture: Architecture) -> DecoderGflops:
             + iou
         )
         / 1e9,
-        upscaling=(convolutions + (MASK_TOKENS - 1) * each_mask) / 1e9,
+        upscaling=(convolutions + (MASK_TOKENS - 1) * each_mask + overlaps) / 1e9,
     )
 
 

@@ -34,6 +34,7 @@ PARTS: dict[Kind, Parts] = {
         "iou_prediction_head": MLP,
         "map_to_image": nn.Linear,
         "map_heads": [nn.Linear],
+        "shape_heads": [MLP],
     },
     TwoWayTransformer: {
         "layers": [TwoWayAttentionBlock],
@@ -58,9 +59,9 @@ PARTS: dict[Kind, Parts] = {
         "no_mask_embed": nn.Embedding,
     },
 }
-"""What is below each module that has others below it. ``map_*`` are there with prompt maps only."""
+"""What is below each module that has others below it. Only decoders with prompt maps have the last three."""
 _METHODS = {
-    MaskDecoder: ("forward", "predict_masks", "image_prior", "mask_prior", "_upscale"),
+    MaskDecoder: ("forward", "predict_masks", "image_prior", "mask_prior", "score_masks", "_upscale"),
     TwoWayTransformer: ("forward",),
     TwoWayAttentionBlock: ("forward",),
     Attention: ("forward", "_separate_heads", "_recombine_heads"),

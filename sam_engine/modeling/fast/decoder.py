@@ -45,7 +45,7 @@ class DecodedPrompts:
     """P prompts after the transformer: their scores, and what masks can be made of."""
 
     iou_predictions: Tensor
-    """(P, M)."""
+    """(P, M), by the IoU token: `MaskDecoder.score_masks` says what the masks change, if they are made."""
     mask_tokens: Tensor
     """(P, M, C)."""
     image: Tensor

@@ -84,7 +84,7 @@ def decode_batch(
     if decoder.has_prompt_maps:
         x, y = pixel_centres(4 * width, places.coords), pixel_centres(4 * height, places.coords)
         logits = logits + decoder.mask_prior(mask_tokens, slice(None), places, x, y)
-    return logits, decoder.iou_prediction_head(tokens[:, 0])
+    return logits, decoder.score_masks(decoder.iou_prediction_head(tokens[:, 0]), logits, places)
 
 
 def _read(attention: Attention, q: Tensor, image: Tensor, pe: Tensor) -> Tensor:

@@ -28,8 +28,8 @@ def upscale_masks(
     decoded: DecodedPrompts,
     chosen: Tensor | None = None,
     valid: tuple[int, int] | None = None,
-) -> Tensor:
-    """Return the logits (K, M, 4h, 4w) of K of the decoded prompts.
+) -> tuple[Tensor, Tensor]:
+    """Return the logits (K, M, 4h, 4w) and the predicted IoU (K, M) of K of the decoded prompts.
 
     Args:
         decoder: Whose weights to use.
@@ -50,6 +50,7 @@ def upscale_masks(
         _by_loops(decoder, prepared, images, chosen, weights, logits)
     else:
         _by_operations(decoder, prepared, images if chosen is None else images[chosen], weights, logits)
+    scores = decoded.iou_predictions if chosen is None else decoded.iou_predictions[chosen]
     if decoded.places is not None:
         places = decoded.places if chosen is None else decoded.places[chosen]
         masks = slice(decoded.first_mask, decoded.first_mask + tokens.shape[1])
@@ -62,7 +63,8 @@ def upscale_masks(
 
         step = CPU_PRIORS_AT_ONCE if prepared.has_loops else max(1, len(tokens))
         map_in_threads(add_prior, [slice(i, i + step) for i in range(0, len(tokens), step)])
-    return logits
+        scores = decoder.score_masks(scores, logits, places, decoded.first_mask)
+    return logits, scores
 
 
 def _by_operations(

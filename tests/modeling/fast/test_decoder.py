@@ -166,22 +166,26 @@ def test_any_depth_is_decoded(dtype: torch.dtype) -> None:
     prepared = prepare_image(decoder, features, pe, no_mask)
     decoded = decode_prompts(decoder, prepared, sparse, True)
 
-    assert_close(decoded.iou_predictions, expected_iou)
-    assert_close(upscale_masks(decoder, prepared, decoded, torch.arange(7)), expected_logits)
+    logits, iou = upscale_masks(decoder, prepared, decoded, torch.arange(7))
+
+    assert_close(iou, expected_iou)
+    assert_close(logits, expected_logits)
 
 
 @both_ways
 @pytest.mark.parametrize("chosen", [[5, 2], [0, 0, 8], [], list(range(9))])
 @torch.no_grad()
 def test_only_chosen_prompts_are_upscaled(chosen: list[int], dtype: torch.dtype) -> None:
-    """Any selection in any order gives those rows of all logits."""
+    """Any selection in any order gives those rows of all logits and scores."""
     sam = make_sam(TINY, dtype)
     made = make_prompts("one point", sam.image_size)
     embedding = sam.prepare(make_embedding(sam))
-    expected, _ = sam.decode(embedding, **made)
-    logits = sam.upscale_masks(embedding, sam.decode_prompts(embedding, **made), torch.tensor(chosen).long())
+    expected, expected_iou = sam.decode(embedding, **made)
+    decoded = sam.decode_prompts(embedding, **made)
+    logits, iou = sam.upscale_masks(embedding, decoded, torch.tensor(chosen).long())
 
     assert_close(logits, expected[chosen])
+    assert_close(iou, expected_iou[chosen])
     if dtype == torch.float64:
         assert torch.allclose(logits, expected[chosen], rtol=0, atol=1e-10)
 
@@ -196,8 +200,8 @@ def test_padding_can_be_skipped(input_size: tuple[int, int], dtype: torch.dtype)
     sam = make_sam(TINY, dtype)
     embedding = sam.prepare(make_embedding(sam, input_size))
     decoded = sam.decode_prompts(embedding, **make_prompts("one point", sam.image_size, num_prompts=2))
-    full = sam.upscale_masks(embedding, decoded, torch.arange(2))
-    cut = sam.upscale_masks(embedding, decoded, torch.arange(2), skip_padding=True)
+    full, _ = sam.upscale_masks(embedding, decoded, torch.arange(2))
+    cut, _ = sam.upscale_masks(embedding, decoded, torch.arange(2), skip_padding=True)
     sizes = (input_size, (3 * input_size[0], 2 * input_size[1]))
 
     assert_close(sam.postprocess_masks(cut, *sizes), sam.postprocess_masks(full, *sizes))
@@ -274,10 +278,10 @@ def test_decoded_prompts_are_not_overwritten(dtype: torch.dtype) -> None:
     embedding = sam.prepare(make_embedding(sam))
     made = make_prompts("one point", sam.image_size)
     first = sam.decode_prompts(embedding, **made)
-    before = sam.upscale_masks(embedding, first, torch.arange(9))
+    before, _ = sam.upscale_masks(embedding, first, torch.arange(9))
     sam.decode_prompts(embedding, **{**made, "point_labels": 1 - made["point_labels"]})
 
-    assert torch.equal(sam.upscale_masks(embedding, first, torch.arange(9)), before)
+    assert torch.equal(sam.upscale_masks(embedding, first, torch.arange(9))[0], before)
 
 
 @both_ways
