@@ -10,13 +10,14 @@ from torch.nn import functional as F
 
 from sam_engine.modeling.any_encoder import SkipFeatures
 from sam_engine.modeling.common import LayerNorm2d
-from sam_engine.modeling.mask_shapes import NUM_SHAPES, mask_overlaps, mask_shapes
+from sam_engine.modeling.mask_shapes import NUM_SHAPES, MaskCounts, count_masks, mask_overlaps, mask_shapes
 from sam_engine.modeling.prompt_maps import NUM_MAPS, PromptPlaces, pixel_centres, prompt_maps
 from sam_engine.modeling.transformer import TwoWayTransformer
 
 SHAPE_HIDDEN_DIM = 32
-MAX_SHAPE_SCORE = 0.3
-"""What the shape of a mask adds to its predicted IoU, or takes from it, is not more."""
+MAX_RAISE, MAX_FALL = 0.15, 0.4
+"""What the shape of a mask adds at most to its predicted IoU, and takes at most from it. The one is smaller:
+it decides which masks have to be made to know that they do not pass a threshold."""
 
 
 class MaskDecoder(nn.Module):
@@ -189,12 +190,17 @@ class MaskDecoder(nn.Module):
         return prior
 
     @property
-    def max_shape_score(self) -> float:
-        """By how much at most `score_masks` changes the predicted IoU."""
-        return MAX_SHAPE_SCORE if self.has_prompt_maps else 0.0
+    def max_raise(self) -> float:
+        """By how much at most `score_masks` raises the predicted IoU."""
+        return MAX_RAISE if self.has_prompt_maps else 0.0
 
     def score_masks(
-        self, iou_pred: Tensor, masks: Tensor, places: PromptPlaces | None, first_mask: int = 0
+        self,
+        iou_pred: Tensor,
+        masks: Tensor,
+        places: PromptPlaces | None,
+        first_mask: int = 0,
+        count: Callable[[Tensor], MaskCounts] = count_masks,
     ) -> Tensor:
         """Return the predicted IoU (P, M) of masks that were made, with what their shapes say, if it is read.
 
@@ -203,19 +209,22 @@ class MaskDecoder(nn.Module):
             masks: (P, M, h, w) logits.
             places: Of the prompts, for decoders with prompt maps.
             first_mask: Number of the first of them among the mask tokens.
+            count: Another way to count their pixels.
         """
         if not self.has_prompt_maps or places is None:
             return iou_pred
+        counts = count(masks)
         single = 1 - first_mask  # how many come before the alternatives, which alone are compared
         if masks.shape[1] > single:
-            overlaps = F.pad(mask_overlaps(masks[:, single:]), (0, 0, single, 0))
+            overlaps = F.pad(mask_overlaps(counts, single), (0, 0, single, 0))
         else:
             overlaps = iou_pred.new_zeros(len(masks), 1, self.num_multimask_outputs)
-        parts = iou_pred[..., None], mask_shapes(masks, places), overlaps
+        parts = iou_pred[..., None], mask_shapes(counts, places), overlaps
         numbers = torch.cat([part.to(iou_pred.dtype) for part in parts], dim=2)
         heads = list(self.shape_heads)[first_mask:]
         added = torch.cat([heads[i](numbers[:, i]) for i in range(numbers.shape[1])], dim=1)
-        return iou_pred + MAX_SHAPE_SCORE * (added / MAX_SHAPE_SCORE).tanh()
+        limit = torch.where(added > 0, MAX_RAISE, MAX_FALL).to(added.dtype)
+        return iou_pred + limit * (added / limit).tanh()
 
     def _upscale(self, image: Tensor, skip_features: SkipFeatures | None) -> Tensor:
         """Map (P, C, h, w) to (P, C / 8, 4h, 4w), adding skip features where SAM 2 does."""

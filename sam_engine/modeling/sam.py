@@ -244,7 +244,7 @@ class Sam(nn.Module):
                 scores.append(score)
                 continue
             score = decoded.iou_predictions
-            can_pass = score > iou_thresh - self.mask_decoder.max_shape_score
+            can_pass = score > iou_thresh - self.mask_decoder.max_raise
             chosen = can_pass.any(dim=1).nonzero()[:, 0]
             found, found_score = self.upscale_masks(embedding, decoded, chosen, skip_padding=True)
             if len(chosen) < len(score):

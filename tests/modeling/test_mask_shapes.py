@@ -8,8 +8,8 @@ from sam_engine.build_sam import build_architecture
 from sam_engine.catalogue import Architecture
 from sam_engine.checkpoints.resolve import fitting_state_dict
 from sam_engine.errors import CheckpointError
-from sam_engine.modeling.mask_decoder import MAX_SHAPE_SCORE
-from sam_engine.modeling.mask_shapes import NUM_SHAPES, mask_overlaps, mask_shapes
+from sam_engine.modeling.mask_decoder import MAX_FALL, MAX_RAISE
+from sam_engine.modeling.mask_shapes import NUM_SHAPES, count_masks, mask_overlaps, mask_shapes
 from sam_engine.modeling.prompt_maps import PromptPlaces
 from sam_engine.modeling.sam import Sam
 from tests.helpers.reference_models import SMALL_TINY, make_reduced_tiny, randomise
@@ -22,7 +22,7 @@ NAMES += ("left", "top", "right", "bottom", "dx", "dy")
 
 def shapes_of(logits: Tensor, places: PromptPlaces = CLICK) -> dict[str, float]:
     """Return the numbers of one mask (h, w) by name."""
-    [[numbers]] = mask_shapes(logits[None, None], places)
+    [[numbers]] = mask_shapes(count_masks(logits[None, None]), places)
     assert len(numbers) == NUM_SHAPES
     return dict(zip(NAMES, numbers.tolist(), strict=True))
 
@@ -65,7 +65,7 @@ def test_background_and_padding_do_not_count() -> None:
 
 def test_empty_masks_have_numbers() -> None:
     """Finite ones, so that a model may learn that they are worth nothing."""
-    assert torch.isfinite(mask_shapes(torch.full((1, 3, 8, 8), -1.0), CLICK)).all()
+    assert torch.isfinite(mask_shapes(count_masks(torch.full((1, 3, 8, 8), -1.0)), CLICK)).all()
 
 
 def test_overlaps_are_of_every_two() -> None:
@@ -74,7 +74,7 @@ def test_overlaps_are_of_every_two() -> None:
     logits[0, 0, :, :2] = logits[0, 1, :, 2:] = logits[0, 2] = 1
     expected = [[1, 0, 0.5, 0], [0, 1, 0.5, 0], [0.5, 0.5, 1, 0], [0, 0, 0, 0]]
 
-    assert mask_overlaps(logits)[0].tolist() == expected
+    assert mask_overlaps(count_masks(logits))[0].tolist() == expected
 
 
 @torch.no_grad()
@@ -104,14 +104,15 @@ def without_shapes(sam: Sam) -> Sam:
     return sam
 
 
-def test_shapes_change_scores_by_less_than_the_limit() -> None:
+def test_shapes_change_scores_within_limits() -> None:
     """And no mask."""
     logits, scores = decode(make_random())
     plain_logits, plain_scores = decode(without_shapes(make_random()))
-    added = (scores - plain_scores).abs()
+    added = scores - plain_scores
 
     assert torch.equal(logits, plain_logits)
-    assert 0.1 < added.max() <= MAX_SHAPE_SCORE + 1e-6
+    assert 0.05 < added.max() <= MAX_RAISE + 1e-6
+    assert 0.2 < -added.min() <= MAX_FALL + 1e-6
 
 
 def test_masks_whose_shape_lifts_them_over_the_threshold_are_made() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam_engine.compute.compiled import compiled_in_any_order
+from sam_engine.modeling.mask_shapes import LIMIT, SURE, VERY_SURE
 
 Floats = NDArray[np.float32]
 
@@ -27,6 +28,7 @@ _E2, _E3, _E4, _E5, _E6 = (np.float32(x) for x in (1 / 2, 1 / 6, 1 / 24, 1 / 120
 _EXP_END, _LOG2_E = np.float32(-87), np.float32(1.4426950408889634)
 _LN_2_HIGH, _LN_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _EXPONENT_BIAS, _MANTISSA_BITS = np.int32(127), np.int32(23)
+_SURE, _VERY_SURE, _LIMIT = np.float32(SURE), np.float32(VERY_SURE), np.float32(LIMIT)
 _ONE, _HALF, _ROOT_HALF = np.float32(1), np.float32(0.5), np.float32(0.5**0.5)
 
 
@@ -205,6 +207,49 @@ def gelu_logits(
             for i in range(num_tokens):
                 row, column = (start + i) // columns, (start + i) % columns
                 logits[m, 4 * row + top, 4 * column + left] = products[m, i]
+
+
+@compiled_in_any_order
+def count_masks(logits: Floats, columns: Floats, rows: Floats, sums: Floats, both: Floats) -> None:
+    """Write what `MaskCounts` says of the masks (M, h, w) of a prompt.
+
+    Args:
+        logits: (M, h, w).
+        columns: (M, w).
+        rows: (M, h).
+        sums: (M, 4).
+        both: (M, M).
+    """
+    num_masks, height, width = logits.shape
+    inside = np.empty((num_masks, height, width), dtype=np.float32)
+    columns[:] = 0
+    for m in range(num_masks):
+        outline, sure, very_sure, total = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+        for i in range(height):
+            pixels = np.float32(0)
+            for j in range(width):
+                value = logits[m, i, j]
+                flag = _ONE if value > 0 else np.float32(0)
+                inside[m, i, j] = flag
+                columns[m, j] += flag
+                pixels += flag
+                sure += _ONE if value > _SURE else np.float32(0)
+                very_sure += _ONE if value > _VERY_SURE else np.float32(0)
+                total += min(max(value, np.float32(0)), _LIMIT)
+            rows[m, i] = pixels
+            for j in range(width - 1):
+                outline += abs(inside[m, i, j + 1] - inside[m, i, j])
+            if i > 0:
+                for j in range(width):
+                    outline += abs(inside[m, i, j] - inside[m, i - 1, j])
+        sums[m, 0], sums[m, 1], sums[m, 2], sums[m, 3] = outline, sure, very_sure, total
+    for m in range(num_masks):
+        for k in range(m + 1):
+            shared = np.float32(0)
+            for i in range(height):
+                for j in range(width):
+                    shared += inside[m, i, j] * inside[k, i, j]
+            both[m, k] = both[k, m] = shared
 
 
 @compiled_in_any_order

@@ -22,8 +22,14 @@ from sam_engine.modeling.fast.absorbed_projections import (
     two_way_blocks,
 )
 from sam_engine.modeling.fast.prepared_image import pixels_of_tokens
-from sam_engine.modeling.fast.upscaling import upscaling_layers, weight_of_pixels, weights_of_masks
+from sam_engine.modeling.fast.upscaling import (
+    count_by_loops,
+    upscaling_layers,
+    weight_of_pixels,
+    weights_of_masks,
+)
 from sam_engine.modeling.mask_decoder import MaskDecoder
+from sam_engine.modeling.mask_shapes import count_masks
 from sam_engine.modeling.prompt_maps import PromptPlaces, pixel_centres
 from sam_engine.modeling.transformer import Attention, TwoWayAttentionBlock
 
@@ -84,7 +90,9 @@ def decode_batch(
     if decoder.has_prompt_maps:
         x, y = pixel_centres(4 * width, places.coords), pixel_centres(4 * height, places.coords)
         logits = logits + decoder.mask_prior(mask_tokens, slice(None), places, x, y)
-    return logits, decoder.score_masks(decoder.iou_prediction_head(tokens[:, 0]), logits, places)
+    count = count_by_loops if device == "cpu" and logits.dtype == torch.float32 else count_masks
+    iou = decoder.iou_prediction_head(tokens[:, 0])
+    return logits, decoder.score_masks(iou, logits, places, count=count)
 
 
 def _read(attention: Attention, q: Tensor, image: Tensor, pe: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from sam_engine.modeling.common import LayerNorm2d
 from sam_engine.modeling.fast.decoder import DecodedPrompts
 from sam_engine.modeling.fast.prepared_image import PreparedImage
 from sam_engine.modeling.mask_decoder import MaskDecoder
+from sam_engine.modeling.mask_shapes import MaskCounts, count_masks
 from sam_engine.modeling.prompt_maps import pixel_centres
 
 CPU_PRIORS_AT_ONCE = 8
@@ -63,7 +64,8 @@ def upscale_masks(
 
         step = CPU_PRIORS_AT_ONCE if prepared.has_loops else max(1, len(tokens))
         map_in_threads(add_prior, [slice(i, i + step) for i in range(0, len(tokens), step)])
-        scores = decoder.score_masks(scores, logits, places, decoded.first_mask)
+        count = count_by_loops if prepared.has_loops else count_masks
+        scores = decoder.score_masks(scores, logits, places, decoded.first_mask, count)
     return logits, scores
 
 
@@ -143,6 +145,27 @@ def _by_loops(
                 loops.gelu_logits(pixels, bias_2, skip_4, strip.start, own_weights, columns, own_logits)
 
     map_in_threads(upscale_some, dealt(len(logits)))
+
+
+def count_by_loops(logits: Tensor) -> MaskCounts:
+    """Count the pixels of float32 masks on a CPU: `count_masks` by compiled loops, prompts in threads."""
+    from sam_engine.modeling.fast import cpu_loops as loops
+
+    prompts, masks, height, width = logits.shape
+    counts = MaskCounts(
+        columns=logits.new_empty(prompts, masks, width),
+        rows=logits.new_empty(prompts, masks, height),
+        sums=logits.new_empty(prompts, masks, 4),
+        both=logits.new_empty(prompts, masks, masks),
+    )
+
+    def count_some(prompts: range) -> None:
+        arrays = [x.numpy() for x in (logits.detach(), counts.columns, counts.rows, counts.sums, counts.both)]
+        for k in prompts:
+            loops.count_masks(*(array[k] for array in arrays))
+
+    map_in_threads(count_some, dealt(prompts))
+    return counts
 
 
 def weights_of_masks(decoder: MaskDecoder, mask_tokens: Tensor, first_mask: int = 0) -> Tensor:

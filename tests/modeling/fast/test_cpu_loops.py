@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sam_engine.modeling import mask_shapes
 from sam_engine.modeling.fast.cpu_loops import (
     add_norm,
+    count_masks,
     gelu_logits,
     norm_gelu,
     softmax_of_strip,
@@ -148,3 +150,16 @@ def test_what_is_not_finite_stays_so(value: float) -> None:
     y[0, 1, 3] = value
     gelu_logits(y.numpy(), np.zeros(2, "f4"), None, 0, np.ones((1, 2), "f4"), 5, logits.numpy())
     assert (~logits.isfinite()).sum() == 1
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 7), (1, 1, 1), (4, 16, 128)])
+def test_masks_are_counted(shape: tuple[int, int, int]) -> None:
+    """All pixels, the outline along both axes, and every two masks."""
+    logits = noise(*shape, scale=5)
+    expected = mask_shapes.count_masks(logits[None])
+    names = ("columns", "rows", "sums", "both")
+    found = {name: torch.full_like(getattr(expected, name)[0], torch.nan) for name in names}
+    count_masks(logits.numpy(), *(x.numpy() for x in found.values()))
+
+    for name, counted in found.items():
+        torch.testing.assert_close(counted, getattr(expected, name)[0])
