@@ -112,7 +112,7 @@ def _by_loops(
 
     Pixels are along memory. Images are those of all prompts (P, rows, columns, C), of which K are chosen.
     """
-    from sam_engine.modeling.fast import cpu_loops as loops  # half a second, which training is spared
+    from sam_engine.modeling.fast import cpu_loops as loops  # half a second, on first use
 
     (first, norm, second), (rows, columns) = upscaling_layers(decoder), images.shape[1:3]
     matrix_1 = weight_of_pixels(first).T.contiguous()
