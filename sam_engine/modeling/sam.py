@@ -315,9 +315,9 @@ class Sam(nn.Module):
                 the work. What `postprocess_masks` makes of them is the same.
         """
         assert embedding.prepared is not None, "the embedding comes from Sam.prepare"
-        valid = self._tokens_of_image(embedding) if skip_padding else None
+        seen = self._tokens_of_image(embedding)
         with full_precision(self.device):
-            return upscale_masks(self.mask_decoder, embedding.prepared, decoded, chosen, valid)
+            return upscale_masks(self.mask_decoder, embedding.prepared, decoded, chosen, seen, skip_padding)
 
     def _tokens_of_image(self, embedding: ImageEmbedding) -> tuple[int, int]:
         """Return the (rows, columns) of tokens whose logits the image's pixels are interpolated from."""

@@ -25,8 +25,9 @@ from tools.reference import build_reference
 pytestmark = pytest.mark.reference
 
 FLOAT64_TOLERANCE = 1e-9
-FLOAT32_SLACK = 2.0
-"""Allowed ratio of the two root-mean-square rounding errors; 0.8 to 1.3 was measured over 64 prompts."""
+FLOAT32_SLACK = 2.5
+"""Allowed ratio of the two root-mean-square rounding errors; 0.8 to 1.3 was measured over 64 prompts, and 2.2
+over the scores of boxes on an Intel Xeon with AVX-512."""
 FLOAT32_FLOOR = 32 * torch.finfo(torch.float32).eps
 """Error, relative to the largest output, that passes however small the reference's is: the three predicted
 IoUs of one prompt can be rounded luckily (to 8 eps, ours to 23, on an Intel Xeon)."""

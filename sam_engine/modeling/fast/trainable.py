@@ -6,6 +6,9 @@ do: with tiny on a CPU this takes half the time.
 P = B * K prompts in order of their images, N image tokens, T prompt tokens, H heads of D of the C channels.
 """
 
+import functools
+import sys
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -32,6 +35,12 @@ from sam_engine.modeling.mask_decoder import MaskDecoder
 from sam_engine.modeling.mask_shapes import count_masks
 from sam_engine.modeling.prompt_maps import PromptPlaces, pixel_centres
 from sam_engine.modeling.transformer import Attention, TwoWayAttentionBlock
+
+
+@functools.cache
+def has_numba() -> bool:
+    """Return whether loops can be compiled; a machine that only trains may be bare."""
+    return sys.modules.get("numba", "unknown") is not None and find_spec("numba") is not None
 
 
 def decode_batch(
@@ -90,7 +99,8 @@ def decode_batch(
     if decoder.has_prompt_maps:
         x, y = pixel_centres(4 * width, places.coords), pixel_centres(4 * height, places.coords)
         logits = logits + decoder.mask_prior(mask_tokens, slice(None), places, x, y)
-    count = count_by_loops if device == "cpu" and logits.dtype == torch.float32 else count_masks
+    by_loops = device == "cpu" and logits.dtype == torch.float32 and has_numba()
+    count = count_by_loops if by_loops else count_masks
     iou = decoder.iou_prediction_head(tokens[:, 0])
     return logits, decoder.score_masks(iou, logits, places, count=count)
 

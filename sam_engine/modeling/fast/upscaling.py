@@ -28,7 +28,8 @@ def upscale_masks(
     prepared: PreparedImage,
     decoded: DecodedPrompts,
     chosen: Tensor | None = None,
-    valid: tuple[int, int] | None = None,
+    seen: tuple[int, int] | None = None,
+    skip_padding: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return the logits (K, M, 4h, 4w) and the predicted IoU (K, M) of K of the decoded prompts.
 
@@ -37,9 +38,11 @@ def upscale_masks(
         prepared: What the prompts were decoded with.
         decoded: P prompts.
         chosen: (K,) indices of prompts. None: all, which saves a copy of their images.
-        valid: (rows, columns) of tokens at the top left to make masks of; the other logits are 0. None: all.
+        seen: (rows, columns) of tokens at the top left that scores are of. None: all.
+        skip_padding: Make masks of those alone; the other logits are 0.
     """
-    rows, columns = valid = valid or prepared.size
+    seen = seen or prepared.size
+    rows, columns = seen if skip_padding else prepared.size
     tokens = decoded.mask_tokens if chosen is None else decoded.mask_tokens[chosen]
     weights = weights_of_masks(decoder, tokens, decoded.first_mask)  # (K, M, C / 8)
     height, width = prepared.size
@@ -65,7 +68,12 @@ def upscale_masks(
         step = CPU_PRIORS_AT_ONCE if prepared.has_loops else max(1, len(tokens))
         map_in_threads(add_prior, [slice(i, i + step) for i in range(0, len(tokens), step)])
         count = count_by_loops if prepared.has_loops else count_masks
-        scores = decoder.score_masks(scores, logits, places, decoded.first_mask, count)
+        counted = logits
+        if (rows, columns) != seen:  # what is in the padding has no say, whether it was made or not
+            counted = torch.zeros_like(logits)
+            image = (..., slice(4 * seen[0]), slice(4 * seen[1]))
+            counted[image] = logits[image]
+        scores = decoder.score_masks(scores, counted, places, decoded.first_mask, count)
     return logits, scores
 
 
