@@ -48,8 +48,14 @@ _one_at_a_time = threading.Lock()
 
 @lru_cache(maxsize=4)
 def _pool(num_threads: int) -> ThreadPoolExecutor:
-    """Return threads that are kept until the process ends. As they begin, torch uses one in each."""
-    return ThreadPoolExecutor(num_threads, thread_name_prefix="pieces")
+    """Return threads that are kept until the process ends.
+
+    Torch is told as they begin that it has one in each: on first use in a thread it would set MKL's number
+    for all, and products of the first image would have other last bits than those of the same image later.
+    """
+    return ThreadPoolExecutor(
+        num_threads, thread_name_prefix="pieces", initializer=torch.set_num_threads, initargs=(1,)
+    )
 
 
 def _forget() -> None:
