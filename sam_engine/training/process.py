@@ -53,6 +53,21 @@ def open_images(config: TrainConfig) -> TrainingImages:
     return PackedDataset(packed, config.data.weights)
 
 
+@contextlib.contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Count numbers under 1.2e-38 as 0 in this thread: sums of products with them take ten times as long.
+
+    Momentum of what gets no gradients comes there, squared by Muon within 900 steps.
+    """
+    were_kept = bool(torch.tensor(1e-39) * 1)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(not were_kept)
+
+
+@_denormals_flushed()
 def train_in_process(
     config: TrainConfig,
     ranks: Ranks | None = None,
@@ -68,15 +83,8 @@ def train_in_process(
         must_stop: Asked after each step.
     """
     torch.set_num_threads(config.threads)
-    with _denormals_flushed():
-        return _train(config, ranks or Ranks(), device, must_stop)
-
-
-def _train(
-    config: TrainConfig, ranks: Ranks, device: torch.device | None, must_stop: Callable[[], bool]
-) -> int | None:
-    """Do what `train_in_process` does, as the thread is set up."""
     dataset = open_images(config)
+    ranks = ranks or Ranks()
     trainer = Trainer(build_initial(config), config, ranks, device)
     output = Path(config.output)
     if has_state(output / LAST):
@@ -86,20 +94,6 @@ def _train(
     held_out = open_held_out(config) if ranks.is_first else None
     score = None if held_out is None else held_out.score
     return train(trainer, StepBatches(dataset, config, ranks.rank), score=score, must_stop=must_stop)
-
-
-@contextlib.contextmanager
-def _denormals_flushed() -> Iterator[None]:
-    """Count numbers under 1.2e-38 as 0 in this thread: sums of products with them take ten times as long.
-
-    Momentum of what gets no gradients comes there, squared by Muon within 900 steps.
-    """
-    were_kept = bool(torch.tensor(1e-39) * 1)
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(not were_kept)
 
 
 def open_held_out(config: TrainConfig) -> "HeldOut | None":

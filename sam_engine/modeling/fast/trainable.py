@@ -7,7 +7,6 @@ P = B * K prompts in order of their images, N image tokens, T prompt tokens, H h
 """
 
 import functools
-import sys
 from importlib.util import find_spec
 from typing import Any
 
@@ -38,9 +37,9 @@ from sam_engine.modeling.transformer import Attention, TwoWayAttentionBlock
 
 
 @functools.cache
-def has_numba() -> bool:
+def _has_numba() -> bool:
     """Return whether loops can be compiled; a machine that only trains may be bare."""
-    return sys.modules.get("numba", "unknown") is not None and find_spec("numba") is not None
+    return find_spec("numba") is not None
 
 
 def decode_batch(
@@ -99,7 +98,7 @@ def decode_batch(
     if decoder.has_prompt_maps:
         x, y = pixel_centres(4 * width, places.coords), pixel_centres(4 * height, places.coords)
         logits = logits + decoder.mask_prior(mask_tokens, slice(None), places, x, y)
-    by_loops = device == "cpu" and logits.dtype == torch.float32 and has_numba()
+    by_loops = device == "cpu" and logits.dtype == torch.float32 and _has_numba()
     count = count_by_loops if by_loops else count_masks
     iou = decoder.iou_prediction_head(tokens[:, 0])
     return logits, decoder.score_masks(iou, logits, places, count=count)
