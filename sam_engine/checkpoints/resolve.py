@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-NEWER_PARTS = ("mask_decoder.shape_heads.",)
+NEWER_PARTS = ("mask_decoder.shape_heads.", "image_encoder.context.")
 """Parameters that weights of tiny from before them go without: untrained, they have no effect."""
 MAX_NAMES_LISTED = 3
 MAX_VALUES_PER_BYTE = 8

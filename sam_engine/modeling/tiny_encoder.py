@@ -1,4 +1,4 @@
-"""The image encoder of ``tiny``: a MobileNetV2 trunk and a two-level neck, for CPUs.
+"""The image encoder of ``tiny``: a MobileNetV2 trunk, attention over its coarsest map, and a neck, for CPUs.
 
 Source of the trunk: Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks". Batch
 normalisation is folded into the convolutions, and stride-2 convolutions pad at the bottom and right only,
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from sam_engine.catalogue import FAMILIES, TINY, Architecture
 from sam_engine.modeling.any_encoder import ImageEncoder, SkipFeatures
 from sam_engine.modeling.common import LayerNorm2d
+from sam_engine.modeling.context import Context
 
 # Expansion, output channels, repeats, stride of the first; MobileNetV2 table 2.
 STAGES = (
@@ -50,6 +51,7 @@ class TinyEncoder(ImageEncoder):
         wide, narrow = out_chans // 2, out_chans // 4
         self.top_down_8 = TopDown(out_chans, channels[TAPS[8]], wide, out_chans // 4)
         self.top_down_4 = TopDown(wide, channels[TAPS[4]], narrow, out_chans // 8)
+        self.context = Context(channels[TAPS[32]], out_chans)
 
     @classmethod
     def from_architecture(cls, architecture: Architecture) -> Self:
@@ -68,7 +70,9 @@ class TinyEncoder(ImageEncoder):
         for index, layer in enumerate(self.trunk):
             x = layer(x)
             taps[index] = x
-        deep = F.interpolate(self.lateral_32(taps[TAPS[32]]), scale_factor=2.0, mode="nearest")
+        stride_32 = taps[TAPS[32]]
+        deep = self.lateral_32(stride_32) + self.context(stride_32)
+        deep = F.interpolate(deep, scale_factor=2.0, mode="nearest")
         features: Tensor = self.neck(self.lateral_16(taps[TAPS[16]]) + deep)
         stride_8, stride_4 = taps[TAPS[8]], taps[TAPS[4]]
         known_8, added_8 = self.top_down_8(features, stride_8)

@@ -121,6 +121,7 @@ def test_masks_whose_shape_lifts_them_over_the_threshold_are_made() -> None:
     thresh = float(plain.quantile(0.7))
     sam = make_random()
     for head in sam.mask_decoder.shape_heads:
+        torch.nn.init.normal_(head.get_parameter("layers.1.weight"), std=0.01)
         torch.nn.init.constant_(head.get_parameter("layers.1.bias"), 0.5)
     full_logits, full = decode(sam)
     logits, scores = decode(sam, thresh)

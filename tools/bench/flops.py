@@ -7,6 +7,7 @@ small beside them. In GFLOP. N image tokens, C channels, d channels of attention
 from dataclasses import dataclass
 
 from sam_engine.catalogue import TINY, VIT, Architecture
+from sam_engine.modeling.context import DEPTH
 from sam_engine.modeling.prompt_maps import NUM_MAPS
 from sam_engine.modeling.tiny_encoder import STAGES, TAPS
 
@@ -74,6 +75,9 @@ def _tiny_encoder(architecture: Architecture) -> float:
         pixels = (architecture.image_size // stride) ** 2
         work += pixels / 4 * coarse * merged
         work += pixels * merged * (channels[TAPS[stride]] + 9 * merged + added)
+    cells, wide = (architecture.image_size // 32) ** 2, 2 * out
+    work += cells * wide * (channels[TAPS[32]] + out)
+    work += DEPTH * 2 * cells * wide * (4 * wide + cells)  # projections and perceptron; scores and values
     return 2 * (work + (architecture.image_size // 16) ** 2 * 9 * out * out) / 1e9
 
 
