@@ -145,7 +145,7 @@ MODELS = {
         ),
         bundled=Path(__file__).parent / "weights" / "tiny.safetensors",
         cpu_seconds_per_image=1.0,
-        thresholds=Thresholds(pred_iou_thresh=0.6, stability_score_thresh=0.73),
+        thresholds=Thresholds(pred_iou_thresh=0.57, stability_score_thresh=0.64),
     ),
     "vit_b": Model(
         architecture=Architecture(embed_dim=768, depth=12, num_heads=12, global_attn_indexes=(2, 5, 8, 11)),
