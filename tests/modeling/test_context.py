@@ -43,8 +43,7 @@ def test_each_cell_knows_the_farthest() -> None:
 
 def test_cells_know_where_they_are() -> None:
     """Equal features in a map that is not square: each cell has its own position, rows before columns."""
-    tokens = torch.zeros(1, 1, 32)
-    places = positions(3, 4, tokens).unflatten(0, (3, 4))
+    places = positions(torch.zeros(2, 3, 4, 32))
 
     assert places.flatten(0, 1).unique(dim=0).shape == (12, 32)
     assert torch.equal(places[1, :, :16], places[1, :1, :16].expand(4, -1))
