@@ -27,8 +27,9 @@ OPEN_SHARE = 1 / 16
 """Blocks that may be open, of those of all masks that are measured together."""
 MIN_OPEN = 4096
 """And at least so many: in an image of few pixels most blocks may be open."""
-PIXELS_AT_ONCE = 2**25
-"""Evaluated together; 128 MiB of float32, and as much again around them. Does not change the result."""
+PIXELS_AT_ONCE = 2**27
+"""Evaluated together; 512 MiB of float32, and two or three times as much again around them. Does not change
+the result."""
 LOGITS_AT_ONCE = 2**26
 """Measured together, in a few bytes each. Does not change the result."""
 
@@ -71,6 +72,7 @@ def measure_masks(
     *,
     wanted: Tensor,
     open_share: float | None = None,
+    pixels_at_once: int | None = None,
 ) -> Tensor:
     """Measure masks as `sam_engine.amg.measure.measure_masks` does, up to rounding, and without waiting.
 
@@ -81,6 +83,7 @@ def measure_masks(
         stability_offset: See `calculate_stability_score`.
         wanted: (N,) bool; of the other masks, the measures are not.
         open_share: Instead of `OPEN_SHARE`; 1 is enough for whatever masks.
+        pixels_at_once: Instead of `PIXELS_AT_ONCE`.
 
     Returns:
         (N, 8) int32 on the device, for `measures_of_table`.
@@ -91,7 +94,8 @@ def measure_masks(
     open_share = OPEN_SHARE if open_share is None else open_share
     pixels_per_mask = int(np.prod([axis.length.max() * len(axis.length) for axis in axes]) * open_share)
     logits_per_mask = logits.shape[1] * logits.shape[2]
-    step = max(1, min(PIXELS_AT_ONCE // max(1, pixels_per_mask), LOGITS_AT_ONCE // logits_per_mask))
+    pixels = PIXELS_AT_ONCE if pixels_at_once is None else pixels_at_once
+    step = max(1, min(pixels // max(1, pixels_per_mask), LOGITS_AT_ONCE // logits_per_mask))
     tables = [logits.new_empty(0, NUM_COLUMNS, dtype=torch.int32)]
     for start in range(0, len(logits), step):
         rows = slice(start, start + step)
@@ -221,5 +225,6 @@ def _extent(
     pixel = axis.start[block] + torch.arange(len(flags), device=flags.device)[:, None]  # (L, K)
     pixel = torch.where(flags, pixel, num_pixels)  # the others are written beyond the end
     is_set = torch.zeros(num_masks, num_pixels + 1, dtype=torch.bool, device=flags.device)
-    is_set.view(-1)[mask * (num_pixels + 1) + pixel] = True
+    # Not `is_set[...] = True`: CUDA would wait for the flag to come from the host.
+    is_set.view(-1).index_fill_(0, (mask * (num_pixels + 1) + pixel).flatten(), True)
     return first_and_last(is_set[:, :num_pixels] | inside[:, axis.block])

@@ -10,8 +10,10 @@ Filters and NMS are those of a CPU, on the host. Legend: P prompts, M masks for 
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -26,7 +28,7 @@ from sam_engine.amg.filters import (
     report_non_finite,
 )
 from sam_engine.amg.mask_batch import Crop, EncodedCrop, MaskBatch
-from sam_engine.amg.measure_device import is_whole, measure_masks, measures_of_table
+from sam_engine.amg.measure_device import PIXELS_AT_ONCE, is_whole, measure_masks, measures_of_table
 from sam_engine.amg.packed_logits import KeptLogits
 from sam_engine.amg.prompting import decode_prompts, too_little_memory
 from sam_engine.compute.device import Download, is_out_of_memory, upload
@@ -37,10 +39,14 @@ from sam_engine.ops.rle import Runs
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 MAX_PROMPTS_AT_ONCE = 1024
 """Prompts whose logits are on the device together: 768 MiB with vit_*."""
 BATCHES_AT_ONCE = 16
 """The same in batches of ``points_per_batch``, so that fewer of these are less memory too."""
+PIXELS_PER_PROMPT = 2**19
+"""Evaluated together for each of a batch, up to `PIXELS_AT_ONCE`: so is measuring."""
 
 
 @dataclass(slots=True)
@@ -112,16 +118,14 @@ class QueuedImage:
             crop = _CropSearch(encoded, upload(encoded.crop.prompts(), self._model.device))
             start = 0
             while start < len(crop.prompts):
-                queued = self._unless_out_of_memory(crop, start)
+                queued = self._unless_out_of_memory(partial(self._queue, crop, start))
                 if queued is not None:
                     self._collect()  # the one before, now that the device has something to do
                     self._waiting, start = queued, queued.stop
                 elif self._waiting is not None:  # its memory may be what is missing
                     self._collect()
-                elif self.points_per_batch > 1:
-                    self.points_per_batch //= 2
                 else:
-                    raise too_little_memory(encoded.crop)
+                    self._halve(encoded.crop)
 
     @torch.no_grad()
     def draw(self) -> None:
@@ -158,10 +162,10 @@ class QueuedImage:
                 runs.update(zip(rows.tolist(), drawn, strict=True))
         return self._batch, runs
 
-    def _unless_out_of_memory(self, crop: _CropSearch, start: int) -> _QueuedGroup | None:
-        """Queue the next prompts of a crop, or return None, and hold nothing, if memory runs out."""
+    def _unless_out_of_memory(self, work: Callable[[], Result]) -> Result | None:
+        """Return what work returns, or None, and hold nothing of it, if memory runs out."""
         try:
-            return self._queue(crop, start)
+            return work()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -169,6 +173,16 @@ class QueuedImage:
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
+
+    def _halve(self, crop: Crop) -> None:
+        """Do half as much at once from now on.
+
+        Raises:
+            ImageError: It is one prompt already.
+        """
+        if self.points_per_batch == 1:
+            raise too_little_memory(crop)
+        self.points_per_batch //= 2
 
     def _queue(self, crop: _CropSearch, start: int) -> _QueuedGroup:
         """Queue the decoding and measuring of a crop's next prompts."""
@@ -208,6 +222,7 @@ class QueuedImage:
             self._model.mask_threshold,
             self._config.stability_score_offset,
             wanted=wanted,
+            pixels_at_once=min(PIXELS_AT_ONCE, PIXELS_PER_PROMPT * self.points_per_batch),
             **settings,
         )
 
@@ -257,10 +272,15 @@ class QueuedImage:
             len(cut_off),
             len(rows),
         )
-        logits = group.logits.index_select(0, upload(rows[cut_off].numpy(), group.logits.device))
-        everything = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
-        again = Download(self._measure(group.crop, logits, everything, open_share=1.0))
-        return table.index_copy(0, cut_off, again.wait())
+
+        def measure() -> Tensor:
+            logits = group.logits.index_select(0, upload(rows[cut_off].numpy(), group.logits.device))
+            everything = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+            return self._measure(group.crop, logits, everything, open_share=1.0)
+
+        while (measured := self._unless_out_of_memory(measure)) is None:
+            self._halve(group.crop.encoded.crop)
+        return table.index_copy(0, cut_off, Download(measured).wait())
 
 
 def _compact(logits: Tensor, rows: Tensor) -> KeptLogits:

@@ -20,11 +20,7 @@ from sam_engine.modeling.any_encoder import ImageEncoder, SkipFeatures, has_skip
 from sam_engine.modeling.by_calls import decode_by_calls
 from sam_engine.modeling.check_prompts import check_prompts
 from sam_engine.modeling.fast.applies import why_not_fast
-from sam_engine.modeling.fast.decoder import (
-    DecodedPrompts,
-    decode_prompts,
-    prompts_at_once,
-)
+from sam_engine.modeling.fast.decoder import DecodedPrompts, decode_prompts, prompts_at_once, suited_prompts
 from sam_engine.modeling.fast.prepared_image import prepare_image
 from sam_engine.modeling.fast.upscaling import upscale_masks
 from sam_engine.modeling.mask_decoder import MaskDecoder
@@ -80,6 +76,12 @@ class Sam(nn.Module):
         """Side of the square input, in pixels: the encoder's ``img_size``, or else the prompts' frame."""
         size = getattr(unwrapped(self.image_encoder), "img_size", None)
         return self.prompt_encoder.input_image_size[0] if size is None else int(size)
+
+    @property
+    def prompts_at_once(self) -> int:
+        """How many prompts an accelerator should decode together."""
+        dtype, prompts = image_dtype(self.precision, self.device), self.prompt_encoder
+        return suited_prompts(prompts.image_embedding_size, prompts.embed_dim, dtype or self.pixel_mean.dtype)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move to a device or into another precision, as `torch.nn.Module.to` does, but not into a half one.

@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from sam_engine.amg import draw_device, measure_device, queued_image
-from sam_engine.amg.mask_finder import MaskFinder
+from sam_engine.amg.mask_finder import MaskFinder, prompts_at_once
 from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ImageError
+from sam_engine.modeling.fast.decoder import suited_prompts
 from tests.helpers import queued_device
 from tests.helpers.fakes import DiscSegmenter, make_reduced_tiny
 from tests.helpers.queued_device import QueuedSegmenter
@@ -144,6 +145,37 @@ def test_batches_on_a_device_are_halved(caplog: pytest.LogCaptureFixture) -> Non
     assert records == generate(DiscSegmenter(), *[picture(97, 131)] * 2, points_per_side=8)
     assert generator.points_per_batch == 4
     assert caplog.text.count("points_per_batch is 4 from now on") == 1
+
+
+def test_measuring_again_takes_what_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer pixels at once where room for all blocks does not fit; the masks are the same."""
+    monkeypatch.setattr(measure_device, "MIN_OPEN", 0)
+    monkeypatch.setattr(measure_device, "OPEN_SHARE", 0.001)
+    measure, asked = measure_device.measure_masks, []
+
+    def hungry(*given: Any, pixels_at_once: int, **settings: Any) -> Any:
+        if "open_share" in settings:
+            asked.append(pixels_at_once)
+            if pixels_at_once > 2**21:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return measure(*given, pixels_at_once=pixels_at_once, **settings)
+
+    monkeypatch.setattr(queued_image, "measure_masks", hungry)
+    on_cpu, on_device, _ = on_both(picture(97, 131), points_per_side=4, points_per_batch=16)
+
+    assert on_device == on_cpu
+    assert asked == [2**23, 2**22, 2**21]
+
+
+def test_a_device_decodes_more_at_once_than_a_cpu() -> None:
+    """What suits it for the default setting, less in proportion to a smaller one; never less than it says."""
+    model = QueuedSegmenter(DiscSegmenter())
+    model.prompts_at_once = 500  # type: ignore[attr-defined]
+
+    assert [prompts_at_once(model, n) for n in (64, 16, 1, 100, 1000)] == [500, 125, 7, 500, 1000]
+    assert prompts_at_once(QueuedSegmenter(DiscSegmenter()), 64) == 64
+    assert prompts_at_once(make_reduced_tiny(), 64) == 64
+    assert suited_prompts((64, 64), 256, torch.float16) == 256
 
 
 def test_not_one_prompt_fits_the_device() -> None:

@@ -126,6 +126,8 @@ class _Watch(TorchDispatchMode):
             )
             if name in _WAITS or by_flags:
                 self.waits.append(name)
+            if name.startswith("index_put") and args[2].dim() == 0:
+                self.waits.append(f"{name} of a scalar")  # `x[index] = True`: made on the host, on CUDA
             if name == "cumsum":
                 self.scans.append(tuple(args[0].shape))
             if name == "sum":
