@@ -17,17 +17,12 @@ from sam_engine.compute.device import is_queued
 from sam_engine.modeling.any_encoder import ImageEncoder, SkipFeatures
 from sam_engine.modeling.as_built import is_as_built
 from sam_engine.modeling.attention import attention
-from sam_engine.modeling.attention_kernels import biased_attention
 from sam_engine.modeling.common import LayerNorm2d, MLPBlock
 
 CPU_BLOCK_BYTES = 16 << 20
 """Of attention bias on a CPU: about what its caches hold; 64 MiB took 1.4 times as long."""
 GPU_BLOCK_BYTES = 256 << 20
 """Of attention bias on a GPU, which wants large blocks: an image's global bias is 12 to 16 times 64 MiB."""
-
-GPU_BIAS_MULTIPLE = 8
-"""Elements that a row of bias is padded to in memory on a GPU, without being longer: 16 bytes in half
-precision, which fast kernels ask for. A window's row has 196."""
 
 
 class ImageEncoderViT(ImageEncoder):
@@ -250,7 +245,6 @@ class Attention(nn.Module):
                 get_rel_pos(columns, columns, self.rel_pos_w),
                 block_bytes=GPU_BLOCK_BYTES if is_queued(q.device) else CPU_BLOCK_BYTES,
                 scale=self.scale,
-                bias_multiple=GPU_BIAS_MULTIPLE if is_queued(q.device) else 1,
             )
         else:
             y = attention(q[None], k[None], v[None], scale=self.scale)[0]
@@ -271,7 +265,6 @@ def attend(
     *,
     block_bytes: int,
     scale: float | None = None,
-    bias_multiple: int = 1,
 ) -> Tensor:
     """Return softmax(q k^T / sqrt(c) + bias) v, without ever holding the bias of all queries and keys.
 
@@ -286,7 +279,6 @@ def attend(
         table_w: (S, S, c) by column of the query and of the key.
         block_bytes: Size of a block's bias. It does not change the result.
         scale: Factor of the products of queries and keys. None: 1 / sqrt(c).
-        bias_multiple: Elements that rows of bias are apart, a multiple of. It does not change the result.
 
     Returns:
         (N, R * S, c).
@@ -304,19 +296,11 @@ def attend(
         for row in range(0, num_rows, rows_per_block):
             rows = slice(row, row + rows_per_block)
             bias = bias_h[heads, rows, :, :, None] + bias_w[heads, rows, :, None, :]  # (n, r, S, R, S)
-            mask = _in_aligned_rows(bias.flatten(3).flatten(1, 2)[None], bias_multiple)
-            queries = maps[heads, rows].flatten(1, 2)[None]
-            with biased_attention(q.device):
-                y = attention(queries, k[None, heads], v[None, heads], mask, scale=scale)
+            queries, mask = maps[heads, rows].flatten(1, 2)[None], bias.flatten(3).flatten(1, 2)[None]
+            y = attention(queries, k[None, heads], v[None, heads], mask, scale=scale)
             # Blocks are several whole heads, or a part of one: either way the next block's tokens follow.
             blocks.append(y.flatten(0, 2))
     return torch.cat(blocks).view_as(q)
-
-
-def _in_aligned_rows(bias: Tensor, multiple: int) -> Tensor:
-    """Return the same bias (..., L), whose rows begin at multiples of some elements in memory."""
-    length = bias.shape[-1]
-    return bias if length % multiple == 0 else F.pad(bias, (0, -length % multiple))[..., :length]
 
 
 def get_rel_pos(q_size: int, k_size: int, rel_pos: Tensor) -> Tensor:

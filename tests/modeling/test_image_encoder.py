@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sam_engine.modeling.attention_kernels import biased_attention
 from sam_engine.modeling.image_encoder import Attention, attend, window_partition, window_unpartition
 
 ROWS, COLUMNS = 5, 3
@@ -147,54 +146,3 @@ def test_padding_is_zeros_at_the_bottom_and_right() -> None:
 
     assert windows[-1, :, :, 0].tolist() == [[1, 0], [0, 0]]
     assert windows.sum() == 9
-
-
-@pytest.mark.parametrize("multiple", [2, 8, 15])
-def test_rows_of_bias_may_lie_apart(multiple: int) -> None:
-    """Padded in memory to a multiple of some elements, or as they were: the same values, and gradients."""
-    inputs = make_inputs()
-    expected, apart = (attend(*inputs, block_bytes=1 << 20, bias_multiple=n) for n in (1, multiple))
-    grads = [torch.autograd.grad(y.square().sum(), inputs) for y in (expected, apart)]
-
-    torch.testing.assert_close(apart, expected, rtol=0, atol=1e-13)
-    torch.testing.assert_close(*grads, rtol=0, atol=1e-11)
-
-
-def test_rows_of_a_windows_bias_are_aligned_on_a_device() -> None:
-    """196 elements of two bytes are no multiple of 16; kernels that need that are given 200 apart."""
-    attention = Attention(8, 2, use_rel_pos=True, input_size=(14, 14))
-    seen = []
-
-    class Seen(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            if "scaled_dot_product" in func.__name__ or func.__name__.startswith("constant_pad_nd"):
-                seen.append(func.__name__)
-            return func(*args, **(kwargs or {}))
-
-    with torch.device("meta"):
-        there = Attention(8, 2, use_rel_pos=True, input_size=(14, 14))
-    with Seen(), torch.no_grad():
-        attention(torch.zeros(1, 14, 14, 8))
-        on_cpu = [name for name in seen if name.startswith("constant_pad_nd")]
-        there(torch.zeros(1, 14, 14, 8, device="meta"))
-
-    assert on_cpu == []
-    assert sum(name.startswith("constant_pad_nd") for name in seen) == 1
-
-
-def test_attention_with_a_bias_does_not_ask_cudnn_first() -> None:
-    """Within the context; afterwards the caller's choice is as it was, and on a CPU it never changes."""
-    flags = torch.backends.cuda
-    before = flags.cudnn_sdp_enabled(), flags.flash_sdp_enabled(), flags.mem_efficient_sdp_enabled()
-    with biased_attention(torch.device("cuda")):
-        inside = flags.cudnn_sdp_enabled(), flags.mem_efficient_sdp_enabled(), flags.math_sdp_enabled()
-    with biased_attention(torch.device("cpu")):
-        on_cpu = flags.cudnn_sdp_enabled(), flags.flash_sdp_enabled(), flags.mem_efficient_sdp_enabled()
-
-    assert inside == (False, True, True)
-    assert on_cpu == before
-    assert (
-        flags.cudnn_sdp_enabled(),
-        flags.flash_sdp_enabled(),
-        flags.mem_efficient_sdp_enabled(),
-    ) == before

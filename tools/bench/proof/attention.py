@@ -1,12 +1,13 @@
 """D: attention with a bias by each of torch's kernels: what works, how fast, and that it is the formula."""
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sam_engine.modeling import attention_kernels, image_encoder
+from sam_engine.modeling import image_encoder
 from sam_engine.modeling.image_encoder import attend
 from sam_engine.modeling.precision import cuda_tf32
 
@@ -19,9 +20,15 @@ SHAPES = {
     "windows of vit_b": (300, 14, 64),
 }
 """Heads of all maps, tokens a side, channels of a head."""
-MULTIPLES = (1, 8)
+KERNELS = {
+    "any": None,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+"""By name; ``any`` is what torch chooses, which is how the library attends."""
 SLOWER = 1.15
-"""Times as long as the best, at which the kernel that is chosen is not the right one."""
+"""Times as long as the best, at which torch has not chosen the right one."""
 
 
 def steps(subjects: Subjects) -> list[Step]:
@@ -41,44 +48,47 @@ def time_kernels(subjects: Subjects, shape: tuple[int, int, int], dtype: torch.d
     if subjects.is_dry:
         heads, side = 2, min(side, 16)
     inputs = _inputs(subjects, heads, side, channels)
-    with patch.object(attention_kernels, "FOR_BIASED", "math"):
-        expected = _attend([x.float() for x in inputs], 1)
+    with _only("math"):
+        expected = _attend([x.float() for x in inputs])
     given, best = [x.to(dtype) for x in inputs], {}
-    for kernel in attention_kernels.KERNELS:
-        for multiple in MULTIPLES:
-            case = f"{kernel}, rows of {multiple}"
-            with patch.object(attention_kernels, "FOR_BIASED", kernel):
-                try:
-                    first, steady = timed_ms(
-                        subjects.device, partial(_attend, given, multiple), 2 if subjects.is_dry else 10
-                    )
-                    apart = float((_attend(given, multiple).float() - expected).abs().max())
-                except RuntimeError as error:
-                    found.facts[case] = f"{type(error).__name__}: {error}"[:300]
-                    continue
-            best[kernel, multiple] = steady
-            found.facts[case] = f"{steady:.4g} ms, first {first:.4g}, apart {apart:.2g}"
-            found.hold(f"{case} is the formula", apart < (2e-2 if dtype != torch.float32 else 1e-3))
-    chosen = attention_kernels.FOR_BIASED, image_encoder.GPU_BIAS_MULTIPLE
-    found.hold("the chosen kernel works", chosen in best)
-    if chosen in best and not subjects.is_dry:
+    for kernel in KERNELS:
+        try:
+            with _only(kernel):
+                first, steady = timed_ms(
+                    subjects.device, partial(_attend, given), 2 if subjects.is_dry else 10
+                )
+                apart = float((_attend(given).float() - expected).abs().max())
+        except RuntimeError as error:
+            found.facts[kernel] = f"{type(error).__name__}: {error}"[:300]
+            continue
+        best[kernel] = steady
+        found.facts[kernel] = f"{steady:.4g} ms, first {first:.4g}, apart {apart:.2g}"
+        found.hold(f"{kernel} is the formula", apart < (2e-2 if dtype != torch.float32 else 1e-3))
+    found.hold("torch's choice works", "any" in best)
+    if "any" in best and not subjects.is_dry:
         fastest = min(best, key=best.__getitem__)
-        found.facts["fastest"] = f"{fastest[0]}, rows of {fastest[1]}"
-        found.hold(f"the chosen kernel is fast; {fastest} is faster", best[chosen] <= SLOWER * best[fastest])
+        found.facts["fastest"] = fastest
+        found.hold(f"torch's choice is fast; {fastest} is faster", best["any"] <= SLOWER * best[fastest])
 
 
 def time_encoder(subjects: Subjects, found: Finding) -> None:
     """Time the whole image encoder with each kernel."""
     sam, image = subjects.model("vit_h", "fp16"), subjects.image(683, 1024)
-    for kernel in attention_kernels.KERNELS:
-        with patch.object(attention_kernels, "FOR_BIASED", kernel):
-            try:
+    for kernel in KERNELS:
+        try:
+            with _only(kernel):
                 first, steady = timed_ms(subjects.device, partial(sam.encode, [image]), 3)
-            except RuntimeError as error:
-                found.facts[kernel] = f"{type(error).__name__}: {error}"[:300]
-                found.hold(f"{kernel}, which is chosen, works", kernel != attention_kernels.FOR_BIASED)
-                continue
+        except RuntimeError as error:
+            found.facts[kernel] = f"{type(error).__name__}: {error}"[:300]
+            found.hold("torch's choice works", kernel != "any")
+            continue
         found.facts[kernel] = f"{steady:.4g} ms, first {first:.4g}"
+
+
+def _only(kernel: str) -> AbstractContextManager[None]:
+    """Let torch choose no other of `KERNELS`."""
+    backend = KERNELS[kernel]
+    return nullcontext() if backend is None else sdpa_kernel([backend])
 
 
 def _inputs(subjects: Subjects, heads: int, side: int, channels: int) -> list[Tensor]:
@@ -90,10 +100,10 @@ def _inputs(subjects: Subjects, heads: int, side: int, channels: int) -> list[Te
 
 
 @torch.no_grad()
-def _attend(inputs: list[Tensor], multiple: int) -> Tensor:
+def _attend(inputs: list[Tensor]) -> Tensor:
     """Attend, without rounding float32."""
     with cuda_tf32(inputs[0].device, False):
-        return attend(*inputs, block_bytes=image_encoder.GPU_BLOCK_BYTES, bias_multiple=multiple)
+        return attend(*inputs, block_bytes=image_encoder.GPU_BLOCK_BYTES)
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -50,7 +50,7 @@ attempt(lambda: in_turn.add(image))
 if told[0][0] == "returned":  # the image before was done by then
     attempt(in_turn.finish)
 attempt(lambda: MaskFinder(model, AmgConfig(points_per_side=1)).find(image))
-print(json.dumps(told))
+print(json.dumps(told), flush=True)  # what holds memory of a broken device may abort in its destructor
 """
 
 

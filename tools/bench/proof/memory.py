@@ -50,12 +50,13 @@ class Limited:
             self._most_prompts = None
             return
         torch.cuda.empty_cache()
-        total = torch.cuda.get_device_properties(self._subjects.device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, num_bytes / total), self._subjects.device)
+        number = self._subjects.device.index or 0  # torch wants one here
+        total = torch.cuda.get_device_properties(number).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, num_bytes / total), number)
         try:
             yield
         finally:
-            torch.cuda.set_per_process_memory_fraction(1.0, self._subjects.device)
+            torch.cuda.set_per_process_memory_fraction(1.0, number)
 
 
 def steps(subjects: Subjects) -> list[Step]:
@@ -86,10 +87,11 @@ def halve(subjects: Subjects, found: Finding) -> None:
     expected, used = _measured(subjects, image)
     for share in LIMITS:
         finder = _finder(subjects)
+        at_first = finder.points_per_batch
         assert isinstance(finder.model, Limited)
         limit = _resident(subjects) + int(share * used)
         try:
-            with finder.model.limit(limit, max(1, int(finder.points_per_batch * share))):
+            with finder.model.limit(limit, max(1, int(at_first * share))):
                 masks = find(finder, image)
         except ImageError as error:
             found.facts[f"{share:.0%}"] = str(error.status)
@@ -98,7 +100,7 @@ def halve(subjects: Subjects, found: Finding) -> None:
         alike = share_found(masks, expected, image.shape[:2])
         found.facts[f"{share:.0%}"] = f"{finder.points_per_batch} at once, {alike:.2%} alike"
         found.hold(f"with {share:.0%} the masks are the same", alike >= 0.99)
-        if finder.points_per_batch < finder.config.points_per_batch:
+        if finder.points_per_batch < at_first:
             found.facts["halved"] = True
     found.hold("some limit made it halve", bool(found.facts.get("halved")))
 
