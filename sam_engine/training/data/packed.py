@@ -40,6 +40,7 @@ class PackedDataset:
     """
 
     def __init__(self, path: str | Path, weights: Sequence[float] = ()) -> None:
+        self._given = path, weights
         try:
             with np.load(path, allow_pickle=False) as file:
                 columns = {name: file[name] for name in file.files}
@@ -61,6 +62,10 @@ class PackedDataset:
             )
         self._members = [np.flatnonzero(self.source_of == i) for i in range(len(self.sources))]
         self._mixture = Mixture([len(members) for members in self._members], weights)
+
+    def __reduce__(self) -> tuple[type["PackedDataset"], tuple[str | Path, Sequence[float]]]:
+        """Be opened again in another process, which would else wait for others before it to be sent all."""
+        return type(self), self._given
 
     def __len__(self) -> int:
         return len(self.image_ids)

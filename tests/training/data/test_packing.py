@@ -1,5 +1,6 @@
 """Packed training data."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,19 @@ def test_licences_keep_only_matching_images(drawn_tar: Path, tmp_path: Path):
     pack(config, tmp_path / "packed.npz")
 
     assert PackedDataset(tmp_path / "packed.npz").image_ids.tolist() == [100, 101, 103]
+
+
+def test_other_processes_open_the_file_themselves(drawn_tar: Path, tmp_path: Path):
+    """A pickle holds no images: to send them to each of many loaders would take longer than to read them."""
+    pack(DataConfig(sources=[str(drawn_tar)] * 2), tmp_path / "packed.npz")
+    dataset = PackedDataset(tmp_path / "packed.npz", (1.0, 0.0))
+    sent = pickle.dumps(dataset)
+    opened = pickle.loads(sent)
+
+    assert len(sent) < 1000
+    assert np.array_equal(opened.mask(1, 0), dataset.mask(1, 0))
+    drawn = [{one.draw(np.random.default_rng(i)) for i in range(30)} for one in (dataset, opened)]
+    assert drawn[0] == drawn[1]
 
 
 def test_licences_hold_for_images_without_their_annotations(drawn_tar: Path, tmp_path: Path):
