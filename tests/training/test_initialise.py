@@ -95,12 +95,13 @@ def test_tied_attention_looks_at_the_click():
     sam = build_architecture(ARCHITECTURES["tiny"])
     tie_cross_attention(sam)
     attention = sam.mask_decoder.transformer.final_attn_token_to_image
-    pe = sam.prompt_encoder.get_dense_pe()  # (1, C, 32, 32)
-    point = sam.prompt_encoder.pe_layer._pe_encoding(torch.tensor([[(20.5) / 32, (9.5) / 32]]))
+    pe = sam.prompt_encoder.get_dense_pe()  # (1, C, h, w)
+    height, width = pe.shape[2:]
+    point = sam.prompt_encoder.pe_layer._pe_encoding(torch.tensor([[20.5 / width, 9.5 / height]]))
 
     logits = attention.q_proj(point) @ attention.k_proj(pe[0].flatten(1).T).T
 
-    assert divmod(int(logits.argmax()), 32) == (9, 20)
+    assert divmod(int(logits.argmax()), width) == (9, 20)
 
 
 def test_training_model_fits_the_inference_model():
