@@ -69,6 +69,8 @@ class SamAutomaticMaskGenerator(Stepwise):
     _is_assigned = False
     """Whether the predictor was assigned."""
     _is_slow_said = False
+    _fitted: tuple[AmgConfig, int] | None = None
+    """The settings of the last images, and how many prompts were decoded at once in the end."""
 
     points_per_batch = _Setting()
     pred_iou_thresh = _Setting()
@@ -208,12 +210,15 @@ class SamAutomaticMaskGenerator(Stepwise):
     def _generate_fast(self, images: Sequence[Image]) -> list[list[Record]]:
         """See `generate_batch`."""
         finder = MaskFinder(self.model, self.config, self.point_grids)
+        if self._fitted is not None and self._fitted[0] == self.config:
+            finder.points_per_batch = min(finder.points_per_batch, self._fitted[1])
         try:
             found = list(find_in_turn(finder, images))
         finally:
             if finder.points_per_batch < self.config.points_per_batch:
                 self.points_per_batch = finder.points_per_batch
                 log.warning("memory ran out: points_per_batch is %d from now on", self.points_per_batch)
+            self._fitted = self.config, finder.points_per_batch
         empty = finder.nothing_found
         if empty.num_images:
             log.warning(

@@ -56,7 +56,7 @@ class MaskFinder:
         model: The model.
         config: The settings; thresholds that were not given are the model's.
         point_grids: See `PointGrids`.
-        points_per_batch: Prompts decoded at once: as `prompts_at_once` says, or less.
+        points_per_batch: Prompts decoded at once: as `batch_of` says, or less.
         nothing_found: Images without a mask so far.
     """
 
@@ -67,7 +67,7 @@ class MaskFinder:
         self.point_grids: PointGrids = ()
         if config.prompts is None:
             self.point_grids = point_grids_of(config) if point_grids is None else point_grids
-        self.points_per_batch = prompts_at_once(model, config.points_per_batch)
+        self.points_per_batch = batch_of(model, config.points_per_batch)
         self.nothing_found = NothingFound()
 
     def find(self, image: Image, prompts: Prompts | None = None) -> list[FoundMask]:
@@ -245,11 +245,12 @@ class MaskFinder:
         return masks
 
 
-def prompts_at_once(model: Segmenter, points_per_batch: int) -> int:
+def batch_of(model: Segmenter, points_per_batch: int) -> int:
     """Return how many prompts to decode at once: as the setting says, or on a device in proportion more.
 
     An operation takes the host as long for many prompts as for few, and a device is done with few before the
-    host has queued the next. What suits it is decoded where the setting is the default.
+    host has queued the next. What suits it is decoded where the setting is the default; a model may say what
+    that is, in ``prompts_at_once``.
     """
     suited: int = getattr(model, "prompts_at_once", 0) if is_queued(model.device) else 0
     return max(points_per_batch, min(suited, suited * points_per_batch // AmgConfig.points_per_batch))

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from sam_engine.amg import draw_device, measure_device, queued_image
-from sam_engine.amg.mask_finder import MaskFinder, prompts_at_once
+from sam_engine.amg.mask_finder import MaskFinder, batch_of
 from sam_engine.automatic_mask_generator import SamAutomaticMaskGenerator
 from sam_engine.config import AmgConfig
 from sam_engine.errors import ImageError
@@ -147,6 +147,28 @@ def test_batches_on_a_device_are_halved(caplog: pytest.LogCaptureFixture) -> Non
     assert caplog.text.count("points_per_batch is 4 from now on") == 1
 
 
+@pytest.mark.parametrize("most", [100, 5])
+def test_a_generator_remembers_what_fits_a_device(most: int) -> None:
+    """Above the setting or below it: later images do not run out of memory once more."""
+    model, refused = _Hungry(most), []
+    model.prompts_at_once = 256  # type: ignore[attr-defined]
+    decode = model.decode
+
+    def counted(embedding: Any, **prompts: Any) -> Any:
+        refused.append(len(prompts["point_coords"]) > most)
+        return decode(embedding, **prompts)
+
+    model.decode = counted  # type: ignore[method-assign]
+    generator = SamAutomaticMaskGenerator(model, points_per_side=16, output_mode="uncompressed_rle")
+    with queued_device.watch():
+        first = generator.generate(picture(97, 131))
+        at_first = sum(refused)
+        second = generator.generate(picture(97, 131))
+
+    assert first == second
+    assert (at_first > 0, sum(refused)) == (True, at_first)
+
+
 def test_measuring_again_takes_what_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer pixels at once where room for all blocks does not fit; the masks are the same."""
     monkeypatch.setattr(measure_device, "MIN_OPEN", 0)
@@ -172,9 +194,9 @@ def test_a_device_decodes_more_at_once_than_a_cpu() -> None:
     model = QueuedSegmenter(DiscSegmenter())
     model.prompts_at_once = 500  # type: ignore[attr-defined]
 
-    assert [prompts_at_once(model, n) for n in (64, 16, 1, 100, 1000)] == [500, 125, 7, 500, 1000]
-    assert prompts_at_once(QueuedSegmenter(DiscSegmenter()), 64) == 64
-    assert prompts_at_once(make_reduced_tiny(), 64) == 64
+    assert [batch_of(model, n) for n in (64, 16, 1, 100, 1000)] == [500, 125, 7, 500, 1000]
+    assert batch_of(QueuedSegmenter(DiscSegmenter()), 64) == 64
+    assert batch_of(make_reduced_tiny(), 64) == 64
     assert suited_prompts((64, 64), 256, torch.float16) == 256
 
 
