@@ -12,7 +12,7 @@ help: ## Show this list
 demo: $(VENV)/.demo ## Annotate sample photos with the bundled model and say where the masks are
 	$(BIN)/python -m pipelines.auto_annotate
 
-test: $(VENV)/.test ## Run the test suite (eight CPU minutes)
+test: $(VENV)/.test ## Run the test suite (eight to ten CPU minutes)
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.test ## Run the tests that take minutes, or seconds for a fact that few changes touch

@@ -33,7 +33,7 @@ TOO_BUSY = "Ray did not start"
 
 
 def run_signals(work: Path, order: Order, *, executor: str) -> Result:
-    """Stop so many runs, 50 by each signal if not said, each in the next phase; count by phase.
+    """Stop so many runs, 50 by each signal if not said, spread evenly over the phases; count by phase.
 
     A run goes on where the one before it was stopped. When all phases have had both signals, one is left
     alone, and what it made is compared.
@@ -45,14 +45,11 @@ def run_signals(work: Path, order: Order, *, executor: str) -> Result:
     if calm != 0:
         raise RuntimeError(f"the undisturbed run ended with {calm}:\n{err}")
     reference = read_files(work / "calm")
-    phases = PHASES[executor]
-    planned = []
-    for turn in range(order.limit or 100):
-        lap, place = divmod(turn, len(phases))
-        planned.append(
-            (NUMBERS[(lap + place) % 2], phases[place])
-        )  # signals take turns in a lap and in a phase
-    num_on_one_output = len(NUMBERS) * len(phases)
+    planned = [
+        (NUMBERS[turn % 2], PHASES[executor][turn // 2 % len(PHASES[executor])])
+        for turn in range(order.limit or 100)
+    ]
+    num_on_one_output = len(NUMBERS) * len(PHASES[executor])
     for turn, (number, phase) in enumerate(planned):
         num_known = len(result.violations)
         _stop_one(work, executor, number, phase, dice.uniform(0, MAX_PAUSE_S), result)

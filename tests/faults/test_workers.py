@@ -85,7 +85,7 @@ def test_user_and_adversary_break_nothing(tmp_path):
 
 @pytest.mark.timeout(900)  # a minute where nothing else runs
 @pytest.mark.parametrize(
-    ("name", "n"), [("siginline", 5), pytest.param("sigray", 12, marks=[pytest.mark.slow, pytest.mark.ray])]
+    ("name", "n"), [("siginline", 10), pytest.param("sigray", 12, marks=[pytest.mark.slow, pytest.mark.ray])]
 )
 def test_signals_end_a_run_cleanly_at_every_phase(tmp_path, name, n):
     """As `make torture-signals` does 200 times: 130 or 143, one line, the same bytes in the end."""
