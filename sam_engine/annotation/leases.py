@@ -1,7 +1,8 @@
 """Who works on which shard, and what to do when that goes wrong. No Ray, no torch: rules only.
 
 A shard is leased to one worker at a time. When none is left that nobody has, a worker without work begins the
-one that would be done last anew; the first to publish wins, which exclusive creation makes safe.
+one that would be done last anew; the first to publish wins, which exclusive creation makes safe. If both
+fail, that is one attempt: neither could learn from the other.
 
 After a first failure a shard is done *carefully*: one image at a time, each named before it is touched, so
 that a second death has a name. An image that was in hand at two failures of which the cause is certain to be
@@ -76,7 +77,9 @@ class _History:
     """What went wrong with one shard so far."""
 
     num_failures: int = 0
-    """Since the last verdict."""
+    """Since the last verdict; of two workers that had the shard at once, one."""
+    num_leases: int = 0
+    """Of all shards when the last of them was counted: what was leased before failed together with it."""
     suspicions: Counter[int] = field(default_factory=Counter)
     verdicts: dict[int, Verdict] = field(default_factory=dict)
 
@@ -179,7 +182,9 @@ class ShardQueue:
         self._count_barren(lease, reason, last)
         shard = lease.shard
         history = self._histories.setdefault(shard.index, _History())
-        history.num_failures += 1
+        if lease.number > history.num_leases:
+            history.num_failures += 1
+            history.num_leases = self._num_leases
         suspect = last.image_id if last is not None and last.is_alone and certain else None
         # A worker that fails again after passing an image over does not fail because of it.
         if suspect is not None and suspect not in history.verdicts:

@@ -194,6 +194,21 @@ def test_a_failure_leaves_the_shard_to_the_other_worker(late, clock, which):
     assert queue.lease().shard == SHARDS[1]
 
 
+def test_two_that_die_of_the_same_image_at_once_cost_one_attempt(late, clock):
+    """Neither was careful; the attempts that are left suffice to find the image."""
+    queue, leases = late
+    clock.now = 30.0
+    queue.done(leases[1])
+    for lease in [leases[0], queue.lease()]:
+        assert queue.fail(lease, "died", last=None, certain=False) is None
+    for _ in range(2):
+        lease = queue.lease()
+        last = ShardProgress(shard=lease.shard, image_id=16, num_done=6, num_masks=0)
+        assert queue.fail(lease, "died", last=last, certain=True) is None
+
+    assert list(queue.lease().verdicts) == [16]
+
+
 def test_a_shard_is_not_given_up_while_somebody_has_it(clock):
     """Its last attempt may succeed."""
     queue = ShardQueue(SHARDS[:2], max_attempts=1, clock=clock)

@@ -156,7 +156,7 @@ def test_image_that_kills_its_worker_is_found(cluster, tmp_path):
 
     assert dict(reports[1].statuses) == {"ok": 3, "worker_crash": 1}
     assert [reports[0].error, reports[2].error] == [None, None]
-    assert touched.count("6") == 3
+    assert touched.count("6") in (3, 4)  # the other worker may begin the shard before Ray tells of the death
 
 
 @pytest.mark.ray
