@@ -35,15 +35,15 @@ def build_initial(config: TrainConfig) -> Sam:
     if architecture is None:
         raise ConfigError(f"model={config.model} is none of {', '.join(ARCHITECTURES)}")
     family = architecture.family
-    if not family.has_free_size and config.image_size != architecture.image_size:
-        raise ConfigError(f"image_size={config.image_size}: {config.model} needs {architecture.image_size}")
+    if not family.has_free_size and config.side != architecture.image_size:
+        raise ConfigError(f"image_size={config.side}: {config.model} needs {architecture.image_size}")
     if not family.has_mobilenet_trunk and config.init_trunk is not None:
         fitting = [name for name, row in MODELS.items() if row.architecture.family.has_mobilenet_trunk]
         raise ConfigError(
             f"init_trunk is for {', '.join(fitting)}; give {config.model} its weights as init_checkpoint"
         )
     torch.manual_seed(config.seed)
-    sam = build_architecture(replace(architecture, image_size=config.image_size))
+    sam = build_architecture(replace(architecture, image_size=config.side))
     if family.has_tied_start:
         tie_cross_attention(sam)
     if config.init_checkpoint is not None:

@@ -19,6 +19,7 @@ TOGETHER = {
     "accumulate": 2,
     "num_workers": 2,
     "images_per_step": 8 * 2 * 2,
+    "image_size": 64,
     "sources": ["a.tar"],
     "region_sources": ["b.tar", "c.tar"],
     "images": [None, "photos", None],

@@ -114,3 +114,13 @@ def test_training_model_fits_the_inference_model():
     assert not result.missing_keys
     assert not result.unexpected_keys
     assert isinstance(full, nn.Module)
+
+
+@pytest.mark.parametrize("name", ["tiny", "vit_b"])
+def test_a_model_is_trained_at_the_size_at_which_it_is_used(name: str):
+    """Unless another is asked for: weights of another size answer clicks worse where they are used."""
+    own = ARCHITECTURES[name].image_size
+
+    assert TrainConfig(model=name).side == own
+    with torch.device("meta"):
+        assert build_initial(TrainConfig(model=name)).image_size == own

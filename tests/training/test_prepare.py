@@ -51,7 +51,7 @@ def test_the_same_run_goes_on(begun: Path):
         ({"data__sources": ["b.tar"]}, r"data.sources was \['.*a.tar'\] and is \['.*b.tar'\]"),
         ({"seed": 1}, "seed was 0 and is 1"),
         ({"loss": "focal_dice"}, "loss was 'bce_dice' and is 'focal_dice'"),
-        ({"data__max_zoom": 2.0, "image_size": 64}, r"data.max_zoom was 2.5 and is 2.0, image_size was 256"),
+        ({"data__max_zoom": 2.0, "image_size": 64}, r"data.max_zoom was 2.5 and is 2.0, image_size was None"),
     ],
 )
 def test_other_settings_need_another_output(begun: Path, changes: dict, message: str):

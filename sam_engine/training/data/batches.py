@@ -156,7 +156,7 @@ def sample_batch(
         slots: Which images of the step.
         pad_value: Of the pixels round images that are not square.
     """
-    size, stride = config.image_size, LOGIT_STRIDE
+    size, stride = config.side, LOGIT_STRIDE
     images = np.full((len(slots), size, size, 3), pad_value, np.float32)
     targets, points, boxes, is_box, seeds = [], [], [], [], []
     for place, slot in enumerate(slots):
@@ -253,7 +253,7 @@ def _sample_image(
 def _draw_crop(anchor: NDArray[np.bool_], config: TrainConfig, rng: np.random.Generator) -> Crop:
     """Return a crop: the whole image, or a zoomed window that holds the centre of the ``anchor`` mask."""
     height, width = anchor.shape
-    side = config.image_size
+    side = config.side
     scale = side / max(height, width)
     if rng.random() >= config.data.whole_image_fraction:
         low, high = config.data.min_zoom, config.data.max_zoom
