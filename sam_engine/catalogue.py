@@ -136,7 +136,7 @@ MODELS = {
     "tiny": Model(
         architecture=Architecture(
             encoder=TINY,
-            image_size=640,
+            image_size=800,
             prompt_embed_dim=128,
             decoder_mlp_dim=512,
             iou_head_hidden_dim=128,
@@ -144,8 +144,8 @@ MODELS = {
             pixel_std=(127.5, 127.5, 127.5),
         ),
         bundled=Path(__file__).parent / "weights" / "tiny.safetensors",
-        cpu_seconds_per_image=1.5,
-        thresholds=Thresholds(pred_iou_thresh=0.59, stability_score_thresh=0.6),
+        cpu_seconds_per_image=2.5,
+        thresholds=Thresholds(pred_iou_thresh=0.58, stability_score_thresh=0.64),
     ),
     "vit_b": Model(
         architecture=Architecture(embed_dim=768, depth=12, num_heads=12, global_attn_indexes=(2, 5, 8, 11)),

@@ -50,8 +50,8 @@ class DataConfig:
     pack_only: bool = False
     """Stop when the packed copy is made."""
     short_side: int = 480
-    """Images are packed, or read, with their shorter side reduced to this many pixels: photos of 4 to 3 then
-    have tiny's own 640 on the longer one."""
+    """Images are packed, or read, with their shorter side reduced to this many pixels, which
+    is what COCO's photos of 4 to 3 have."""
     jpeg_quality: int = 85
     """Of the packed images."""
     min_mask_pixels: int = 12

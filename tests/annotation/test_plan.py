@@ -19,7 +19,7 @@ from tests.helpers import fakes
 FINGERPRINTS = {
     "tiny": (
         ["model=tiny", "amg=fast", "amg.pred_iou_thresh=0.5", "amg.stability_score_thresh=0.75"],
-        "dbfcd8ae5c6bd53a235429a46674cfc9c70e149b52c5f75af6bf4903d2dc95a8",
+        "684f25a86a8944758291f9e20dabcd1364d5716ef1b2628f95cc163818b604e7",
     ),
     "vit_b": (["model=vit_b"], "c343a375b7ace90095147e366e9a6980110c2d809df1417a78a9fd74bfb03bc9"),
     "vit_h": (
@@ -34,7 +34,7 @@ FINGERPRINTS = {
         "14c29bd926ba8b310202259427814ae90145d46376449b4de8cdd481601f4d7b",
     ),
 }
-"""As version 0.1.0 made them; tiny's since it looks at 640 pixels."""
+"""As version 0.1.0 made them; tiny's since it looks at 800 pixels."""
 
 
 @pytest.mark.parametrize("case", FINGERPRINTS)
