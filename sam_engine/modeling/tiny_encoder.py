@@ -35,7 +35,7 @@ class TinyEncoder(ImageEncoder):
 
     family = FAMILIES[TINY]
 
-    def __init__(self, *, img_size: int = 800, out_chans: int = 128, width: float = 1.0) -> None:
+    def __init__(self, *, img_size: int, out_chans: int = 128, width: float = 1.0) -> None:
         super().__init__()
         self.img_size = img_size
         self.trunk, channels = _build_trunk(width)

@@ -93,7 +93,7 @@ def test_trunk_has_the_channels_of_mobilenet_v2() -> None:
     The published network has 3,504,872 parameters: 1,281,000 of the classifier and 412,160 of the last
     convolution, which the trunk leaves out, and 31,552 of batch normalisation, which is folded here.
     """
-    encoder = TinyEncoder(out_chans=128)
+    encoder = TinyEncoder(img_size=64, out_chans=128)
     taps = [conv.in_channels for conv in (encoder.skip_4, encoder.skip_8)]
     taps += [conv.in_channels for conv in (encoder.lateral_16, encoder.lateral_32)]
     num_convolution_weights = sum(p.numel() for p in encoder.trunk.parameters() if p.ndim == 4)
