@@ -145,7 +145,7 @@ MODELS = {
         ),
         bundled=Path(__file__).parent / "weights" / "tiny.safetensors",
         cpu_seconds_per_image=2.5,
-        thresholds=Thresholds(pred_iou_thresh=0.59, stability_score_thresh=0.75),
+        thresholds=Thresholds(pred_iou_thresh=0.60, stability_score_thresh=0.60),
     ),
     "vit_b": Model(
         architecture=Architecture(embed_dim=768, depth=12, num_heads=12, global_attn_indexes=(2, 5, 8, 11)),

@@ -140,8 +140,8 @@ def test_resolved_numbers_are_on_record(tmp_path):
     settings = json.loads((tmp_path / "out/_meta/run.json").read_text())["settings"]
 
     assert settings["amg.pred_iou_thresh"] == TINY.pred_iou_thresh
-    assert "  stability_score_thresh: 0.75\n" in (tmp_path / "out/_meta/config.yaml").read_text()
-    assert "| `amg.pred_iou_thresh` | `0.59` |" in (tmp_path / "out/README.md").read_text()
+    assert "  stability_score_thresh: 0.6\n" in (tmp_path / "out/_meta/config.yaml").read_text()
+    assert "| `amg.pred_iou_thresh` | `0.6` |" in (tmp_path / "out/README.md").read_text()
 
 
 def test_an_image_without_masks_says_why(caplog):
